@@ -2,7 +2,7 @@
 // atomic, durable writes, exclusive creation and ordered listing (see Store), and knows nothing of what the
 // bytes mean: what arrives here is sealed already.
 //
-// Store is the contract; the packages below implement it (local, s3); Open finds the one that a URL names;
+// Store is the contract; the packages below implement it (local, s3); open finds the one that a URL names;
 // Retry repeats what was Busy, in this one place, within a budget; Probe learns what a place can really do
 // instead of believing its name. storetest holds every implementation to the contract.
 package store

@@ -10,11 +10,13 @@ import (
 // callers, except where Put replaces one. All methods may be called from several goroutines.
 //
 // Names are relative, slash-separated, made of the characters [a-z0-9._-] and "/", at most 512 bytes, with no
-// empty, "." or ".." element; CheckName tells. A store that is given another name returns an error and does
-// nothing.
+// empty, "." or ".." element and none over 255 bytes; CheckName tells. A store that is given another name
+// returns an error and does nothing. No object's name is the directory of another's ("a" beside "a/b"): a
+// store may refuse the second one.
 //
-// Every error is a *Error and has a Kind. A call that returns an error of kind Busy, or whose context ended, may
-// or may not have had its effect.
+// Every error is a *Error and has a Kind. ErrNotExist, ErrExists and kind Denied mean that nothing was changed.
+// After any other error, or when the context ended, the call may have had its effect, or not, or have it later,
+// when a request that we gave up arrives after all.
 type Store interface {
 	// Put makes name hold body, whole, replacing what was there. When it returns nil the object is durable and
 	// every later Get, Stat and List from anywhere sees it. A reader never sees a part. body is lent.
@@ -22,7 +24,7 @@ type Store interface {
 
 	// Create is Put for a name that must be new: ErrExists where there is one. Of any number of concurrent
 	// creators of one name exactly one gets nil. A call that failed Busy and is repeated may therefore see its
-	// own object: the caller compares.
+	// own object: Retry compares, so bodies of different creators must differ.
 	Create(ctx context.Context, name string, body []byte) error
 
 	// Get returns the whole object; the result belongs to the caller. ErrNotExist where there is none.
@@ -36,8 +38,9 @@ type Store interface {
 	Stat(ctx context.Context, name string) (Info, error)
 
 	// List calls fn for every object whose name begins with prefix and is greater than after, in ascending
-	// order of bytes. It needs memory for one page of the listing, not for all. An error of fn ends it and is
-	// returned as it is. Objects created or deleted meanwhile may or may not appear.
+	// order of bytes. It needs memory for one page of the listing (one directory), not for all. An error of fn
+	// ends it and is returned as it is. Objects created or deleted meanwhile may or may not appear. prefix may
+	// end anywhere in a name and may be empty; after may be anything.
 	List(ctx context.Context, prefix, after string, fn func(Info) error) error
 
 	// Delete removes name, durably. An absent name is no error.
@@ -98,6 +101,21 @@ func KindOf(err error) Kind {
 	return Other
 }
 
+// maxElement is what a file's name may have on the file systems of Linux (NAME_MAX).
+const maxElement = 255
+
+// CheckPrefix returns an error that says why no object's name can begin with prefix.
+func CheckPrefix(prefix string) error {
+	if prefix == "" || CheckName(prefix) == nil {
+		return nil
+	}
+	// "x" completes an unfinished element: a/ and a/. can go on, a//, /a and a/../ cannot.
+	if err := CheckName(prefix + "x"); err != nil {
+		return fmt.Errorf("as the beginning of a name: %w", err)
+	}
+	return nil
+}
+
 // CheckName returns an error that says what is wrong with an object's name.
 func CheckName(name string) error {
 	if name == "" || len(name) > 512 {
@@ -106,8 +124,8 @@ func CheckName(name string) error {
 	elem := 0 // start of the current element
 	for i := 0; i <= len(name); i++ {
 		if i == len(name) || name[i] == '/' {
-			if e := name[elem:i]; e == "" || e == "." || e == ".." {
-				return fmt.Errorf("object name %q has the element %q", name, e)
+			if e := name[elem:i]; e == "" || e == "." || e == ".." || len(e) > maxElement {
+				return fmt.Errorf("object name %q has the element %q; 1 to %d bytes are allowed, not . or ..", name, e, maxElement)
 			}
 			elem = i + 1
 			continue

@@ -1,0 +1,46 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// fail makes the *store.Error of a method out of its cause.
+func (s *Store) fail(op, name string, err error) error {
+	return &store.Error{Op: op, Name: name, Store: s.dir, Kind: kindOf(err), Err: err}
+}
+
+// kinded gives a cause a kind that its errno alone would not have.
+type kinded struct {
+	kind store.Kind
+	err  error
+}
+
+func (k *kinded) Error() string { return k.err.Error() }
+func (k *kinded) Unwrap() error { return k.err }
+
+func kindOf(err error) store.Kind {
+	var k *kinded
+	switch {
+	case errors.As(err, &k):
+		return k.kind
+	case errors.Is(err, store.ErrNotExist), errors.Is(err, store.ErrExists):
+		return store.Gone
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return store.Busy
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return store.Full
+	case errors.Is(err, unix.EROFS), errors.Is(err, fs.ErrPermission):
+		return store.Denied
+	// What a network file system or an exhausted process says, and takes back later.
+	case errors.Is(err, unix.ESTALE), errors.Is(err, unix.ETIMEDOUT), errors.Is(err, unix.EAGAIN),
+		errors.Is(err, unix.EBUSY), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return store.Busy
+	}
+	return store.Other
+}

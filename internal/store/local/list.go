@@ -1,0 +1,121 @@
+package local
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// List calls fn for the objects in the order of their whole names. It holds the names of one directory of each
+// level in memory. Files whose names no object can have (lost+found, a README) are not listed.
+func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.Info) error) error {
+	l := listing{s: s, prefix: prefix, after: after, fn: fn}
+	err := store.CheckPrefix(prefix)
+	if err == nil {
+		dir := prefix[:strings.LastIndexByte(prefix, '/')+1]
+		err = l.walk(ctx, dir)
+	}
+	var stop *stopped
+	if errors.As(err, &stop) {
+		return stop.err
+	}
+	if err != nil {
+		return s.fail("list", prefix, err)
+	}
+	return nil
+}
+
+// stopped carries an error of the caller's function past our own wrapping.
+type stopped struct{ err error }
+
+func (e *stopped) Error() string { return e.err.Error() }
+
+type listing struct {
+	s             *Store
+	prefix, after string
+	fn            func(store.Info) error
+}
+
+// walk lists the directory dir, which is "" or ends in a slash.
+func (l *listing) walk(ctx context.Context, dir string) error {
+	fd, err := l.s.openDir(strings.TrimSuffix(dir, "/"))
+	if errors.Is(err, store.ErrNotExist) {
+		return nil // nothing there, or removed meanwhile
+	}
+	if err != nil {
+		return fmt.Errorf("open directory %q: %w", dir, err)
+	}
+	f := os.NewFile(uintptr(fd), filepath.Join(l.s.dir, dir))
+	defer f.Close()
+	keys, err := l.keys(f, dir)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if strings.HasSuffix(key, "/") {
+			err = l.walk(ctx, dir+key)
+		} else {
+			err = l.object(fd, dir, key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keys returns what of a directory can hold wanted names, sorted. A directory's key ends in a slash: so x.y
+// comes before x/y, as in the order of whole names ('.' < '/'), and not after it, as in the order of elements.
+func (l *listing) keys(f *os.File, dir string) ([]string, error) {
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return nil, fmt.Errorf("read directory %q: %w", dir, err)
+	}
+	keys := make([]string, 0, len(entries))
+	for _, e := range entries {
+		name := dir + e.Name()
+		switch {
+		case store.CheckName(name) != nil:
+		case e.IsDir():
+			name += "/"
+			within := strings.HasPrefix(name, l.prefix) || strings.HasPrefix(l.prefix, name)
+			if within && (name > l.after || strings.HasPrefix(l.after, name)) {
+				keys = append(keys, e.Name()+"/")
+			}
+		case e.Type().IsRegular() && strings.HasPrefix(name, l.prefix) && name > l.after:
+			keys = append(keys, e.Name())
+		}
+	}
+	slices.SortFunc(keys, cmp.Compare[string])
+	return keys, nil
+}
+
+func (l *listing) object(at int, dir, base string) error {
+	var st unix.Stat_t
+	err := fstatAt(at, base, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // deleted meanwhile
+	}
+	if err != nil {
+		return fmt.Errorf("stat %s: %w", dir+base, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	if err := l.fn(store.Info{Name: dir + base, Size: st.Size}); err != nil {
+		return &stopped{err}
+	}
+	return nil
+}

@@ -1,0 +1,9 @@
+// Package storetest holds every store.Store to its contract, and supplies stores for the tests of what is built
+// on one:
+//
+//	Conformance  the contract as tests
+//	Memory       a store in memory, with copies of its content for crash tests
+//	Faulty       a store that fails on order; EachFault enumerates the orders
+//	PowerLoss    what a directory store holds after the power failed, at any step
+//	S3           a real S3 server on loopback, which can be killed and started again
+package storetest

@@ -43,7 +43,7 @@ func (s State) String() string {
 // Data is the content of pg_control, as far as Holdfast needs it.
 type Data struct {
 	SystemID       uint64
-	ControlVersion uint32 // 1300 for 13 to 17, 1800 for 18
+	ControlVersion uint32 // 1300 for 13 to 16, 1700 for 17, 1800 for 18
 	CatalogVersion uint32
 	State          State
 	Written        time.Time // when the server last wrote the file
@@ -114,7 +114,7 @@ const (
 // crcOffset returns where the checksum is, zero for an unknown version.
 func crcOffset(controlVersion uint32) int {
 	switch controlVersion {
-	case 1300:
+	case 1300, 1700:
 		return 288
 	case 1800:
 		return 292
@@ -134,7 +134,7 @@ func Parse(b []byte) (Data, error) {
 		if s := crcOffset(version>>24 | version>>8&0xFF00 | version<<8&0xFF0000 | version<<24); s != 0 {
 			return Data{}, fmt.Errorf("pg_control was written by a big-endian host, which is not supported")
 		}
-		return Data{}, fmt.Errorf("pg_control has format version %d; 1300 (PostgreSQL 13 to 17) and 1800 (18) are supported", version)
+		return Data{}, fmt.Errorf("pg_control has format version %d; 1300 (PostgreSQL 13 to 16), 1700 (17) and 1800 (18) are supported", version)
 	}
 	if stored, computed := le.Uint32(b[crcAt:]), crc32.Checksum(b[:crcAt], castagnoli); stored != computed {
 		return Data{}, &TornError{Stored: stored, Computed: computed}

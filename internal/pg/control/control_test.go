@@ -59,7 +59,7 @@ func everyBit(t *testing.T, raw []byte) {
 		raw[i/8] ^= 1 << (i % 8)
 		if d, err := control.Parse(raw); err == nil {
 			// Behind the checksum of 13 to 17 lie four bytes that nothing covers.
-			if i/8 < 292 || d.ControlVersion != 1300 {
+			if i/8 < 292 || d.ControlVersion == 1800 {
 				t.Errorf("bit %d of byte %d was flipped, and nobody saw it", i%8, i/8)
 			}
 		}

@@ -1,0 +1,257 @@
+package repo
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+// baseFile is the sorted part of the index on the local disk. It is a cache: written whole under a temporary
+// name and renamed, thrown away where it does not fit, and in a form that may change with any version.
+//
+//	head length u32, head (gob: version, index objects, packs), entries of indexEntrySize sorted by ID
+type baseFile struct {
+	f       *os.File
+	packs   []*packRef
+	entries int64
+	start   int64    // of the entries in the file
+	fences  []uint64 // the first 8 bytes of every fenceStep-th entry's ID
+}
+
+const (
+	baseName    = "index.v1"
+	fenceStep   = 64
+	baseVersion = 1
+)
+
+type baseHead struct {
+	Version int
+	Names   []string
+	Packs   []byte // packRefs as in an index object
+	Entries int64
+}
+
+func (b *baseFile) close() error {
+	if b == nil {
+		return nil
+	}
+	return b.f.Close()
+}
+
+func (b *baseFile) find(id seal.ChunkID) (location, bool, error) {
+	if b == nil || b.entries == 0 {
+		return location{}, false, nil
+	}
+	key := binary.BigEndian.Uint64(id[:])
+	// The first fence that is not below the key: entries with the key begin in the block before it at the
+	// earliest, and, since keys may be equal to several fences, end in the last block whose fence is <= key.
+	first := max(sort.Search(len(b.fences), func(i int) bool { return b.fences[i] >= key })-1, 0)
+	for block := first; block < len(b.fences) && b.fences[block] <= key; block++ {
+		buf, err := b.block(block)
+		if err != nil {
+			return location{}, false, fmt.Errorf("read the index cache: %w", err)
+		}
+		n := len(buf) / indexEntrySize
+		i := sort.Search(n, func(i int) bool { return bytes.Compare(buf[i*indexEntrySize:][:32], id[:]) >= 0 })
+		if i < n && bytes.Equal(buf[i*indexEntrySize:][:32], id[:]) {
+			l, err := b.location(buf[i*indexEntrySize:])
+			return l, err == nil, err
+		}
+	}
+	return location{}, false, nil
+}
+
+func (b *baseFile) block(n int) ([]byte, error) {
+	from := int64(n) * fenceStep
+	buf := make([]byte, min(fenceStep, b.entries-from)*indexEntrySize)
+	_, err := b.f.ReadAt(buf, b.start+from*indexEntrySize)
+	return buf, err
+}
+
+func (b *baseFile) location(entry []byte) (location, error) {
+	n := binary.LittleEndian.Uint32(entry[directoryEntry:])
+	if uint64(n) >= uint64(len(b.packs)) {
+		return location{}, errors.New("the index cache names a pack that it does not hold")
+	}
+	return location{b.packs[n], readPlace(entry)}, nil
+}
+
+// openBase opens the file in dir and returns the names of the index objects that it holds.
+func openBase(dir string) (_ *baseFile, names map[string]bool, err error) {
+	f, err := os.Open(filepath.Join(dir, baseName))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	var size [4]byte
+	if _, err := io.ReadFull(f, size[:]); err != nil {
+		return nil, nil, err
+	}
+	n := int64(binary.LittleEndian.Uint32(size[:]))
+	var head baseHead
+	if err := gob.NewDecoder(io.LimitReader(f, n)).Decode(&head); err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	b := &baseFile{f: f, entries: head.Entries, start: 4 + n}
+	if head.Version != baseVersion || info.Size() != b.start+b.entries*indexEntrySize || len(head.Packs)%packRefSize != 0 {
+		return nil, nil, errors.New("the index cache has another form")
+	}
+	for p := head.Packs; len(p) > 0; p = p[packRefSize:] {
+		ref, err := parsePackRef(p)
+		if err != nil {
+			return nil, nil, err
+		}
+		b.packs = append(b.packs, ref)
+	}
+	if err := b.readFences(); err != nil {
+		return nil, nil, err
+	}
+	names = map[string]bool{}
+	for _, n := range head.Names {
+		names[n] = true
+	}
+	return b, names, nil
+}
+
+func (b *baseFile) readFences() error {
+	b.fences = make([]uint64, 0, b.entries/fenceStep+1)
+	var key [8]byte
+	for i := int64(0); i < b.entries; i += fenceStep {
+		if _, err := b.f.ReadAt(key[:], b.start+i*indexEntrySize); err != nil {
+			return err
+		}
+		b.fences = append(b.fences, binary.BigEndian.Uint64(key[:]))
+	}
+	return nil
+}
+
+// mergeBase writes a base file of old's and recent's entries into dir, and opens it. Recent wins.
+func mergeBase(dir string, old *baseFile, recent map[seal.ChunkID]location, names map[string]bool) (*baseFile, error) {
+	ids := make([]seal.ChunkID, 0, len(recent))
+	for id := range recent {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b seal.ChunkID) int { return bytes.Compare(a[:], b[:]) })
+
+	var packs []*packRef
+	numbers := map[*packRef]uint32{}
+	if old != nil {
+		packs = slices.Clone(old.packs)
+	}
+	for _, id := range ids {
+		if p := recent[id].pack; numbers[p] == 0 {
+			packs = append(packs, p)
+			numbers[p] = uint32(len(packs)) // one more than the number, so that 0 means unknown
+		}
+	}
+	f, err := os.CreateTemp(dir, "index-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // after the rename there is nothing to remove
+	m := merger{w: bufio.NewWriterSize(f, 1<<20), recent: recent, numbers: numbers}
+	head := baseHead{Version: baseVersion, Entries: -1}
+	for n := range names {
+		head.Names = append(head.Names, n)
+	}
+	for _, p := range packs {
+		head.Packs = appendPackRef(head.Packs, p)
+	}
+	if err := m.count(old, ids); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	head.Entries = m.entries
+	err = m.write(head, old, ids)
+	if err = errors.Join(err, m.w.Flush(), f.Close()); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, baseName)); err != nil {
+		return nil, err
+	}
+	b, _, err := openBase(dir)
+	return b, err
+}
+
+// merger merges old entries and recent ones, both sorted.
+type merger struct {
+	w       *bufio.Writer
+	recent  map[seal.ChunkID]location
+	numbers map[*packRef]uint32
+	entries int64
+}
+
+// count walks the merge once without writing: the head comes first and says how many entries follow.
+func (m *merger) count(old *baseFile, ids []seal.ChunkID) error {
+	return m.walk(old, ids, func([]byte) error { m.entries++; return nil })
+}
+
+func (m *merger) write(head baseHead, old *baseFile, ids []seal.ChunkID) error {
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(head); err != nil {
+		return err
+	}
+	var size [4]byte
+	binary.LittleEndian.PutUint32(size[:], uint32(b.Len()))
+	if _, err := m.w.Write(append(size[:], b.Bytes()...)); err != nil {
+		return err
+	}
+	return m.walk(old, ids, func(entry []byte) error {
+		_, err := m.w.Write(entry)
+		return err
+	})
+}
+
+func (m *merger) walk(old *baseFile, ids []seal.ChunkID, emit func([]byte) error) error {
+	var scratch []byte
+	next := func() error {
+		l := m.recent[ids[0]]
+		scratch = appendPlace(scratch[:0], l.chunkPlace)
+		scratch = binary.LittleEndian.AppendUint32(scratch, m.numbers[l.pack]-1)
+		ids = ids[1:]
+		return emit(scratch)
+	}
+	if old != nil {
+		r := bufio.NewReaderSize(io.NewSectionReader(old.f, old.start, old.entries*indexEntrySize), 1<<20)
+		entry := make([]byte, indexEntrySize)
+		for range old.entries {
+			if _, err := io.ReadFull(r, entry); err != nil {
+				return err
+			}
+			for len(ids) > 0 && bytes.Compare(ids[0][:], entry[:32]) < 0 {
+				if err := next(); err != nil {
+					return err
+				}
+			}
+			if len(ids) > 0 && bytes.Equal(ids[0][:], entry[:32]) {
+				continue // recent wins; it is written when its turn comes
+			}
+			if err := emit(entry); err != nil {
+				return err
+			}
+		}
+	}
+	for len(ids) > 0 {
+		if err := next(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package repo
+
+import (
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Encodings of a chunk's stored bytes. Codecs have IDs from 16 on.
+const (
+	encodingRaw  byte = 0
+	encodingZstd byte = 1
+	firstCodec   byte = 16
+)
+
+// MaxChunk is the largest chunk in plain bytes. A reader allocates no more than this for one.
+const MaxChunk = 4 << 20
+
+// Codec encodes chunks of a form that only an engine knows. A codec's ID belongs to its encoding for ever.
+// Its methods may be called from several goroutines.
+type Codec interface {
+	// ID returns the byte by which the index names the encoding: 16 or more.
+	ID() byte
+	// Encode appends the encoded form of src to dst. ok is false where src has not the form; dst then comes
+	// back as it was.
+	Encode(dst, src []byte) (out []byte, ok bool)
+	// Decode appends the size plain bytes that src encodes to dst. src is hostile: an error, never a panic,
+	// and never more memory than size asks for.
+	Decode(dst, src []byte, size int) ([]byte, error)
+}
+
+// coder compresses and decompresses for one goroutine.
+type coder struct {
+	enc *zstd.Encoder
+	dec *zstd.Decoder
+}
+
+func newEncoder() *coder {
+	// Level and window are a measured choice: docs/decisions/0003-compression.md.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		panic("repo: zstd refuses constant options: " + err.Error())
+	}
+	return &coder{enc: enc}
+}
+
+func newDecoder() *coder {
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxChunk*16), zstd.IgnoreChecksum(true))
+	if err != nil {
+		panic("repo: zstd refuses constant options: " + err.Error())
+	}
+	return &coder{dec: dec}
+}
+
+// encode appends the smallest form of plain that it finds quickly to dst.
+func (c *coder) encode(dst, plain []byte, codec Codec) ([]byte, byte) {
+	if codec != nil {
+		if out, ok := codec.Encode(dst, plain); ok {
+			return out, codec.ID()
+		}
+	}
+	out := c.enc.EncodeAll(plain, dst)
+	if len(out)-len(dst) < len(plain) {
+		return out, encodingZstd
+	}
+	return append(dst, plain...), encodingRaw
+}
+
+// decode appends the size plain bytes of encoded to dst.
+func (c *coder) decode(dst, encoded []byte, encoding byte, size int, codecs map[byte]Codec) ([]byte, error) {
+	if size > MaxChunk {
+		return nil, fmt.Errorf("a chunk of %d bytes is larger than %d", size, MaxChunk)
+	}
+	before := len(dst)
+	var err error
+	switch encoding {
+	case encodingRaw:
+		dst = append(dst, encoded...)
+	case encodingZstd:
+		dst, err = c.dec.DecodeAll(encoded, dst)
+	default:
+		codec, ok := codecs[encoding]
+		if !ok {
+			return nil, fmt.Errorf("its encoding %d is unknown to this holdfast", encoding)
+		}
+		dst, err = codec.Decode(dst, encoded, size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decode: %w", err)
+	}
+	if len(dst)-before != size {
+		return nil, fmt.Errorf("it decodes to %d bytes, not %d", len(dst)-before, size)
+	}
+	return dst, nil
+}

@@ -1,0 +1,208 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// index finds chunks. New entries are held in memory (recent), older ones in a sorted file on disk (base), so
+// that memory does not grow with the repository: about 100 bytes for each of at most maxRecent entries, plus a
+// fence of 8 bytes for every 64 entries of base and 100 bytes a pack.
+type index struct {
+	dir     string // of the cache; a temporary one is removed by close
+	temp    bool
+	mu      sync.RWMutex // guards recent, base, loaded. Not held while objects are fetched
+	recent  map[seal.ChunkID]location
+	base    *baseFile
+	loaded  map[string]bool // names of index objects that recent and base hold
+	refresh sync.Mutex      // one load at a time
+}
+
+// maxRecent is the number of entries at which recent is merged into base.
+const maxRecent = 1 << 17
+
+func newIndex(cacheDir, repository string) (*index, error) {
+	ix := &index{recent: map[seal.ChunkID]location{}, loaded: map[string]bool{}}
+	if cacheDir == "" {
+		dir, err := os.MkdirTemp("", "holdfast-index-")
+		if err != nil {
+			return nil, fmt.Errorf("make a place for the index: %w", err)
+		}
+		ix.dir, ix.temp = dir, true
+		return ix, nil
+	}
+	ix.dir = filepath.Join(cacheDir, repository)
+	if err := os.MkdirAll(ix.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the cache directory: %w", err)
+	}
+	return ix, nil
+}
+
+func (ix *index) close() error {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	err := ix.base.close()
+	ix.base = nil
+	if ix.temp {
+		err = errors.Join(err, os.RemoveAll(ix.dir))
+	}
+	return err
+}
+
+// find returns the chunk's location.
+func (ix *index) find(id seal.ChunkID) (location, bool, error) {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	if l, ok := ix.recent[id]; ok {
+		return l, true, nil
+	}
+	return ix.base.find(id)
+}
+
+// add makes the entries of an index object known that this process wrote, or read.
+func (ix *index) add(name string, d *indexData) error {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	for _, e := range d.entries {
+		ix.recent[e.id] = location{d.packs[e.pack], e.chunkPlace}
+	}
+	ix.loaded[name] = true
+	if len(ix.recent) < maxRecent {
+		return nil
+	}
+	return ix.mergeLocked()
+}
+
+// mergeLocked moves recent into a new base file.
+func (ix *index) mergeLocked() error {
+	next, err := mergeBase(ix.dir, ix.base, ix.recent, ix.loaded)
+	if err != nil {
+		return fmt.Errorf("write the index cache: %w", err)
+	}
+	err = ix.base.close()
+	ix.base, ix.recent = next, map[seal.ChunkID]location{}
+	return err
+}
+
+// reset forgets everything: index objects that were known are gone, so locations may be wrong.
+func (ix *index) reset() error {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	err := ix.base.close()
+	ix.base, ix.recent, ix.loaded = nil, map[seal.ChunkID]location{}, map[string]bool{}
+	return err
+}
+
+// loadIndex brings the index up to what the store lists. It is called again where a chunk is not found, and by
+// every writer after it has made its intent.
+func (r *Repository) loadIndex(ctx context.Context) error {
+	ix := r.index
+	ix.refresh.Lock()
+	defer ix.refresh.Unlock()
+	if err := ix.openCache(); err != nil {
+		return err
+	}
+	for {
+		listed := map[string]bool{}
+		err := r.store.List(ctx, prefixIndex, "", func(i store.Info) error { listed[i.Name] = true; return nil })
+		if err != nil {
+			return fmt.Errorf("list the index: %w", err)
+		}
+		if !ix.within(listed) {
+			if err := ix.reset(); err != nil {
+				return err
+			}
+		}
+		again, err := r.loadMissing(ctx, listed)
+		if err != nil || !again {
+			return err
+		}
+	}
+}
+
+// loadMissing reads the listed objects that are not known. again is true where one vanished meanwhile: a
+// collection replaced it, and the list is old.
+func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool) (again bool, err error) {
+	for name := range listed {
+		if r.index.has(name) {
+			continue
+		}
+		d, err := r.readIndex(ctx, name)
+		if errors.Is(err, store.ErrNotExist) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if err := r.index.add(name, d); err != nil {
+			return false, err
+		}
+	}
+	return false, r.index.save()
+}
+
+func (r *Repository) readIndex(ctx context.Context, name string) (*indexData, error) {
+	b, err := r.store.Get(ctx, name, maxIndexObject)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := r.keys.OpenWhole(seal.KindIndex, name, b)
+	if err != nil {
+		return nil, err
+	}
+	d, err := parseIndex(plain)
+	if err != nil {
+		return nil, &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
+	}
+	return d, nil
+}
+
+func (ix *index) has(name string) bool {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	return ix.loaded[name]
+}
+
+// within reports whether everything that is known is still listed.
+func (ix *index) within(listed map[string]bool) bool {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	for name := range ix.loaded {
+		if !listed[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// openCache takes over the base file that an earlier process left, once.
+func (ix *index) openCache() error {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if ix.base != nil || len(ix.loaded) > 0 || ix.temp {
+		return nil
+	}
+	base, names, err := openBase(ix.dir)
+	if err != nil {
+		return nil // a cache that cannot be read is rebuilt: it holds nothing that the store does not
+	}
+	ix.base, ix.loaded = base, names
+	return nil
+}
+
+// save keeps what was learned for the next process, where there is much of it.
+func (ix *index) save() error {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if ix.temp || len(ix.recent) < maxRecent/8 {
+		return nil
+	}
+	return ix.mergeLocked()
+}

@@ -1,0 +1,90 @@
+package repo
+
+import (
+	"context"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+// Lane saves chunks for one goroutine: it compresses and seals on that goroutine and fills its own pack, so
+// that chunks which are saved one after the other lie one after the other.
+type Lane struct {
+	w       *Writer
+	coder   *coder
+	scratch []byte
+	pack    packBuilder
+	active  bool // pack has a buffer
+}
+
+// Lane returns a new lane. It may not be called at the same time as Commit or Close.
+func (w *Writer) Lane() *Lane {
+	w.metaM.Lock()
+	defer w.metaM.Unlock()
+	return w.newLane()
+}
+
+func (w *Writer) newLane() *Lane {
+	l := &Lane{w: w, coder: newEncoder()}
+	w.lanes = append(w.lanes, l)
+	w.bufs <- nil
+	return l
+}
+
+// Save stores a chunk, unless the repository has it, and returns its ID. It is durable when Commit returns.
+// plain is lent. codec, where it is not nil, is tried first.
+func (l *Lane) Save(ctx context.Context, plain []byte, codec Codec) (seal.ChunkID, error) {
+	id := l.w.r.keys.ChunkID(plain)
+	mine, err := l.w.claim(id, len(plain))
+	if err != nil || !mine {
+		return id, err
+	}
+	encoded, encoding := l.coder.encode(l.scratch[:0], plain, codec)
+	if cap(encoded) <= 2*MaxChunk {
+		l.scratch = encoded
+	}
+	return id, l.append(ctx, id, encoded, encoding, len(plain))
+}
+
+func (l *Lane) append(ctx context.Context, id seal.ChunkID, encoded []byte, encoding byte, size int) error {
+	limit := l.w.r.opts.PackBytes
+	if l.active && len(l.pack.buf)+len(encoded)+seal.Overhead > limit {
+		if err := l.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if !l.active {
+		select {
+		case buf := <-l.w.bufs:
+			if buf == nil {
+				// One size for ever: growing buffers would leave garbage of their own size behind.
+				buf = make([]byte, 0, limit+MaxChunk/4)
+			}
+			l.pack.begin(l.w.r.keys, l.w.group, buf)
+			l.active = true
+		case <-l.w.ctx.Done():
+			return context.Cause(l.w.ctx)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	l.pack.add(id, encoded, encoding, size)
+	return nil
+}
+
+// flush hands the pack to the uploaders.
+func (l *Lane) flush(ctx context.Context) error {
+	if !l.active {
+		return nil
+	}
+	l.pack.finish()
+	full := l.pack
+	select {
+	case l.w.uploads <- &full:
+		l.pack, l.active = packBuilder{}, false
+		return nil
+	case <-l.w.ctx.Done():
+		return context.Cause(l.w.ctx)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,300 @@
+package repo
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/klauspost/compress/s2"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// MaxExtent is the largest piece of a log that one object holds, in plain bytes.
+const MaxExtent = 16 << 20
+
+// Encodings of a log extent.
+const (
+	extentRaw  byte = 0
+	extentZstd byte = 1
+	extentS2   byte = 2
+)
+
+// Extent is a part of a stream that one object holds.
+type Extent struct {
+	Stream StreamID
+	Start  uint64
+	End    uint64
+	Stored int64 // bytes in the store
+}
+
+// ExtentClock tells when an extent's last byte was written, as far as anybody can know.
+type ExtentClock struct {
+	Source time.Time // the source's clock, from its protocol; zero where unknown
+	Writer time.Time // the clock of the host that stored it
+}
+
+// Log is the change log of one system. Its methods may be called from several goroutines.
+type Log struct {
+	r      *Repository
+	system string
+}
+
+// Log returns the log of a system. Reading needs nothing more; a writer registers the system first.
+func (r *Repository) Log(system string) *Log { return &Log{r, system} }
+
+// Register makes the system known under its residency group, and this process's signer.
+func (l *Log) Register(ctx context.Context, group ResidencyGroup) error {
+	if err := l.r.registerSystem(ctx, l.system, group); err != nil {
+		return err
+	}
+	if l.r.opts.Signer == nil {
+		return errors.New("a writer needs a signer")
+	}
+	return l.r.registerSigner(ctx)
+}
+
+// Compression says how hard an extent is compressed.
+type Compression byte
+
+// Small is for what will be kept, Fast for what is soon replaced or must not fall behind.
+const (
+	Small Compression = iota
+	Fast
+)
+
+// ExtentEncoder makes extents for one goroutine.
+type ExtentEncoder struct {
+	log   *Log
+	coder *coder
+	plain []byte
+}
+
+// Encoder returns a new encoder.
+func (l *Log) Encoder() *ExtentEncoder { return &ExtentEncoder{log: l, coder: newEncoder()} }
+
+const extentHead = 4 + 8 + 8 + 8 + 8
+
+// Put stores the bytes of the stream from start on, at most MaxExtent. When it returns nil they are durable.
+// It may be repeated, and another writer may store the same bytes: all copies are equal in content. data is
+// lent.
+func (e *ExtentEncoder) Put(ctx context.Context, s StreamID, start uint64, data []byte, clock ExtentClock, c Compression) error {
+	if len(data) == 0 || len(data) > MaxExtent {
+		return fmt.Errorf("a log extent of %d bytes is not within 1 and %d", len(data), MaxExtent)
+	}
+	end := start + uint64(len(data))
+	b := append(e.plain[:0], 1, extentRaw, 0, 0)
+	b = binary.LittleEndian.AppendUint64(b, start)
+	b = binary.LittleEndian.AppendUint64(b, end)
+	b = binary.LittleEndian.AppendUint64(b, uint64(micros(clock.Source)))
+	b = binary.LittleEndian.AppendUint64(b, uint64(micros(clock.Writer)))
+	if c == Small {
+		b[1] = extentZstd
+		b = e.coder.enc.EncodeAll(data, b)
+	} else {
+		b[1] = extentS2
+		need := s2.MaxEncodedLen(len(data))
+		b = slices.Grow(b, need)
+		b = b[:len(b)+len(s2.Encode(b[len(b):len(b)+need], data))]
+	}
+	e.plain = b
+	name := e.log.r.extentName(e.log.system, s, start, end)
+	if err := e.log.r.store.Put(ctx, name, e.log.r.keys.SealWhole(seal.KindLogExtent, name, b)); err != nil {
+		return fmt.Errorf("store the log: %w", err)
+	}
+	return nil
+}
+
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(us uint64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(us)).UTC()
+}
+
+// Extents returns what the store holds of a stream at or after from, sorted by start, the longer of two with
+// one start first. Extents overlap where a finished one has superseded pieces that are still there.
+func (l *Log) Extents(ctx context.Context, s StreamID, from uint64) ([]Extent, error) {
+	// An extent that begins before from may reach beyond it, but by no more than its greatest length.
+	prefix := l.r.logPrefix(l.system, s)
+	after := ""
+	if from > MaxExtent {
+		after = fmt.Sprintf("%s%016x", prefix, from-MaxExtent)
+	}
+	var out []Extent
+	err := l.r.store.List(ctx, prefix, after, func(i store.Info) error {
+		if stream, start, end, ok := parseExtentName(i.Name); ok && stream == s && end > from {
+			out = append(out, Extent{s, start, end, i.Size})
+		}
+		return nil
+	})
+	sort.Slice(out, func(i, j int) bool {
+		return out[i].Start < out[j].Start || (out[i].Start == out[j].Start && out[i].End > out[j].End)
+	})
+	return out, err
+}
+
+// Streams returns the streams of which the store holds anything, ascending.
+func (l *Log) Streams(ctx context.Context) ([]StreamID, error) {
+	prefix := prefixLog + l.r.keys.NameHash(l.system) + "/"
+	var out []StreamID
+	after := ""
+	for {
+		// One name a request: jump from stream to stream instead of listing every extent.
+		found := false
+		stop := errors.New("stop")
+		err := l.r.store.List(ctx, prefix, after, func(i store.Info) error {
+			s, _, _, ok := parseExtentName(i.Name)
+			if !ok {
+				return nil
+			}
+			out, found = append(out, s), true
+			after = fmt.Sprintf("%s~", l.r.logPrefix(l.system, s)[:len(prefix)+8])
+			return stop
+		})
+		if err != nil && !errors.Is(err, stop) {
+			return nil, err
+		}
+		if !found {
+			return out, nil
+		}
+	}
+}
+
+// Range is a part of a stream without gaps, from Start to before End.
+type Range struct{ Start, End uint64 }
+
+// Merge joins extents that touch or overlap. The result ascends; between two of its ranges there is a gap.
+func Merge(extents []Extent) []Range {
+	var out []Range
+	for _, e := range extents {
+		if n := len(out); n > 0 && e.Start <= out[n-1].End {
+			out[n-1].End = max(out[n-1].End, e.End)
+			continue
+		}
+		out = append(out, Range{e.Start, e.End})
+	}
+	return out
+}
+
+// LogReader reads extents for one goroutine.
+type LogReader struct {
+	log   *Log
+	coder *coder
+	plain []byte
+}
+
+// Reader returns a new reader.
+func (l *Log) Reader() *LogReader { return &LogReader{log: l, coder: newDecoder()} }
+
+// Read returns the plain bytes of one extent, valid until the next call, and its clock.
+func (lr *LogReader) Read(ctx context.Context, e Extent) ([]byte, ExtentClock, error) {
+	var clock ExtentClock
+	r := lr.log.r
+	name := r.extentName(lr.log.system, e.Stream, e.Start, e.End)
+	b, err := r.store.Get(ctx, name, 2*MaxExtent)
+	if err != nil {
+		return nil, clock, err
+	}
+	plain, err := r.keys.OpenWhole(seal.KindLogExtent, name, b)
+	if err != nil {
+		return nil, clock, err
+	}
+	data, clock, err := lr.parse(plain, e)
+	if err != nil {
+		return nil, clock, &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
+	}
+	return data, clock, nil
+}
+
+func (lr *LogReader) parse(b []byte, e Extent) (data []byte, clock ExtentClock, err error) {
+	if len(b) < extentHead || b[0] != 1 || b[2] != 0 || b[3] != 0 {
+		return nil, clock, errors.New("a log extent has an unknown form")
+	}
+	start, end := binary.LittleEndian.Uint64(b[4:]), binary.LittleEndian.Uint64(b[12:])
+	if start != e.Start || end != e.End || end <= start || end-start > MaxExtent {
+		return nil, clock, fmt.Errorf("it holds %x to %x", start, end)
+	}
+	clock = ExtentClock{fromMicros(binary.LittleEndian.Uint64(b[20:])), fromMicros(binary.LittleEndian.Uint64(b[28:]))}
+	size := int(end - start)
+	encoded := b[extentHead:]
+	switch b[1] {
+	case extentRaw:
+		data = encoded
+	case extentZstd:
+		data, err = lr.coder.dec.DecodeAll(encoded, grow(lr.plain, size)[:0])
+		lr.plain = data[:0]
+	case extentS2:
+		if n, lenErr := s2.DecodedLen(encoded); lenErr != nil || n != size {
+			return nil, clock, errors.New("it decodes to another length")
+		}
+		lr.plain = grow(lr.plain, size)
+		data, err = s2.Decode(lr.plain, encoded)
+	default:
+		return nil, clock, fmt.Errorf("its encoding %d is unknown to this holdfast", b[1])
+	}
+	if err != nil {
+		return nil, clock, err
+	}
+	if len(data) != size {
+		return nil, clock, fmt.Errorf("it decodes to %d bytes, not %d", len(data), size)
+	}
+	return data, clock, nil
+}
+
+// DropPieces removes extents of a stream that keep covers whole and that are not keep itself: the pieces of
+// what is now finished. keep must be durable.
+func (l *Log) DropPieces(ctx context.Context, keep Extent) error {
+	all, err := l.Extents(ctx, keep.Stream, keep.Start)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		if e.Start >= keep.Start && e.End <= keep.End && e.End-e.Start < keep.End-keep.Start {
+			if err := l.r.store.Delete(ctx, l.r.extentName(l.system, e.Stream, e.Start, e.End)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// PutFile stores a small file that belongs to the log, such as a timeline's history, under a name of the
+// characters [a-z0-9._-]. A file that is there already is replaced.
+func (l *Log) PutFile(ctx context.Context, name string, data []byte) error {
+	object := prefixLogFiles + l.r.keys.NameHash(l.system) + "/" + name
+	if err := store.CheckName(object); err != nil {
+		return err
+	}
+	return l.r.store.Put(ctx, object, l.r.keys.SealWhole(seal.KindLogFile, object, data))
+}
+
+// File returns what PutFile stored. store.ErrNotExist is in the error where there is none.
+func (l *Log) File(ctx context.Context, name string) ([]byte, error) {
+	object := prefixLogFiles + l.r.keys.NameHash(l.system) + "/" + name
+	b, err := l.r.store.Get(ctx, object, maxSmall)
+	if err != nil {
+		return nil, err
+	}
+	return l.r.keys.OpenWhole(seal.KindLogFile, object, b)
+}
+
+// Files returns the names of the stored files, sorted.
+func (l *Log) Files(ctx context.Context) ([]string, error) {
+	prefix := prefixLogFiles + l.r.keys.NameHash(l.system) + "/"
+	var out []string
+	err := l.r.store.List(ctx, prefix, "", func(i store.Info) error { out = append(out, i.Name[len(prefix):]); return nil })
+	return out, err
+}

@@ -1,0 +1,203 @@
+package repo
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// Manifest describes one snapshot. Its JSON, signed and sealed, is the snapshot's object.
+type Manifest struct {
+	Version    int             `json:"version"`
+	Repository string          `json:"repository"`
+	System     string          `json:"system"`
+	ID         SnapshotID      `json:"id"`
+	Group      ResidencyGroup  `json:"group"`
+	Host       string          `json:"host,omitempty"`
+	Started    time.Time       `json:"started"`
+	Finished   time.Time       `json:"finished"`
+	Root       string          `json:"root"`  // chunk ID of the tree's root
+	Files      int64           `json:"files"` // entries that are files
+	Bytes      int64           `json:"bytes"` // sum of their sizes
+	Written    WriteStats      `json:"written"`
+	Log        LogRange        `json:"log"`                // what recovery needs at least
+	Engine     string          `json:"engine"`             // "postgresql"
+	Facts      json.RawMessage `json:"facts,omitempty"`    // what only the engine understands
+	Problems   []string        `json:"problems,omitempty"` // damage found at the source, stored as it was
+	Signer     string          `json:"signer"`
+}
+
+// LogRange is a part of a stream of a system's log, from Start to before End.
+type LogRange struct {
+	Stream StreamID `json:"stream"`
+	Start  uint64   `json:"start"`
+	End    uint64   `json:"end"`
+}
+
+// tombstone takes a snapshot's place where a collection aborted its writer, or where a snapshot was forgotten
+// whose writer may still be alive: the name must stay taken, for ever.
+type tombstone struct {
+	Tombstone string    `json:"tombstone"` // "aborted" or "forgotten"
+	At        time.Time `json:"at"`
+}
+
+const purposeSnapshot = "snapshot"
+
+func (r *Repository) signManifest(m *Manifest) ([]byte, error) {
+	m.Signer = r.opts.Signer.Public().ID()
+	body, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return signed(r.opts.Signer, purposeSnapshot, body), nil
+}
+
+// signed prefixes body with its length and appends the signature.
+func signed(s *seal.Signer, purpose string, body []byte) []byte {
+	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(body)+seal.SignatureSize), uint32(len(body)))
+	b = append(b, body...)
+	return append(b, s.Sign(purpose, body)...)
+}
+
+func cutSigned(b []byte) (body, signature []byte, err error) {
+	if len(b) < 4+seal.SignatureSize || uint64(binary.LittleEndian.Uint32(b)) != uint64(len(b)-4-seal.SignatureSize) {
+		return nil, nil, errors.New("its length does not fit")
+	}
+	return b[4 : len(b)-seal.SignatureSize], b[len(b)-seal.SignatureSize:], nil
+}
+
+// Manifest reads and proves one snapshot's manifest. store.ErrNotExist is in the error where there is none, or
+// only a tombstone.
+func (r *Repository) Manifest(ctx context.Context, system string, id SnapshotID) (*Manifest, error) {
+	name := r.snapshotName(system, id)
+	b, err := r.store.Get(ctx, name, maxSmall)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.openManifest(ctx, name, b)
+	switch {
+	case err != nil:
+		return nil, err
+	case m == nil:
+		return nil, &store.Error{Op: "get", Name: name, Store: r.store.String(), Kind: store.Gone, Err: store.ErrNotExist}
+	case m.System != system || m.ID != id:
+		return nil, &seal.DamagedError{Name: name, Reason: fmt.Sprintf("it is snapshot %s of %s", m.ID, m.System)}
+	}
+	return m, nil
+}
+
+// openManifest returns nil for a tombstone.
+func (r *Repository) openManifest(ctx context.Context, name string, b []byte) (*Manifest, error) {
+	plain, err := r.keys.OpenWhole(seal.KindSnapshot, name, b)
+	if err != nil {
+		return nil, err
+	}
+	damaged := func(reason string) error {
+		return &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: reason}
+	}
+	body, signature, err := cutSigned(plain)
+	if err != nil {
+		return nil, damaged(err.Error())
+	}
+	var t tombstone
+	if json.Unmarshal(body, &t) == nil && t.Tombstone != "" {
+		return nil, nil
+	}
+	var m Manifest
+	if err := json.Unmarshal(body, &m); err != nil {
+		return nil, damaged("its JSON cannot be read")
+	}
+	if m.Version != 1 {
+		return nil, fmt.Errorf("snapshot %s has manifest version %d, which is unknown to this holdfast", m.ID, m.Version)
+	}
+	return &m, r.verifySignature(ctx, name, m.Signer, purposeSnapshot, body, signature)
+}
+
+// verifySignature proves that body was signed by a registered signer.
+func (r *Repository) verifySignature(ctx context.Context, name, signer, purpose string, body, signature []byte) error {
+	if strings.Trim(signer, "0123456789abcdef") != "" || len(signer) != 32 {
+		return &seal.DamagedError{Name: name, Reason: "its signer has no proper name"}
+	}
+	key, err := r.signer(ctx, signer)
+	if errors.Is(err, store.ErrNotExist) {
+		return dr.Advise(&seal.DamagedError{Name: name, Reason: "its signer " + signer + " is not registered"}, "restore signers/ from another replica")
+	}
+	if err != nil {
+		return err
+	}
+	if !key.Verify(purpose, body, signature) {
+		return &seal.DamagedError{Name: name, Reason: "its signature is not that of signer " + signer}
+	}
+	return nil
+}
+
+// RootID returns the ID of the tree's root.
+func (m *Manifest) RootID() (seal.ChunkID, error) { return seal.ParseChunkID(m.Root) }
+
+// Listed is a snapshot as a listing gives it: Manifest, or what is wrong with it.
+type Listed struct {
+	ID       SnapshotID
+	Manifest *Manifest
+	Err      error
+}
+
+// Snapshots returns the snapshots of system, oldest first. One that cannot be read is listed with its error;
+// the others are not touched by that.
+func (r *Repository) Snapshots(ctx context.Context, system string) ([]Listed, error) {
+	prefix := prefixSnapshots + r.keys.NameHash(system) + "/"
+	var ids []SnapshotID
+	err := r.store.List(ctx, prefix, "", func(i store.Info) error {
+		ids = append(ids, SnapshotID(i.Name[len(prefix):]))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []Listed
+	for _, id := range ids {
+		m, err := r.Manifest(ctx, system, id)
+		if errors.Is(err, store.ErrNotExist) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		out = append(out, Listed{id, m, err})
+	}
+	return out, nil
+}
+
+// Forget makes a snapshot cease to exist. Its chunks go with the next collection, where nobody else has them.
+// While its writer's intent is there, the writer may be about to repeat its Commit: a tombstone then keeps the
+// name taken.
+func (r *Repository) Forget(ctx context.Context, system string, id SnapshotID) error {
+	name := r.snapshotName(system, id)
+	_, err := r.store.Stat(ctx, r.intentName(system, id))
+	switch {
+	case errors.Is(err, store.ErrNotExist):
+		return r.store.Delete(ctx, name)
+	case err != nil:
+		return err
+	}
+	body, err := r.tombstone(name, "forgotten")
+	if err != nil {
+		return err
+	}
+	return r.store.Put(ctx, name, body)
+}
+
+func (r *Repository) tombstone(name, what string) ([]byte, error) {
+	body, err := json.Marshal(tombstone{what, r.opts.Now().UTC()})
+	if err != nil {
+		return nil, err
+	}
+	return r.keys.SealWhole(seal.KindSnapshot, name, signed(r.opts.Signer, purposeSnapshot, body)), nil
+}

@@ -1,0 +1,93 @@
+package repo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// Mark is a high-water mark of a stream: everything before LSN was acknowledged as durable in this replica, and
+// at Source, by the source's clock, nothing later had been acknowledged by the source that was not before LSN.
+// A recovery that ends below a mark has lost something.
+type Mark struct {
+	Stream StreamID  `json:"stream"`
+	LSN    uint64    `json:"lsn"`
+	Source time.Time `json:"source,omitzero"` // the source's clock
+	Writer time.Time `json:"writer"`          // the writer's clock
+	Signer string    `json:"signer"`
+}
+
+const purposeMark = "mark"
+
+func (l *Log) markPrefix(s StreamID) string {
+	return fmt.Sprintf("%s%s/%08x/", prefixMarks, l.r.keys.NameHash(l.system), uint32(s))
+}
+
+// PutMark stores a mark and removes the stream's lower ones. A mark is never written before what it promises is
+// durable.
+func (l *Log) PutMark(ctx context.Context, m Mark) error {
+	m.Signer = l.r.opts.Signer.Public().ID()
+	body, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	prefix := l.markPrefix(m.Stream)
+	name := fmt.Sprintf("%s%016x-%016x", prefix, m.LSN, uint64(micros(m.Source)))
+	err = l.r.store.Put(ctx, name, l.r.keys.SealWhole(seal.KindMark, name, signed(l.r.opts.Signer, purposeMark, body)))
+	if err != nil {
+		return fmt.Errorf("store the high-water mark: %w", err)
+	}
+	var old []string
+	err = l.r.store.List(ctx, prefix, "", func(i store.Info) error {
+		if i.Name < name {
+			old = append(old, i.Name)
+		}
+		return nil
+	})
+	for _, o := range old {
+		err = errors.Join(err, l.r.store.Delete(ctx, o))
+	}
+	return err
+}
+
+// Mark returns the highest mark of a stream; ok is false where there is none.
+func (l *Log) Mark(ctx context.Context, s StreamID) (m Mark, ok bool, err error) {
+	var name string
+	prefix := l.markPrefix(s)
+	if err := l.r.store.List(ctx, prefix, "", func(i store.Info) error { name = i.Name; return nil }); err != nil || name == "" {
+		return m, false, err
+	}
+	b, err := l.r.store.Get(ctx, name, maxSmall)
+	if errors.Is(err, store.ErrNotExist) {
+		return l.Mark(ctx, s) // a higher one has just replaced it
+	}
+	if err != nil {
+		return m, false, err
+	}
+	plain, err := l.r.keys.OpenWhole(seal.KindMark, name, b)
+	if err != nil {
+		return m, false, err
+	}
+	body, signature, err := cutSigned(plain)
+	if err == nil {
+		err = json.Unmarshal(body, &m)
+	}
+	if err != nil {
+		return m, false, &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
+	}
+	if err := l.r.verifySignature(ctx, name, m.Signer, purposeMark, body, signature); err != nil {
+		return m, false, err
+	}
+	lsn, _, _ := strings.Cut(name[len(prefix):], "-")
+	if v, err := strconv.ParseUint(lsn, 16, 64); err != nil || v != m.LSN || m.Stream != s {
+		return m, false, &seal.DamagedError{Name: name, Reason: "it holds another mark than its name says"}
+	}
+	return m, true, nil
+}

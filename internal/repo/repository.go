@@ -1,0 +1,167 @@
+package repo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// FormatVersion is the version of the format that this package reads and writes.
+const FormatVersion = 1
+
+// maxSmall bounds the objects that are not packs, index or log: manifests, intents, marks, slots.
+const maxSmall = 16 << 20
+
+// Options say how a repository is opened. The zero value is good for reading small things.
+type Options struct {
+	// CacheDir keeps the index between runs; it holds no plain data. Empty: a temporary directory that
+	// disappears with Close.
+	CacheDir string
+	// Codecs decode and encode chunks whose form only an engine knows (pages). See Codec.
+	Codecs []Codec
+	// PackBytes is the size at which a pack is closed; 0 means 16 MiB.
+	PackBytes int
+	// Signer signs snapshots and marks. Needed by writers.
+	Signer *seal.Signer
+	// Host is recorded with what this process writes.
+	Host string
+	// Now is the clock; nil is time.Now. Nothing that keeps data safe depends on it.
+	Now func() time.Time
+}
+
+func (o *Options) setDefaults() {
+	if o.PackBytes == 0 {
+		o.PackBytes = 16 << 20
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+}
+
+// Repository is one replica, opened with its keys. It may be used by several goroutines.
+type Repository struct {
+	store  store.Store
+	keys   *seal.Keyring
+	id     string
+	opts   Options
+	codecs map[byte]Codec
+	index  *index
+	opens  objectCache
+}
+
+// marker is the plain JSON in holdfast.json: the only thing that a reader without a key can know.
+type marker struct {
+	Format  string    `json:"format"`
+	Version int       `json:"version"`
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+}
+
+const markerFormat = "holdfast-repository"
+
+// ErrExists is the error of Init where there is a repository already.
+var ErrExists = errors.New("there is a repository already")
+
+// Init makes a repository in an empty replica, for recipients that can open it, and returns it open. An
+// interrupted Init may be repeated: until the marker is written, the last step, there is no repository.
+func Init(ctx context.Context, st store.Store, recipients []seal.Recipient, opts Options) (*Repository, error) {
+	opts.setDefaults()
+	if len(recipients) == 0 {
+		return nil, errors.New("a repository needs at least one recipient that can open it")
+	}
+	switch _, err := st.Stat(ctx, markerName); {
+	case err == nil:
+		return nil, dr.Fail(fmt.Sprintf("init %s", st), ErrExists, "choose an empty place, or use the repository that is there")
+	case !errors.Is(err, store.ErrNotExist):
+		return nil, err
+	}
+	id := randomHex(16)
+	keys, err := seal.NewKeyring(id, opts.Now())
+	if err != nil {
+		return nil, err
+	}
+	if err := writeGeneration(ctx, st, keys, recipients, opts.Now()); err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(marker{markerFormat, FormatVersion, id, opts.Now().UTC()})
+	if err != nil {
+		return nil, err
+	}
+	// Two concurrent Inits: the marker names the one that won; the other's keys are never looked at.
+	if err := st.Create(ctx, markerName, append(body, '\n')); err != nil {
+		if errors.Is(err, store.ErrExists) {
+			return nil, dr.Fail(fmt.Sprintf("init %s", st), ErrExists, "somebody else made one at this moment: open that")
+		}
+		return nil, err
+	}
+	return open(st, keys, opts)
+}
+
+// Open opens the repository in st with what c can unlock.
+func Open(ctx context.Context, st store.Store, c seal.Credentials, opts Options) (*Repository, error) {
+	opts.setDefaults()
+	m, err := readMarker(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := unlock(ctx, st, m.ID, c)
+	if err != nil {
+		return nil, err
+	}
+	return open(st, keys, opts)
+}
+
+func open(st store.Store, keys *seal.Keyring, opts Options) (*Repository, error) {
+	r := &Repository{store: st, keys: keys, id: keys.Repository(), opts: opts, codecs: map[byte]Codec{}}
+	for _, c := range opts.Codecs {
+		if c.ID() < firstCodec {
+			panic("repo: a codec's ID is below 16")
+		}
+		r.codecs[c.ID()] = c
+	}
+	ix, err := newIndex(opts.CacheDir, r.id)
+	if err != nil {
+		return nil, err
+	}
+	r.index = ix
+	return r, nil
+}
+
+func readMarker(ctx context.Context, st store.Store) (marker, error) {
+	var m marker
+	b, err := st.Get(ctx, markerName, 1<<16)
+	switch {
+	case errors.Is(err, store.ErrNotExist):
+		return m, dr.Fail(fmt.Sprintf("open repository in %s", st), errors.New("there is none: it has no "+markerName),
+			"check the place, or make one: holdfast repo init")
+	case err != nil:
+		return m, fmt.Errorf("open repository: %w", err)
+	}
+	if err := json.Unmarshal(b, &m); err != nil || m.Format != markerFormat {
+		return m, dr.Fail(fmt.Sprintf("open repository in %s", st), errors.New(markerName+" is damaged or belongs to something else"),
+			"restore this one small object from another replica")
+	}
+	if m.Version != FormatVersion {
+		return m, dr.Fail(fmt.Sprintf("open repository in %s", st),
+			fmt.Errorf("it has format %d, and this holdfast reads format %d", m.Version, FormatVersion), "use a holdfast that is as new as the one that wrote it")
+	}
+	return m, nil
+}
+
+// ID returns the repository's name: 32 hexadecimal digits, equal in every replica.
+func (r *Repository) ID() string { return r.id }
+
+// Store returns the replica.
+func (r *Repository) Store() store.Store { return r.store }
+
+// Keys returns the keyring.
+func (r *Repository) Keys() *seal.Keyring { return r.keys }
+
+// Close releases what the repository holds on this machine. The store stays open: it belongs to who opened it.
+func (r *Repository) Close() error { return r.index.close() }

@@ -1,0 +1,226 @@
+package repo
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+// A tree is a sorted map from path to entry. Its nodes are chunks. Where a node ends is decided by its last
+// key alone (and by a bound on size), so that trees that differ in few entries share all other nodes: what a
+// snapshot adds is proportional to what changed. (A prolly tree; docs/format/repository-v1.md, section 6.)
+const (
+	maxNode   = 256 << 10
+	splitMask = 1<<6 - 1 // a node ends after one key in 64
+	maxLevel  = 12
+	maxKey    = 4096
+)
+
+// treeBuilder builds a tree from entries in ascending order of paths, keeping one node per level in memory.
+type treeBuilder struct {
+	save   func(plain []byte) (seal.ChunkID, error)
+	levels []*nodeBuilder
+	last   string
+}
+
+type nodeBuilder struct {
+	buf   []byte
+	count int
+	last  string
+}
+
+func (t *treeBuilder) add(path string, value []byte) error {
+	if path == "" || len(path) > maxKey || path <= t.last {
+		return fmt.Errorf("path %q does not sort after %q", path, t.last)
+	}
+	t.last = path
+	return t.put(0, path, value)
+}
+
+func (t *treeBuilder) put(level int, key string, value []byte) error {
+	if level == len(t.levels) {
+		t.levels = append(t.levels, &nodeBuilder{})
+	}
+	n := t.levels[level]
+	n.buf = binary.LittleEndian.AppendUint16(n.buf, uint16(len(key)))
+	n.buf = append(n.buf, key...)
+	n.buf = binary.LittleEndian.AppendUint32(n.buf, uint32(len(value)))
+	n.buf = append(n.buf, value...)
+	n.count, n.last = n.count+1, key
+	// A node of one child would not bring the levels to an end.
+	if (splitsAfter(key, level) && n.count > 1) || len(n.buf) > maxNode {
+		return t.close(level)
+	}
+	return nil
+}
+
+// close stores the open node of a level and puts its reference into the level above.
+func (t *treeBuilder) close(level int) error {
+	n := t.levels[level]
+	if n.count == 0 {
+		return nil
+	}
+	id, err := t.save(n.marshal(level))
+	if err != nil {
+		return err
+	}
+	last := n.last
+	n.buf, n.count = n.buf[:0], 0
+	return t.put(level+1, last, id[:])
+}
+
+func (n *nodeBuilder) marshal(level int) []byte {
+	b := append(make([]byte, 0, 8+len(n.buf)), 1, byte(level), 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, uint32(n.count))
+	return append(b, n.buf...)
+}
+
+// finish returns the root's ID.
+func (t *treeBuilder) finish() (seal.ChunkID, error) {
+	if len(t.levels) == 0 {
+		return t.save((&nodeBuilder{}).marshal(0))
+	}
+	for level := 0; ; level++ {
+		top := level == len(t.levels)-1
+		n := t.levels[level]
+		switch {
+		case top && level > 0 && n.count == 1:
+			// One child: that is the root. Its ID is the entry's value.
+			return seal.ChunkID(n.buf[len(n.buf)-32:]), nil
+		case top:
+			return t.save(n.marshal(level))
+		}
+		if err := t.close(level); err != nil {
+			return seal.ChunkID{}, err
+		}
+	}
+}
+
+// splitsAfter decides by the key where nodes end. The level is hashed too: otherwise a key that ends a node
+// would end one at every level.
+func splitsAfter(key string, level int) bool {
+	h := fnv.New32a()
+	h.Write([]byte{byte(level)}) //nolint:errcheck // a hash never fails
+	h.Write([]byte(key))         //nolint:errcheck // a hash never fails
+	v := h.Sum32()
+	v ^= v >> 16 // FNV's low bits follow the last byte closely; fold the high ones in
+	return v&splitMask == 0
+}
+
+type node struct {
+	level  int
+	keys   []string
+	values [][]byte
+}
+
+func parseNode(b []byte) (*node, error) {
+	if len(b) < 8 || b[0] != 1 || b[2] != 0 || b[3] != 0 {
+		return nil, errors.New("a tree node has an unknown form")
+	}
+	n := &node{level: int(b[1])}
+	count := binary.LittleEndian.Uint32(b[4:])
+	if n.level > maxLevel {
+		return nil, errors.New("a tree is too deep")
+	}
+	b = b[8:]
+	for range count {
+		if len(b) < 2 {
+			return nil, errors.New("a tree node is cut off")
+		}
+		k := int(binary.LittleEndian.Uint16(b))
+		if b = b[2:]; len(b) < k+4 {
+			return nil, errors.New("a tree node is cut off")
+		}
+		key, v := string(b[:k]), uint64(binary.LittleEndian.Uint32(b[k:]))
+		if b = b[k+4:]; uint64(len(b)) < v || (n.level > 0 && v != 32) {
+			return nil, errors.New("a tree node is cut off")
+		}
+		if len(n.keys) > 0 && key <= n.keys[len(n.keys)-1] {
+			return nil, errors.New("a tree node is not sorted")
+		}
+		n.keys, n.values = append(n.keys, key), append(n.values, append([]byte(nil), b[:v]...))
+		b = b[v:]
+	}
+	if len(b) != 0 {
+		return nil, errors.New("a tree node has bytes left over")
+	}
+	return n, nil
+}
+
+func (rd *Reader) node(ctx context.Context, id seal.ChunkID) (*node, error) {
+	b, err := rd.Chunk(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	n, err := parseNode(b)
+	if err != nil {
+		return nil, &ChunkError{ID: id, Pack: "tree", Err: err}
+	}
+	return n, nil
+}
+
+// Walk calls fn for every entry of the tree at root whose path is at or after from, in order.
+func (rd *Reader) Walk(ctx context.Context, root seal.ChunkID, from string, fn func(path string, e *Entry) error) error {
+	return rd.walk(ctx, root, from, maxLevel+1, nil, fn)
+}
+
+// walk goes below id. visit, where it is not nil, is asked for each node whether to go into it.
+func (rd *Reader) walk(ctx context.Context, id seal.ChunkID, from string, above int, visit func(seal.ChunkID) (bool, error), fn func(string, *Entry) error) error {
+	if visit != nil {
+		if in, err := visit(id); err != nil || !in {
+			return err
+		}
+	}
+	n, err := rd.node(ctx, id)
+	if err != nil {
+		return err
+	}
+	if n.level >= above {
+		return &ChunkError{ID: id, Pack: "tree", Err: errors.New("a tree node is not below its parent")}
+	}
+	for i, key := range n.keys {
+		if key < from {
+			continue
+		}
+		if n.level > 0 {
+			err = rd.walk(ctx, seal.ChunkID(n.values[i]), from, n.level, visit, fn)
+		} else {
+			var e *Entry
+			if e, err = parseEntry(n.values[i]); err == nil {
+				err = fn(key, e)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// FileChunks returns the IDs of list number n of a file (chunks n*ListLen to (n+1)*ListLen), at most ListLen.
+func (rd *Reader) FileChunks(ctx context.Context, e *Entry, n int) ([]seal.ChunkID, error) {
+	if len(e.Lists) == 0 {
+		from, to := n*ListLen, (n+1)*ListLen
+		return e.Chunks[min(from, len(e.Chunks)):min(to, len(e.Chunks))], nil
+	}
+	b, err := rd.Chunk(ctx, e.Lists[n])
+	if err != nil {
+		return nil, err
+	}
+	ids, err := parseList(b)
+	if err != nil {
+		return nil, &ChunkError{ID: e.Lists[n], Pack: "list", Err: err}
+	}
+	chunks := (e.Size + Grid - 1) / Grid
+	if want := min(chunks-int64(n)*ListLen, ListLen); int64(len(ids)) != want {
+		return nil, &ChunkError{ID: e.Lists[n], Pack: "list", Err: fmt.Errorf("it has %d chunks, not %d", len(ids), want)}
+	}
+	return ids, nil
+}
+
+// ListCount returns the number of lists of a file of size bytes: the arguments that FileChunks takes.
+func ListCount(size int64) int { return int((size + Grid*ListLen - 1) / (Grid * ListLen)) }

@@ -1,0 +1,288 @@
+package repo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// ErrAborted is the error of Commit where a collection lost its patience with this writer first. What it
+// stored may be gone; the snapshot does not exist and has to be taken again.
+var ErrAborted = errors.New("the snapshot was aborted by a collection that waited too long for it")
+
+// Writer makes one snapshot. Chunks are saved through Lanes; Commit makes the snapshot exist, and until then it
+// does not. One of Commit and Close must be called; Close after Commit does nothing.
+type Writer struct {
+	r         *Repository
+	system    string
+	group     ResidencyGroup
+	id        SnapshotID
+	started   time.Time
+	condemned map[PackID]bool
+
+	uploads chan *packBuilder
+	bufs    chan []byte // empty pack buffers; the bound on memory
+	eg      *errgroup.Group
+	ctx     context.Context //nolint:containedctx // of the uploaders, which live as long as the Writer
+
+	lanes []*Lane
+	meta  *Lane
+	metaM sync.Mutex // guards meta's use: lists and tree nodes come from every goroutine
+
+	mu      sync.Mutex // guards claimed, pending, stats. Not held during I/O
+	claimed map[seal.ChunkID]bool
+	pending indexData
+	stats   WriteStats
+
+	uncertain bool // Commit may or may not have created the snapshot
+	closed    bool
+}
+
+// WriteStats counts what a writer did. Bytes are of chunks in plain form unless the name says stored.
+type WriteStats struct {
+	Chunks       int64 `json:"chunks"`
+	Bytes        int64 `json:"bytes"`
+	NewChunks    int64 `json:"newChunks"`
+	NewBytes     int64 `json:"newBytes"`
+	StoredBytes  int64 `json:"storedBytes"`
+	PacksWritten int64 `json:"packsWritten"`
+}
+
+// indexEvery is the number of new chunks after which an index object is written in the middle of a snapshot.
+const indexEvery = 1 << 15
+
+const uploaders = 2
+
+type intent struct {
+	System   string     `json:"system"`
+	Snapshot SnapshotID `json:"snapshot"`
+	Host     string     `json:"host,omitempty"`
+	Started  time.Time  `json:"started"`
+}
+
+// Begin starts a snapshot of system, which must have been registered. It creates the intent, on which every
+// collection waits from now on.
+func (r *Repository) Begin(ctx context.Context, system string, group ResidencyGroup) (*Writer, error) {
+	if err := group.Check(); err != nil {
+		return nil, err
+	}
+	if r.opts.Signer == nil {
+		return nil, errors.New("a writer needs a signer")
+	}
+	if _, err := r.refreshKeys(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.registerSystem(ctx, system, group); err != nil {
+		return nil, err
+	}
+	if err := r.registerSigner(ctx); err != nil {
+		return nil, err
+	}
+	now := r.opts.Now()
+	w := &Writer{r: r, system: system, group: group, id: NewSnapshotID(now), started: now.UTC(), claimed: map[seal.ChunkID]bool{}}
+	if err := w.createIntent(ctx); err != nil {
+		return nil, err
+	}
+	// The order matters: condemned lists first, then the index. A collection removes a condemned pack from the
+	// index before it removes the list, so what we miss in the list is not in the index either.
+	condemned, err := r.condemnedPacks(ctx)
+	if err == nil {
+		w.condemned = condemned
+		err = r.loadIndex(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
+	}
+	w.start(ctx)
+	return w, nil
+}
+
+func (w *Writer) createIntent(ctx context.Context) error {
+	body, err := json.Marshal(intent{w.system, w.id, w.r.opts.Host, w.started})
+	if err != nil {
+		return err
+	}
+	name := w.r.intentName(w.system, w.id)
+	if err := w.r.store.Create(ctx, name, w.r.keys.SealWhole(seal.KindIntent, name, body)); err != nil {
+		return fmt.Errorf("announce the snapshot: %w", err)
+	}
+	return nil
+}
+
+func (w *Writer) deleteIntent(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return w.r.store.Delete(ctx, w.r.intentName(w.system, w.id))
+}
+
+func (w *Writer) start(ctx context.Context) {
+	w.eg, w.ctx = errgroup.WithContext(ctx)
+	w.uploads = make(chan *packBuilder)
+	w.bufs = make(chan []byte, 64)
+	for range uploaders {
+		w.bufs <- nil
+		w.eg.Go(w.upload)
+	}
+	w.meta = w.newLane()
+}
+
+// upload puts finished packs until the channel is closed.
+func (w *Writer) upload() error {
+	for b := range w.uploads {
+		name := packName(b.group, b.id)
+		if err := w.r.store.Put(w.ctx, name, b.buf); err != nil {
+			return fmt.Errorf("write pack: %w", err)
+		}
+		ref := &packRef{group: b.group, id: b.id, header: b.object.Header(), size: uint32(len(b.buf))}
+		if err := w.packDone(ref, b.entries); err != nil {
+			return err
+		}
+		w.bufs <- b.buf[:0]
+	}
+	return nil
+}
+
+func (w *Writer) packDone(ref *packRef, entries []chunkPlace) error {
+	w.mu.Lock()
+	w.pending.add(ref, entries)
+	w.stats.PacksWritten++
+	w.stats.StoredBytes += int64(ref.size)
+	var full indexData
+	if len(w.pending.entries) >= indexEvery {
+		full, w.pending = w.pending, indexData{}
+	}
+	w.mu.Unlock()
+	return w.writeIndex(w.ctx, &full)
+}
+
+// writeIndex puts an index object of packs that the store holds, and makes the chunks findable.
+func (w *Writer) writeIndex(ctx context.Context, d *indexData) error {
+	if len(d.packs) == 0 {
+		return nil
+	}
+	if err := w.r.putIndex(ctx, d); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range d.entries {
+		delete(w.claimed, e.id)
+	}
+	return nil
+}
+
+func (r *Repository) putIndex(ctx context.Context, d *indexData) error {
+	d.sort()
+	name := newIndexName()
+	if err := r.store.Put(ctx, name, r.keys.SealWhole(seal.KindIndex, name, d.marshal())); err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	return r.index.add(name, d)
+}
+
+// claim reports whether the caller has to store the chunk: nobody has it and nobody else is storing it.
+func (w *Writer) claim(id seal.ChunkID, size int) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stats.Chunks++
+	w.stats.Bytes += int64(size)
+	if w.claimed[id] {
+		return false, nil
+	}
+	l, ok, err := w.r.index.find(id)
+	if err != nil {
+		return false, err
+	}
+	if ok && !w.condemned[l.pack.id] {
+		return false, nil
+	}
+	w.claimed[id] = true
+	w.stats.NewChunks++
+	w.stats.NewBytes += int64(size)
+	return true, nil
+}
+
+// saveMeta stores a list or a tree node, in packs apart from the data's: whoever reads the tree alone reads
+// few and small packs.
+func (w *Writer) saveMeta(ctx context.Context, plain []byte) (seal.ChunkID, error) {
+	w.metaM.Lock()
+	defer w.metaM.Unlock()
+	return w.meta.Save(ctx, plain, nil)
+}
+
+// ID returns the snapshot's ID.
+func (w *Writer) ID() SnapshotID { return w.id }
+
+// Stats returns what was done so far.
+func (w *Writer) Stats() WriteStats {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stats
+}
+
+// finish brings everything into the store. The lanes' users must have stopped.
+func (w *Writer) finish(ctx context.Context) error {
+	var err error
+	for _, l := range w.lanes {
+		if err == nil {
+			err = l.flush(ctx)
+		}
+	}
+	close(w.uploads)
+	if err = errors.Join(w.eg.Wait(), err); err != nil {
+		return err
+	}
+	return w.writeIndex(ctx, &w.pending)
+}
+
+// Commit stores what is left, then creates the snapshot with this manifest, whose fields System, ID, Group,
+// Repository, Started, Finished and Signer it sets. When it returns nil the snapshot exists, durably.
+func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
+	if w.closed {
+		return errors.New("commit of a closed writer")
+	}
+	w.closed = true
+	if err := w.finish(ctx); err != nil {
+		return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
+	}
+	m.Version, m.Repository, m.System, m.ID, m.Group = 1, w.r.id, w.system, w.id, w.group
+	m.Started, m.Finished, m.Host, m.Written = w.started, w.r.opts.Now().UTC(), w.r.opts.Host, w.Stats()
+	name := w.r.snapshotName(w.system, w.id)
+	body, err := w.r.signManifest(m)
+	if err != nil {
+		return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
+	}
+	err = w.r.store.Create(ctx, name, w.r.keys.SealWhole(seal.KindSnapshot, name, body))
+	switch {
+	case errors.Is(err, store.ErrExists):
+		return dr.Fail(fmt.Sprintf("snapshot %s of %s", w.id, w.system), ErrAborted, "run it again")
+	case err != nil:
+		// It may have been created all the same: the intent stays, so that a collection settles it.
+		return fmt.Errorf("create the snapshot: %w", err)
+	}
+	if err := w.deleteIntent(context.WithoutCancel(ctx)); err != nil {
+		return nil // the snapshot exists; a collection removes the intent of a finished writer
+	}
+	return nil
+}
+
+// Close gives up what was not committed. The packs written so far are removed by a later collection.
+func (w *Writer) Close(ctx context.Context) error {
+	if w.closed {
+		return nil
+	}
+	w.closed = true
+	close(w.uploads)
+	err := w.eg.Wait()
+	// Nothing of ours can create the snapshot any more, so the intent may go.
+	return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
+}

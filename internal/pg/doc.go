@@ -1,4 +1,5 @@
-// Package pg holds no code: its folders are what Holdfast knows of PostgreSQL, versions 13 to 18.
+// Package pg says what a snapshot of PostgreSQL consists of (Facts); its folders are what Holdfast knows of
+// PostgreSQL, versions 13 to 18.
 //
 //	wal      positions, timelines, names of log files, backup_label and tablespace_map
 //	page     one page of a relation: its checksum, its layout

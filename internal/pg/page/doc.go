@@ -1,7 +1,7 @@
 // Package page knows PostgreSQL's pages: it checks them, and it makes chunks of them small.
 //
-// Checksum, ReadHeader and Verify judge a page as PostgreSQL does. Codec turns a chunk of whole pages (the
-// repository's grid has 64) into compressed bytes and back, bit by bit. It never needs to understand a page to
+// Checksum, ReadHeader and Verify judge a page as PostgreSQL does. Codec encodes a chunk of whole pages (the
+// repository's grid has 64) as few bytes and gives it back bit by bit. It never needs to understand a page to
 // keep it: what does not look like a page is stored as it is.
 //
 // The codec makes use of what a general compressor must guess, since pages are tables:

@@ -1,0 +1,96 @@
+package page
+
+type decoder struct {
+	model
+	c cursors
+}
+
+// decode rebuilds dst, whole pages, from the streams in d.c; false means that they are not what an encoder
+// writes. dst may hold anything before.
+func (d *decoder) decode(dst []byte, predicted, noise uint32) bool {
+	d.reset(predicted, noise)
+	for ; len(dst) >= Size; dst = dst[Size:] {
+		if !d.page(dst[:Size:Size]) || d.c.bad {
+			return false
+		}
+	}
+	return d.c.exhausted()
+}
+
+func (d *decoder) page(p []byte) bool {
+	c := &d.c
+	kind := c.byte(sKind)
+	switch kind & kindWhat {
+	case kindZero:
+		clear(p)
+		return kind == kindZero
+	case kindRaw:
+		c.into(p, sBody)
+		return kind == kindRaw
+	}
+	clear(p)
+	d.head.decode(p, rowCols[:headerSize/8], uint32(c.byte(sHead)), c)
+	h := ReadHeader(p)
+	if c.bad || !h.structured() || kind&kindUnused != 0 {
+		return false
+	}
+	if kind&kindHole != 0 {
+		c.into(p[h.Lower:h.Upper], sBody)
+	}
+	if kind&kindWhat == kindHoled {
+		c.into(p[headerSize:h.Lower], sBody)
+		c.into(p[h.Upper:], sBody)
+		return kind&^(kindWhat|kindHole) == 0
+	}
+	if !d.layout.rebuild(p, h, kind, c) {
+		return false
+	}
+	d.items(p, kind)
+	d.specialSpace(p[h.Special:])
+	return true
+}
+
+func (d *decoder) items(p []byte, kind byte) {
+	c, cols := &d.c, &d.columns
+	for _, it := range d.layout.items[:d.layout.n] {
+		if it.len == 0 {
+			continue
+		}
+		stored, full := int(it.len), align8(int(it.len))
+		if kind&kindPadded != 0 {
+			stored = full
+		}
+		b := p[it.off:][:full]
+		var miss uint32
+		for i := range cols.planes {
+			miss |= uint32(c.byte(sMask+i)) << (8 * i)
+		}
+		d.item.decode(b, cols.cols[:cols.upTo[min(full/8, maxCols)]], miss, c)
+		for _, k := range cols.noisy {
+			if int(k)*8+8 > stored {
+				break
+			}
+			c.into(b[int(k)*8:int(k)*8+8], sNoise)
+		}
+		for _, r := range cols.runs {
+			if r.from >= stored {
+				break
+			}
+			c.into(b[r.from:min(r.to, stored)], sBody)
+		}
+		if from := cols.cutNoise(stored); from < stored {
+			c.into(b[from:stored], sBody)
+		}
+		if c.bad {
+			return
+		}
+	}
+}
+
+func (d *decoder) specialSpace(b []byte) {
+	if len(b) > maxSpecialRow {
+		d.c.into(b, sBody)
+	} else if len(b) > 0 {
+		d.special.decode(b, rowCols[:len(b)/8], uint32(d.c.byte(sHead)), &d.c)
+	}
+}

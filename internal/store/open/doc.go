@@ -1,0 +1,10 @@
+// Package open finds the store that a URL names: the one list of what kinds of stores there are.
+//
+//	/mnt/backup/main, file:///mnt/backup/main       a directory
+//	s3://bucket/prefix?region=eu-central-1          Amazon S3
+//	s3://bucket?endpoint=https://s3.example.org     a compatible server
+//
+// Parameters of s3: region, endpoint, path-style, profile, ca-file, storage-class, sse, kms-key. A URL holds no
+// secrets, it stands in configuration files and messages; one that does is refused, and not repeated in the
+// error.
+package open

@@ -1,0 +1,188 @@
+package open_test
+
+import (
+	"errors"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store/open"
+	"github.com/holdfast-dr/holdfast/internal/store/s3"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
+)
+
+func TestParse(t *testing.T) {
+	for text, want := range map[string]open.Location{
+		"/mnt/backup":               {Dir: "/mnt/backup"},
+		"/mnt//backup/../other/":    {Dir: "/mnt/other"},
+		"/with space/ä%20#?x":       {Dir: "/with space/ä%20#?x"},
+		"/odd@name/x":               {Dir: "/odd@name/x"},
+		"file:///mnt/backup":        {Dir: "/mnt/backup"},
+		"FILE:///with%20space/%23":  {Dir: "/with space/#"},
+		"s3://bucket":               {S3: s3.Options{Bucket: "bucket"}},
+		"s3://bucket/":              {S3: s3.Options{Bucket: "bucket"}},
+		"s3://bucket/a/b%20c/":      {S3: s3.Options{Bucket: "bucket", Prefix: "a/b c"}},
+		"s3://b.uc-ket/a@b":         {S3: s3.Options{Bucket: "b.uc-ket", Prefix: "a@b"}},
+		"s3://bucket?path-style=0":  {S3: s3.Options{Bucket: "bucket", Style: s3.StyleVirtual}},
+		"s3://bucket?region=eu-x-1": {S3: s3.Options{Bucket: "bucket", Region: "eu-x-1"}},
+		"s3://bucket/p?endpoint=https://h:9000&path-style=true&profile=x&ca-file=/ca.pem&storage-class=STANDARD_IA&sse=aws:kms&kms-key=k": {
+			S3: s3.Options{
+				Bucket: "bucket", Prefix: "p", Endpoint: "https://h:9000", Style: s3.StylePath, Profile: "x",
+				CAFile: "/ca.pem", StorageClass: "STANDARD_IA", SSE: "aws:kms", KMSKey: "k",
+			},
+		},
+		"s3://bucket?endpoint=http%3A%2F%2F%5B%3A%3A1%5D%3A80%2F": {S3: s3.Options{Bucket: "bucket", Endpoint: "http://[::1]:80"}},
+	} {
+		got, err := open.Parse(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+// Every bad URL is told what is wrong with it and what would be right.
+func TestParseBad(t *testing.T) {
+	for text, reason := range map[string]string{
+		"":                                    "neither an absolute path",
+		"relative/dir":                        "neither an absolute path",
+		"~/backup":                            "neither an absolute path",
+		"ftp://host/dir":                      "neither an absolute path",
+		"https://bucket.s3.amazonaws.com/x":   "neither an absolute path",
+		"/":                                   "root of the file system",
+		"file:///":                            "root of the file system",
+		"file://host/dir":                     `the host "host"`,
+		"file:relative":                       "two slashes",
+		"file://":                             "not absolute",
+		"file:///a?x=y":                       "parameters",
+		"file:///a#b":                         "after #",
+		"file:///%zz":                         "cannot be read",
+		"s3:bucket":                           "two slashes",
+		"s3://":                               "no bucket",
+		"s3:///prefix":                        "no bucket",
+		"s3://ab":                             "2 characters",
+		"s3://Bucket":                         `character 'B'`,
+		"s3://host:9000/bucket":               "port",
+		"s3://bucket/a//b":                    "empty, . or ..",
+		"s3://bucket/a/../b":                  "empty, . or ..",
+		"s3://bucket/a%00":                    "character",
+		"s3://bucket?regoin=x":                `"regoin"`,
+		"s3://bucket?region=x&region=y":       "2 values",
+		"s3://bucket?region=":                 "empty one",
+		"s3://bucket?a;b":                     "cannot be read",
+		"s3://bucket?path-style=maybe":        "maybe",
+		"s3://bucket?endpoint=host":           "not http(s)://host",
+		"s3://bucket?endpoint=https://h/x":    "more follows",
+		"s3://bucket?endpoint=https://h:x":    "not http(s)://host",
+		"s3://bucket?endpoint=https://h:0x10": "not http(s)://host",
+		"s3://bucket?ca-file=ca.pem":          "not an absolute path",
+		"s3://bucket?storage-class=GLACIER":   "cannot be read at once",
+		"s3://bucket?sse=none":                "none",
+		"s3://bucket?kms-key=k":               "needs sse",
+		"s3://bucket#x":                       "after #",
+	} {
+		_, err := open.Parse(text)
+		if err == nil {
+			t.Errorf("%s: accepted", text)
+			continue
+		}
+		if !strings.Contains(err.Error(), reason) {
+			t.Errorf("%s: got %q, want it to say %q", text, err, reason)
+		}
+		if dr.Advice(err) == "" {
+			t.Errorf("%s: no next step in %q", text, err)
+		}
+	}
+}
+
+// No error repeats a secret that somebody put into a URL.
+func TestParseSecrets(t *testing.T) {
+	const secret = "hunter2"
+	for _, text := range []string{
+		"s3://key:hunter2@bucket/x", "s3://key:hunter2@bucket/%zz", "s3://hunter2@bucket", "file://u:hunter2@/x",
+		"s3://bucket?secret-key=hunter2", "s3://bucket?AWS_SECRET_ACCESS_KEY=hunter2&nonsense=1", "s3://B?token=hunter2",
+		"s3://bucket?access-key=hunter2", "s3://bucket?endpoint=https://u:hunter2@host", "s3://bucket?X-Amz-Signature=hunter2",
+		"minio://key:hunter2@host/bucket", "minio:key:hunter2@x", "https://host/?password=hunter2",
+	} {
+		_, err := open.Parse(text)
+		if err == nil {
+			t.Errorf("%s: accepted", text)
+		} else if strings.Contains(err.Error()+dr.Advice(err), secret) {
+			t.Errorf("the error repeats the secret: %q", err)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"/a", "file:///a%20b", "s3://bucket/p?endpoint=https://h:1&path-style=1", "s3://u:p@b", "s3://b/%2e%2e/?sse=AES256"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		l, err := open.Parse(text)
+		if err != nil {
+			var fail *dr.Failure
+			if !errors.As(err, &fail) || fail.Reason == "" || fail.Next == "" {
+				t.Errorf("%q: error without reason or next step: %#v", text, err)
+			}
+			return
+		}
+		switch {
+		case l.Dir != "":
+			if !filepath.IsAbs(l.Dir) || l.Dir != filepath.Clean(l.Dir) || l.Dir == "/" {
+				t.Errorf("%q: directory %q", text, l.Dir)
+			}
+			again, err := open.Parse((&url.URL{Scheme: "file", Path: l.Dir}).String())
+			if err != nil || again != l {
+				t.Errorf("%q: written as a URL again: %v, %v", text, again, err)
+			}
+		case l.S3.Bucket == "" || strings.HasPrefix(l.S3.Prefix, "/") || strings.HasSuffix(l.S3.Prefix, "/"):
+			t.Errorf("%q: bucket %q, prefix %q", text, l.S3.Bucket, l.S3.Prefix)
+		}
+	})
+}
+
+func TestStore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	if _, err := open.Store(t.Context(), dir, open.Options{}); err == nil || dr.Advice(err) == "" {
+		t.Errorf("a missing directory: got %v, want an error with a next step", err)
+	}
+	for range 2 {
+		s, err := open.Create(t.Context(), "file://"+dir, open.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Put(t.Context(), "x", nil); err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A program's way to a bucket: everything from the URL and the environment.
+func TestStoreS3(t *testing.T) {
+	srv := storetest.S3(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", srv.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", srv.SecretKey)
+	t.Setenv("AWS_CONFIG_FILE", filepath.Join(t.TempDir(), "none"))
+	s, err := open.Store(t.Context(), "s3://"+srv.Bucket+"/in/it?endpoint="+url.QueryEscape(srv.Endpoint), open.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Put(t.Context(), "x/y", []byte("body")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := srv.Open(t, "in/it").Get(t.Context(), "x/y", 10); err != nil || string(got) != "body" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if strings.Contains(s.String(), srv.SecretKey) {
+		t.Errorf("the store's name holds the secret: %s", s)
+	}
+}

@@ -13,6 +13,9 @@ import (
 // ErrFormat is what Decode wraps when the input is not what Encode writes.
 var ErrFormat = errors.New("not a page-codec chunk")
 
+// CodecID is the byte by which a repository's index names this package's encoding.
+const CodecID byte = 16
+
 const (
 	version   = 1
 	frameHead = 9 // version, two masks of columns
@@ -35,7 +38,7 @@ type Codec struct {
 func NewCodec() *Codec { return &Codec{} }
 
 // ID names this encoding in the repository's index.
-func (c *Codec) ID() byte { return 16 }
+func (c *Codec) ID() byte { return CodecID }
 
 // Encode appends the compressed form of src to dst. It returns dst as it was and false where src is not a
 // number of whole pages or holds none that it could use: compress it in another way then. src is not modified.

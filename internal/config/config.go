@@ -1,0 +1,162 @@
+package config
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+)
+
+// Config is the whole of a holdfast.yaml, checked, with every default in place.
+type Config struct {
+	Path         string // the file it was read from
+	Version      int
+	Sites        map[string]dr.Site
+	Repositories map[string]Repository
+	Systems      map[dr.SystemName]System
+	Policies     map[string]Policy
+	Agent        Agent
+}
+
+// Repository is one logical store of snapshots and logs.
+type Repository struct {
+	Name     string
+	Replicas []Replica // exactly one
+	Keys     Keys
+	Cache    string // directory for what may be read again; absolute
+}
+
+// Replica is the repository's copy at a site.
+type Replica struct {
+	Site string
+	URL  Location
+}
+
+// Keys says where the secrets that open a repository are found.
+type Keys struct {
+	PassphraseFile        string
+	PassphraseEnvironment string   // name of a variable
+	IdentityFiles         []string // of age identities
+}
+
+// System is what is protected.
+type System struct {
+	Name       dr.SystemName
+	Repository string
+	Residency  string // residency group: whose data may share a pack with it
+	Policy     string
+	Postgres   Postgres
+}
+
+// Postgres is a PostgreSQL cluster.
+type Postgres struct {
+	Connection    Connection
+	DataDirectory string // absolute; empty means that it is read over the replication protocol (remote mode)
+	BinDirectory  string // absolute; empty means to look for PostgreSQL's programs
+	Slot          string // physical replication slot of the log stream
+	Checkpoint    Checkpoint
+}
+
+// Local tells whether the cluster's files are read in place.
+func (p Postgres) Local() bool { return p.DataDirectory != "" }
+
+// Checkpoint is how a snapshot's first checkpoint is made.
+type Checkpoint string
+
+// The kinds of checkpoints, as PostgreSQL names them.
+const (
+	CheckpointFast   Checkpoint = "fast"
+	CheckpointSpread Checkpoint = "spread"
+)
+
+// Policy says when and how a system is protected, and what is promised.
+type Policy struct {
+	Name       string
+	Schedule   dr.Schedule
+	Jitter     time.Duration
+	Windows    dr.Windows
+	Log        Log
+	Retention  dr.Retention
+	Check      Check
+	Objectives dr.Objective
+}
+
+// Timing returns when snapshots are due.
+func (p Policy) Timing() dr.Timing {
+	return dr.Timing{Schedule: p.Schedule, Jitter: p.Jitter, Windows: p.Windows}
+}
+
+// Log says how a system's change log is protected.
+type Log struct {
+	Stream      bool          // receive it over the replication protocol
+	Interval    time.Duration // the longest that the unfinished tail waits before it is put into the repository
+	Acknowledge Acknowledge
+	SpoolLimit  dr.Bytes
+}
+
+// Acknowledge is the place in which the log must be durable before the primary is told that it is.
+type Acknowledge string
+
+// The places of Acknowledge.
+const (
+	AcknowledgeRepository Acknowledge = "repository"
+	AcknowledgeSpool      Acknowledge = "spool"
+)
+
+// Check says how often stored bytes are read back, and how many of them.
+type Check struct {
+	Schedule dr.Schedule
+	Sample   Fraction
+}
+
+// Fraction is a part of a whole, from 0 to 1. It prints as a percentage.
+type Fraction float64
+
+// Agent says how `holdfast agent` runs on this machine.
+type Agent struct {
+	Listen string   // host:port of metrics and health
+	State  string   // directory of what must survive a restart; absolute
+	Memory dr.Bytes // budget for buffers
+}
+
+// System returns the system of that name. The error lists what there is.
+func (c *Config) System(name string) (System, error) {
+	if s, ok := c.Systems[dr.SystemName(name)]; ok {
+		return s, nil
+	}
+	return System{}, c.unknown("system", name, c.SystemNames())
+}
+
+// Repository returns the repository of that name. The error lists what there is.
+func (c *Config) Repository(name string) (Repository, error) {
+	if r, ok := c.Repositories[name]; ok {
+		return r, nil
+	}
+	return Repository{}, c.unknown("repository", name, slices.Sorted(maps.Keys(c.Repositories)))
+}
+
+// RepositoryOf returns the repository of a system of c.
+func (c *Config) RepositoryOf(s System) Repository { return c.Repositories[s.Repository] }
+
+// PolicyOf returns the policy of a system of c.
+func (c *Config) PolicyOf(s System) Policy { return c.Policies[s.Policy] }
+
+// SystemNames returns the names of all systems, sorted.
+func (c *Config) SystemNames() []string {
+	var names []string
+	for name := range c.Systems {
+		names = append(names, string(name))
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (c *Config) unknown(what, name string, known []string) error {
+	return &dr.Failure{
+		What:   what + " " + quote(name) + " is not in " + c.Path,
+		Reason: "it declares " + listing(what, known),
+		Next:   suggestion(name, known, "name one of them, or declare it there"),
+		Err:    errUnknownName,
+	}
+}

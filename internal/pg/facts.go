@@ -13,21 +13,22 @@ const Engine = "postgresql"
 // Facts is what a snapshot's manifest says of a PostgreSQL cluster: all that a recovery needs besides the files
 // and the log. It is written by capture and read by restore.
 type Facts struct {
-	Version     int               `json:"version"` // server_version_num, such as 150018
-	SystemID    uint64            `json:"systemId,string"`
-	Timeline    wal.TimelineID    `json:"timeline"`    // on which StartLSN lies
-	StartLSN    wal.LSN           `json:"startLsn"`    // of the base backup: replay begins at this checkpoint's redo
-	StopLSN     wal.LSN           `json:"stopLsn"`     // the earliest consistent point
-	SegmentSize uint32            `json:"segmentSize"` // of the WAL, in bytes
-	PageSize    uint32            `json:"pageSize"`    // BLCKSZ
-	Checksums   bool              `json:"checksums"`   // data page checksums are on
-	FromStandby bool              `json:"fromStandby,omitempty"`
-	Remote      bool              `json:"remote,omitempty"` // taken by BASE_BACKUP, without the files at hand
-	BackupLabel string            `json:"backupLabel"`      // the file that has to stand in the data directory at the start
-	Tablespaces []Tablespace      `json:"tablespaces,omitempty"`
-	Settings    map[string]string `json:"settings,omitempty"` // those that a standby must not undercut, such as max_connections
-	DataDir     string            `json:"dataDir,omitempty"`  // at the source
-	History     string            `json:"history,omitempty"`  // content of the timeline's history file; empty for timeline 1
+	Version      int               `json:"version"` // server_version_num, such as 150018
+	SystemID     uint64            `json:"systemId,string"`
+	Timeline     wal.TimelineID    `json:"timeline"`     // on which StartLSN lies
+	StopTimeline wal.TimelineID    `json:"stopTimeline"` // on which StopLSN lies: a standby may have followed a switch
+	StartLSN     wal.LSN           `json:"startLsn"`     // of the base backup: replay begins at this checkpoint's redo
+	StopLSN      wal.LSN           `json:"stopLsn"`      // the earliest consistent point
+	SegmentSize  uint32            `json:"segmentSize"`  // of the WAL, in bytes
+	PageSize     uint32            `json:"pageSize"`     // BLCKSZ
+	Checksums    bool              `json:"checksums"`    // data page checksums are on
+	FromStandby  bool              `json:"fromStandby,omitempty"`
+	Remote       bool              `json:"remote,omitempty"` // taken by BASE_BACKUP, without the files at hand
+	BackupLabel  string            `json:"backupLabel"`      // the file that has to stand in the data directory at the start
+	Tablespaces  []Tablespace      `json:"tablespaces,omitempty"`
+	Settings     map[string]string `json:"settings,omitempty"` // those that a standby must not undercut, such as max_connections
+	DataDir      string            `json:"dataDir,omitempty"`  // at the source
+	History      string            `json:"history,omitempty"`  // content of the timeline's history file; empty for timeline 1
 }
 
 // Tablespace is a tablespace outside of the data directory. Its files are in the tree below pg_tblspc/OID.

@@ -1,0 +1,14 @@
+// Package capture brings a running PostgreSQL into a repository: snapshots of its files, and its log as it is
+// written. It is the only room that knows both a source and a repository; it never changes the source.
+//
+// A snapshot (Snapshot) is taken beside the server, from its data directory, or from afar over BASE_BACKUP:
+//
+//	announce the writer; tell the server that a backup begins
+//	walk the files → pieces of 128 MiB → workers: read, check pages, hash, compress, seal, pack
+//	read pg_control; tell the server that the backup ends
+//	wait until the repository holds the log from the backup's start to its end
+//	sort the entries into the tree; commit
+//
+// The log (LogWriter, StreamLog) is received over the replication protocol, spooled, and stored as finished
+// blocks and, every second, as a piece of the unfinished one; Push is the classic way by archive_command.
+package capture

@@ -1,0 +1,221 @@
+package capture
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sort"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg"
+	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// SnapshotConfig says what to take a snapshot of, and how.
+type SnapshotConfig struct {
+	System     string              // its name in the repository
+	Group      repo.ResidencyGroup // "" is repo.DefaultGroup
+	Connection string              // libpq connection string
+	DataDir    string              // the data directory on this machine; empty: everything comes over Connection
+	Checkpoint cluster.CheckpointMode
+	Codec      repo.Codec // for relation files; may be nil
+	Workers    int        // 0: one for each processor that Go may use
+	// WaitLog returns when the repository holds the log of a timeline up to end, or says why it will not. It
+	// decides whether the snapshot can be restored alone, so the snapshot exists only after it returned nil.
+	WaitLog  func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error
+	Progress dr.ProgressFunc
+	Log      *slog.Logger
+}
+
+// SnapshotReport says what a snapshot took, and how long its phases lasted.
+type SnapshotReport struct {
+	Snapshot   *repo.Manifest `json:"snapshot"`
+	Checkpoint time.Duration  `json:"checkpointNs"` // until the server had begun the backup
+	Copy       time.Duration  `json:"copyNs"`
+	Log        time.Duration  `json:"logNs"` // end of the backup, and until the log up to it was durable
+	Total      time.Duration  `json:"totalNs"`
+	Pages      int64          `json:"pages"` // pages of relations that were checked
+	Torn       int64          `json:"torn"`  // pages that were read again because PostgreSQL was writing them
+	// Problems are the pages and files that are damaged at the source. They are stored as they are.
+	Problems []Problem `json:"problems,omitempty"`
+	// Skipped are things in the data directory that no backup holds and PostgreSQL did not put there.
+	Skipped []string `json:"skipped,omitempty"`
+}
+
+// Snapshot takes a snapshot of a PostgreSQL cluster. When it returns nil the snapshot exists, is durable and
+// can be restored alone. After an error nothing exists; what was stored is found again by the next attempt, or
+// removed by a collection.
+func Snapshot(ctx context.Context, r *repo.Repository, cfg SnapshotConfig) (*SnapshotReport, error) {
+	began := time.Now()
+	cfg.setDefaults()
+	conn, info, err := cfg.connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the backup's end was checked
+	w, err := r.Begin(ctx, cfg.System, cfg.Group)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
+	}
+	s := &snapshot{cfg: cfg, w: w, conn: conn, info: info, report: &SnapshotReport{}}
+	err = s.take(ctx)
+	if err = errors.Join(err, w.Close(context.WithoutCancel(ctx))); err != nil {
+		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
+	}
+	s.report.Total = time.Since(began)
+	return s.report, nil
+}
+
+func (c *SnapshotConfig) setDefaults() {
+	if c.Group == "" {
+		c.Group = repo.DefaultGroup
+	}
+	if c.Workers == 0 {
+		c.Workers = runtime.GOMAXPROCS(0)
+	}
+	if c.Progress == nil {
+		c.Progress = func(dr.Progress) {}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// connect returns a connection to a server that can be protected: what would make the snapshot worthless is
+// found out before the first byte is read.
+func (c *SnapshotConfig) connect(ctx context.Context) (*pgx.Conn, cluster.Info, error) {
+	conn, err := cluster.Connect(ctx, c.Connection)
+	if err != nil {
+		return nil, cluster.Info{}, err
+	}
+	info, err := cluster.Identify(ctx, conn)
+	if err == nil {
+		err = info.Check()
+	}
+	need := cluster.ForReplication
+	if c.DataDir != "" {
+		need = cluster.ForBackup
+	}
+	if err == nil {
+		err = cluster.CheckPrivileges(ctx, conn, info, need)
+	}
+	if err == nil && c.DataDir != "" {
+		err = info.CheckLocal(c.DataDir, info.SystemID)
+	}
+	if err != nil {
+		return nil, info, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+	}
+	return conn, info, nil
+}
+
+// snapshot is one attempt.
+type snapshot struct {
+	cfg     SnapshotConfig
+	w       *repo.Writer
+	conn    *pgx.Conn
+	info    cluster.Info
+	report  *SnapshotReport
+	entries []treeEntry // in no order until they are put into the tree
+}
+
+// treeEntry is a finished entry. About 200 bytes are kept for each file of the cluster, and 32 for each 128 MiB
+// of it: the one thing whose memory grows with the database.
+type treeEntry struct {
+	path  string
+	entry *repo.Entry
+}
+
+func (s *snapshot) take(ctx context.Context) error {
+	var result cluster.Result
+	var err error
+	if s.cfg.DataDir != "" {
+		result, err = s.local(ctx)
+	} else {
+		result, err = s.remote(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	s.report.dropMended(uint64(result.Start), uint64(result.Stop))
+	end, err := cluster.Identify(ctx, s.conn) // a standby may follow another timeline than at the start
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if s.cfg.WaitLog != nil {
+		if err := s.cfg.WaitLog(ctx, end.Timeline, result.Start, result.Stop); err != nil {
+			return fmt.Errorf("the log from %s to %s: %w", result.Start, result.Stop, err)
+		}
+	}
+	s.report.Log += time.Since(began)
+	m, err := s.manifest(ctx, result, end.Timeline)
+	if err != nil {
+		return err
+	}
+	s.report.Snapshot = m
+	return s.w.Commit(ctx, m)
+}
+
+// manifest puts the entries into the tree and describes the snapshot.
+func (s *snapshot) manifest(ctx context.Context, result cluster.Result, stopTimeline wal.TimelineID) (*repo.Manifest, error) {
+	facts, err := s.facts(ctx, result, stopTimeline)
+	if err != nil {
+		return nil, err
+	}
+	m := &repo.Manifest{
+		Engine: pg.Engine, Facts: facts,
+		Log: repo.LogRange{Stream: repo.StreamID(result.Timeline), Start: uint64(result.Start), End: uint64(result.Stop)},
+	}
+	for _, p := range s.report.Problems {
+		m.Problems = append(m.Problems, p.String())
+	}
+	sort.Slice(s.entries, func(i, j int) bool { return s.entries[i].path < s.entries[j].path })
+	tree := s.w.NewTree(ctx)
+	for _, e := range s.entries {
+		if err := tree.Add(e.path, e.entry); err != nil {
+			return nil, err
+		}
+	}
+	return m, tree.Finish(m)
+}
+
+// keptSettings decide whether a server that replays this cluster's log, or accepts its sessions, starts at all.
+var keptSettings = []string{
+	"max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions",
+	"max_locks_per_transaction", "wal_level", "track_commit_timestamp", "shared_preload_libraries", "shared_buffers",
+	"huge_pages", "lc_messages", "config_file", "hba_file", "ident_file", "port", "timezone",
+}
+
+func (s *snapshot) facts(ctx context.Context, result cluster.Result, stopTimeline wal.TimelineID) (json.RawMessage, error) {
+	f := pg.Facts{
+		Version: s.info.VersionNum, SystemID: s.info.SystemID,
+		Timeline: result.Timeline, StopTimeline: stopTimeline, StartLSN: result.Start, StopLSN: result.Stop,
+		SegmentSize: uint32(s.info.WALSegmentSize), PageSize: s.info.BlockSize, Checksums: s.info.Checksums,
+		FromStandby: result.FromStandby, Remote: s.cfg.DataDir == "", BackupLabel: string(result.LabelFile),
+		DataDir: s.info.DataDir, Settings: map[string]string{},
+	}
+	names := map[uint32]string{}
+	for _, t := range s.info.Tablespaces {
+		names[t.OID] = t.Name
+	}
+	for _, t := range result.Tablespaces {
+		f.Tablespaces = append(f.Tablespaces, pg.Tablespace{OID: t.OID, Name: names[t.OID], Location: t.Location})
+	}
+	rows, err := s.conn.Query(ctx, "SELECT name, setting || COALESCE(unit, '') FROM pg_settings WHERE name = ANY($1) AND setting <> ''", keptSettings)
+	if err != nil {
+		return nil, fmt.Errorf("read the settings: %w", err)
+	}
+	var name, value string
+	if _, err := pgx.ForEachRow(rows, []any{&name, &value}, func() error { f.Settings[name] = value; return nil }); err != nil {
+		return nil, fmt.Errorf("read the settings: %w", err)
+	}
+	return json.Marshal(f)
+}

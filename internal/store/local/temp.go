@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
 const (
@@ -52,7 +54,11 @@ func (s *Store) writeTemp(ctx context.Context, body []byte) (*temp, error) {
 	})
 	if err != nil {
 		_ = unix.Close(dir)
-		return nil, fmt.Errorf("make temporary file %s: %w", t.path, err)
+		err = fmt.Errorf("make temporary file %s: %w", t.path, err)
+		if errors.Is(err, unix.ENOENT) { // somebody removed the directory
+			err = &kinded{store.Busy, err}
+		}
+		return nil, err
 	}
 	// The lock is for removeStale alone; where there are no locks, the age decides.
 	_ = unix.Flock(t.fd, unix.LOCK_EX|unix.LOCK_NB)

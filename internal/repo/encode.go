@@ -2,6 +2,7 @@ package repo
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -46,7 +47,8 @@ func newEncoder() *coder {
 }
 
 func newDecoder() *coder {
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxChunk*16), zstd.IgnoreChecksum(true))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxChunk*16), zstd.IgnoreChecksum(true),
+		zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		panic("repo: zstd refuses constant options: " + err.Error())
 	}
@@ -73,6 +75,7 @@ func (c *coder) decode(dst, encoded []byte, encoding byte, size int, codecs map[
 		return nil, fmt.Errorf("a chunk of %d bytes is larger than %d", size, MaxChunk)
 	}
 	before := len(dst)
+	dst = slices.Grow(dst, size) // a frame that says more than it may ends at the capacity
 	var err error
 	switch encoding {
 	case encodingRaw:

@@ -109,6 +109,9 @@ func parseEntry(b []byte) (*Entry, error) {
 	default:
 		return nil, fmt.Errorf("an entry has content of the unknown kind %d", b[2])
 	}
+	if e.Type < TypeDir || e.Type > TypeSymlink {
+		return nil, fmt.Errorf("an entry has the unknown type %d", e.Type)
+	}
 	if e.Size < 0 || (e.Type == TypeFile && want != int64(n)) || (e.Type != TypeFile && n != 0) {
 		return nil, fmt.Errorf("a file of %d bytes has %d parts", e.Size, n)
 	}

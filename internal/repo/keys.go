@@ -172,7 +172,7 @@ func (r *Repository) AddRecipient(ctx context.Context, to seal.Recipient) error 
 }
 
 // Rotate starts a new epoch for the recipients of today except those that drop reports, and returns who is
-// left. From then on nothing is sealed with a secret that a dropped recipient has; what was sealed before he
+// left. No other call of r may run meanwhile. From then on nothing is sealed with a secret that a dropped recipient has; what was sealed before he
 // can still open. Of two concurrent rotations one fails and changes nothing.
 func (r *Repository) Rotate(ctx context.Context, drop func(*seal.Slot) bool) ([]*seal.Slot, error) {
 	e, err := r.refreshKeys(ctx)
@@ -245,14 +245,30 @@ func (r *Repository) copyStragglers(ctx context.Context, old string, next *seal.
 	return nil
 }
 
-// refreshKeys refuses to change keys with a keyring that a rotation elsewhere has made old.
+// ErrKeysRotated is in the errors of Begin, Refresh and of changes of the keys where a rotation elsewhere has made
+// this process's keyring old: open the repository again.
+var ErrKeysRotated = errors.New("the keys were rotated since they were opened")
+
+// Refresh asks, with two small requests, whether the keys are still the current ones. Long-lived writers of the
+// log call it now and then; Begin does it for snapshots.
+func (r *Repository) Refresh(ctx context.Context) error {
+	_, err := r.refreshKeys(ctx)
+	return err
+}
+
+// refreshKeys refuses to go on with a keyring that a rotation elsewhere has made old.
 func (r *Repository) refreshKeys(ctx context.Context) (epochObject, error) {
 	e, err := currentEpoch(ctx, r.store, r.id)
 	if err != nil {
 		return e, err
 	}
-	if e.Check != r.keys.EpochCheck(e.Epoch) {
-		return e, dr.Fail("change the keys", fmt.Errorf("they were rotated to epoch %d since they were opened", e.Epoch), "run the command again")
+	switch {
+	case e.Epoch < r.keys.Epoch():
+		// Writing on would seal data with a secret that nobody who comes after us finds here.
+		return e, dr.Fail("use the keys", fmt.Errorf("this replica knows epoch %d only, and ours is %d", e.Epoch, r.keys.Epoch()),
+			"copy epochs/ and keys/ from another replica")
+	case e.Check != r.keys.EpochCheck(e.Epoch):
+		return e, dr.Fail("use the keys", fmt.Errorf("%w (now epoch %d)", ErrKeysRotated, e.Epoch), "run the command again")
 	}
 	return e, nil
 }

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
@@ -26,14 +27,20 @@ func (w *Writer) Lane() *Lane {
 func (w *Writer) newLane() *Lane {
 	l := &Lane{w: w, coder: newEncoder()}
 	w.lanes = append(w.lanes, l)
-	w.bufs <- nil
+	select {
+	case w.bufs <- nil:
+	default: // more lanes than the machine has use for: they share the buffers that there are
+	}
 	return l
 }
 
 // Save stores a chunk, unless the repository has it, and returns its ID. It is durable when Commit returns.
 // plain is lent. codec, where it is not nil, is tried first.
 func (l *Lane) Save(ctx context.Context, plain []byte, codec Codec) (seal.ChunkID, error) {
-	id := l.w.r.keys.ChunkID(plain)
+	if len(plain) > MaxChunk {
+		return seal.ChunkID{}, fmt.Errorf("a chunk of %d bytes is larger than %d", len(plain), MaxChunk)
+	}
+	id := l.w.r.keys.ChunkID(string(l.w.group), plain)
 	mine, err := l.w.claim(id, len(plain))
 	if err != nil || !mine {
 		return id, err

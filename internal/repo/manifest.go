@@ -195,6 +195,9 @@ func (r *Repository) Forget(ctx context.Context, system string, id SnapshotID) e
 }
 
 func (r *Repository) tombstone(name, what string) ([]byte, error) {
+	if r.opts.Signer == nil {
+		return nil, errors.New("a writer needs a signer")
+	}
 	body, err := json.Marshal(tombstone{what, r.opts.Now().UTC()})
 	if err != nil {
 		return nil, err

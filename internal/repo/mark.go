@@ -33,6 +33,9 @@ func (l *Log) markPrefix(s StreamID) string {
 // PutMark stores a mark and removes the stream's lower ones. A mark is never written before what it promises is
 // durable.
 func (l *Log) PutMark(ctx context.Context, m Mark) error {
+	if l.r.opts.Signer == nil {
+		return errors.New("a writer needs a signer")
+	}
 	m.Signer = l.r.opts.Signer.Public().ID()
 	body, err := json.Marshal(m)
 	if err != nil {

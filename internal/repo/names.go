@@ -125,7 +125,7 @@ func parseExtentName(name string) (s StreamID, start, end uint64, ok bool) {
 	n, err1 := strconv.ParseUint(parts[2], 16, 32)
 	start, err2 := strconv.ParseUint(parts[3][:16], 16, 64)
 	end, err3 := strconv.ParseUint(parts[3][17:], 16, 64)
-	return StreamID(n), start, end, err1 == nil && err2 == nil && err3 == nil && start < end
+	return StreamID(n), start, end, err1 == nil && err2 == nil && err3 == nil && start < end && end-start <= MaxExtent
 }
 
 func signerName(k seal.PublicKey) string { return prefixSigners + k.ID() }

@@ -14,6 +14,7 @@ const (
 	packTrailerSize  = 8
 	directoryEntry   = 32 + 4 + 4 + 4 + 4
 	maxPack          = 1 << 30
+	maxFrame         = 2*MaxChunk + seal.Overhead // a chunk's sealed frame; encoding may make it a little longer
 )
 
 // chunkPlace is where a chunk lies inside its pack.
@@ -57,7 +58,7 @@ func (b *packBuilder) finish() {
 		dir = appendPlace(dir, e)
 	}
 	offset := len(b.buf)
-	b.buf = b.object.Seal(b.buf, dir, int64(offset))
+	b.buf = b.object.Seal(b.buf, dir, int64(offset)+seal.Directory)
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(b.buf)-offset))
 	b.buf = append(b.buf, packTrailerMagic...)
 }
@@ -96,7 +97,7 @@ func parseDirectory(name string, dir []byte, limit int64) ([]chunkPlace, error) 
 }
 
 func (e chunkPlace) check(limit int64) error {
-	if e.offset < seal.HeaderSize || e.stored < seal.Overhead || int64(e.offset)+int64(e.stored) > limit || e.plain > MaxChunk {
+	if e.offset < seal.HeaderSize || e.stored < seal.Overhead || e.stored > maxFrame || int64(e.offset)+int64(e.stored) > limit || e.plain > MaxChunk {
 		return fmt.Errorf("chunk %s: place %d+%d is outside of the pack", e.id, e.offset, e.stored)
 	}
 	return nil

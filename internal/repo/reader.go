@@ -169,7 +169,7 @@ func (rd *Reader) one(object *seal.Object, l location, sealed []byte) error {
 		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: err.Error()}
 	}
 	rd.plain = plain
-	if rd.r.keys.ChunkID(plain) != l.id {
+	if rd.r.keys.ChunkID(string(l.pack.group), plain) != l.id {
 		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: "its bytes are not those of its ID"}
 	}
 	return nil

@@ -81,15 +81,14 @@ func Init(ctx context.Context, st store.Store, recipients []seal.Recipient, opts
 	case !errors.Is(err, store.ErrNotExist):
 		return nil, err
 	}
-	id := randomHex(16)
-	keys, err := seal.NewKeyring(id, opts.Now())
+	keys, err := seal.NewKeyring(opts.Now())
 	if err != nil {
 		return nil, err
 	}
 	if err := writeGeneration(ctx, st, keys, recipients, opts.Now()); err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(marker{markerFormat, FormatVersion, id, opts.Now().UTC()})
+	body, err := json.Marshal(marker{markerFormat, FormatVersion, keys.Repository(), opts.Now().UTC()})
 	if err != nil {
 		return nil, err
 	}

@@ -132,7 +132,7 @@ func parseNode(b []byte) (*node, error) {
 			return nil, errors.New("a tree node is cut off")
 		}
 		k := int(binary.LittleEndian.Uint16(b))
-		if b = b[2:]; len(b) < k+4 {
+		if b = b[2:]; k == 0 || k > maxKey || len(b) < k+4 {
 			return nil, errors.New("a tree node is cut off")
 		}
 		key, v := string(b[:k]), uint64(binary.LittleEndian.Uint32(b[k:]))

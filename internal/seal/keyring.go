@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"lukechampine.com/blake3"
@@ -21,6 +22,7 @@ const (
 	contextSlot    = "holdfast/v1/slot"
 	contextEpoch   = "holdfast/v1/epoch-check"
 	contextObject  = "holdfast/v1/object"
+	contextID      = "holdfast/v1/repository-id"
 )
 
 // ChunkID names a chunk by the keyed BLAKE3 hash of its plain bytes. It tells nothing to who has no key.
@@ -78,13 +80,20 @@ func (s *Secret) UnmarshalText(b []byte) error {
 type Keyring struct {
 	repository string
 	epochs     []Epoch // ascending; the last one is current
-	chunkID    [32]byte
 	name       [32]byte
+	chunkIDs   sync.Map // residency group → *[32]byte, the key of its chunks' IDs
 }
 
-// NewKeyring makes the keyring of a new repository: epoch 1 with a random secret.
-func NewKeyring(repository string, now time.Time) (*Keyring, error) {
-	return newKeyring(repository, []Epoch{{Number: 1, Secret: newSecret(), Created: now.UTC()}})
+// NewKeyring makes the keyring of a new repository: epoch 1 with a random secret. The repository's ID is derived
+// from it, so that nobody can put other keys under the ID that a configuration names.
+func NewKeyring(now time.Time) (*Keyring, error) {
+	first := Epoch{Number: 1, Secret: newSecret(), Created: now.UTC()}
+	return newKeyring(repositoryID(first.Secret), []Epoch{first})
+}
+
+func repositoryID(first Secret) string {
+	id := derive(first, "", contextID)
+	return hex.EncodeToString(id[:16])
 }
 
 // Rotate returns a keyring with one more epoch, which becomes the current one.
@@ -102,10 +111,12 @@ func newKeyring(repository string, epochs []Epoch) (*Keyring, error) {
 			return nil, fmt.Errorf("the keyring's epoch %d has the number %d", i+1, e.Number)
 		}
 	}
+	if repository != repositoryID(epochs[0].Secret) {
+		return nil, errors.New("the keyring's secret is not that of its repository")
+	}
 	k := &Keyring{repository: repository, epochs: epochs}
 	// Chunk IDs and name hashes come from the first epoch for ever: otherwise every chunk would be stored again
 	// after a rotation. IDs are never visible without the current keys, so this gives an old key holder nothing.
-	k.chunkID = derive(epochs[0].Secret, repository, contextChunkID)
 	k.name = derive(epochs[0].Secret, repository, contextName)
 	return k, nil
 }
@@ -125,9 +136,15 @@ func (k *Keyring) Epochs() []Epoch {
 	return es
 }
 
-// ChunkID returns the name of a chunk with these plain bytes.
-func (k *Keyring) ChunkID(plain []byte) ChunkID {
-	h := blake3.New(32, k.chunkID[:])
+// ChunkID returns the name of a chunk with these plain bytes in a residency group. Equal bytes in two groups have
+// two names: what one group stores is never shared with another, which may have to live elsewhere.
+func (k *Keyring) ChunkID(group string, plain []byte) ChunkID {
+	key, ok := k.chunkIDs.Load(group)
+	if !ok {
+		derived := derive(k.epochs[0].Secret, k.repository, contextChunkID+"/"+group)
+		key, _ = k.chunkIDs.LoadOrStore(group, &derived)
+	}
+	h := blake3.New(32, key.(*[32]byte)[:])
 	h.Write(plain) //nolint:errcheck // a hash never fails
 	var id ChunkID
 	h.Sum(id[:0])

@@ -146,10 +146,14 @@ func (o *Object) Open(dst, sealed []byte, offset int64) ([]byte, error) {
 	n := nonce(offset)
 	plain, err := o.aead.Open(dst, n[:], sealed, nil)
 	if err != nil {
-		return nil, &DamagedError{o.name, offset, "authentication failed"}
+		return nil, &DamagedError{o.name, offset &^ Directory, "authentication failed"}
 	}
 	return plain, nil
 }
+
+// Directory, added to an offset, is the place of a frame that is not content but says where content lies: a
+// frame of one sort never opens as one of the other, although a store may cut the object anywhere.
+const Directory int64 = 1 << 62
 
 func nonce(offset int64) (n [12]byte) {
 	binary.LittleEndian.PutUint64(n[:], uint64(offset))

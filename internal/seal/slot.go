@@ -101,7 +101,7 @@ func (k *Keyring) Wrap(r Recipient, now time.Time) (*Slot, error) {
 // must never be wrapped for again: a thief with write access may have put his own key there.
 func (k *Keyring) Authentic(s *Slot) bool { return s.MAC == k.slotMAC(s) }
 
-// Recipient returns whom the slot was wrapped for.
+// Who returns whom the slot was wrapped for.
 func (s *Slot) Who() Recipient {
 	return Recipient{Name: s.Name, kind: s.Kind, public: s.Recipient, identity: s.Identity}
 }
@@ -205,8 +205,8 @@ func (s *Slot) passphraseIdentity(passphrase string) (age.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A slot is hostile input: a huge work factor would hang whoever opens it (2^22 takes about 15 s).
-	scrypt.SetMaxWorkFactor(22)
+	// A slot is hostile input: a huge work factor would hang whoever opens it (2^20 takes 4 s and 1 GiB).
+	scrypt.SetMaxWorkFactor(20)
 	plain, err := ageDecrypt(sealed, scrypt)
 	if err != nil {
 		return nil, err

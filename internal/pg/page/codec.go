@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // ErrFormat is what Decode wraps when the input is not what Encode writes.
@@ -19,11 +17,6 @@ const CodecID byte = 16
 const (
 	version   = 1
 	frameHead = 9 // version, two masks of columns
-
-	storedStream = 0
-	zstdStream   = 1
-
-	minZstd = 48 // shorter streams are stored: a zstd frame's own bytes would eat the gain
 )
 
 // Codec encodes chunks of whole pages for the repository (repo.Codec). It may be used from several goroutines;
@@ -80,107 +73,50 @@ func (c *Codec) give(w *worker) {
 }
 
 // worker is what one call needs: the state of both directions, and their scratch memory, which grows to about
-// three chunks each way.
+// four chunks each way.
 type worker struct {
-	enc  encoder
-	dec  decoder
-	zenc *zstd.Encoder
-	zdec *zstd.Decoder
-	buf  [streamCount][]byte // streams compressed, or decompressed
+	enc encoder
+	dec decoder
+	out packer
+	in  unpacker
 }
 
-func newWorker() *worker {
-	// Literals are coded even where no match was found: pages of TOAST are such streams.
-	zenc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithAllLitEntropyCompression(true))
-	if err != nil {
-		panic("page: zstd refuses constant options: " + err.Error())
-	}
-	zdec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true))
-	if err != nil {
-		panic("page: zstd refuses constant options: " + err.Error())
-	}
-	return &worker{zenc: zenc, zdec: zdec}
-}
+func newWorker() *worker { return &worker{out: newPacker(), in: newUnpacker()} }
 
-func (c *worker) compress(dst, src []byte) ([]byte, bool) {
-	if !c.enc.encode(src) {
+func (w *worker) compress(dst, src []byte) ([]byte, bool) {
+	if !w.enc.encode(src) {
 		return dst, false
 	}
 	dst = append(dst, version)
-	dst = binary.LittleEndian.AppendUint32(dst, c.enc.columns.predicted)
-	dst = binary.LittleEndian.AppendUint32(dst, c.enc.columns.noise)
-	for id, s := range c.enc.s {
-		dst = c.putStream(dst, id, s)
+	dst = binary.LittleEndian.AppendUint32(dst, w.enc.columns.predicted)
+	dst = binary.LittleEndian.AppendUint32(dst, w.enc.columns.noise)
+	for id, s := range w.enc.s {
+		dst = w.out.append(dst, s, streamPacking[id])
 	}
 	return dst, true
 }
 
-// putStream appends one stream: its length with the method in the lowest bit, for zstd the frame's length, and
-// the bytes.
-func (c *worker) putStream(dst []byte, id int, s []byte) []byte {
-	if id != sNoise && len(s) >= minZstd {
-		c.buf[id] = c.zenc.EncodeAll(s, c.buf[id][:0])
-		if z := c.buf[id]; len(z)+8 < len(s)-len(s)/64 {
-			dst = binary.AppendUvarint(dst, uint64(len(s))<<1|zstdStream)
-			dst = binary.AppendUvarint(dst, uint64(len(z)))
-			return append(dst, z...)
-		}
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(s))<<1|storedStream)
-	return append(dst, s...)
-}
-
-func (c *worker) decompress(dst, src []byte, size int) ([]byte, error) {
+func (w *worker) decompress(dst, src []byte, size int) ([]byte, error) {
 	if src[0] != version {
 		return dst, fmt.Errorf("%w: version %d", ErrFormat, src[0])
 	}
 	predicted, noise := binary.LittleEndian.Uint32(src[1:]), binary.LittleEndian.Uint32(src[5:])
 	src = src[frameHead:]
-	cur := &c.dec.c
+	cur := &w.dec.c
 	*cur = cursors{}
 	for id := range streamCount {
-		var err error
-		if cur.s[id], src, err = c.getStream(src, id, 2*size); err != nil {
-			return dst, err
+		var ok bool
+		if cur.s[id], src, ok = w.in.next(src, id, 2*size); !ok {
+			return dst, fmt.Errorf("%w: stream %d is damaged", ErrFormat, id)
 		}
 	}
 	if len(src) != 0 {
 		return dst, fmt.Errorf("%w: %d bytes after its end", ErrFormat, len(src))
 	}
 	n := len(dst)
-	out := append(dst, make([]byte, size)...)
-	if !c.dec.decode(out[n:], predicted, noise) {
+	out := slices.Grow(dst, size)[:n+size]
+	if !w.dec.decode(out[n:], predicted, noise) {
 		return dst, fmt.Errorf("%w: streams do not fit the pages", ErrFormat)
 	}
 	return out, nil
-}
-
-// getStream reads one stream and returns what follows it.
-func (c *worker) getStream(src []byte, id, limit int) (s, rest []byte, err error) {
-	bad := fmt.Errorf("%w: stream %d is cut off or too long", ErrFormat, id)
-	v, n := binary.Uvarint(src)
-	if n <= 0 || v>>1 > uint64(limit) {
-		return nil, nil, bad
-	}
-	length := int(v >> 1)
-	src = src[n:]
-	if v&1 == storedStream {
-		if length > len(src) {
-			return nil, nil, bad
-		}
-		return src[:length], src[length:], nil
-	}
-	z, n := binary.Uvarint(src)
-	if n <= 0 || z > uint64(len(src)-n) {
-		return nil, nil, bad
-	}
-	src = src[n:]
-	// The decoder stops at the buffer's capacity (WithDecodeAllCapLimit), so a frame cannot grow beyond its word.
-	buf := slices.Grow(c.buf[id][:0], length)
-	c.buf[id], err = c.zdec.DecodeAll(src[:z], buf[:0:length])
-	if err != nil || len(c.buf[id]) != length {
-		return nil, nil, fmt.Errorf("%w: stream %d: %w", ErrFormat, id, errors.Join(err))
-	}
-	return c.buf[id], src[z:], nil
 }

@@ -15,6 +15,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 )
@@ -95,7 +96,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		}
 		c.UsePathStyle = o.Style == StylePath || o.Style == StyleAuto && c.BaseEndpoint != nil
 		c.Retryer = aws.NopRetryer{} // store.Retry alone repeats
-		c.DisableLogOutputChecksumValidationSkipped = true
+		c.Logger = logging.Nop{} // what matters comes back as an error
 		if c.BaseEndpoint != nil {
 			s.name += " at " + *c.BaseEndpoint
 		}

@@ -34,7 +34,7 @@ func (s *Store) request(ctx context.Context, op, name string, size int64, send f
 		end(fmt.Errorf("%w: nothing moved for %s", errStalled, w.stall))
 	})
 	defer w.idle.Stop()
-	longest := w.stall + time.Duration(size/slowestRate)*time.Second
+	longest := 4*w.stall + time.Duration(size/slowestRate)*time.Second
 	all := time.AfterFunc(longest, func() {
 		end(fmt.Errorf("%w: it was not done after %s", errStalled, longest))
 	})

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
@@ -100,8 +101,13 @@ func testListModel(t *testing.T, s store.Store) {
 // testListPages lists more than the 1000 objects that a page of an S3 listing holds.
 func testListPages(t *testing.T, s store.Store) {
 	const n = 1205
+	var g errgroup.Group
+	g.SetLimit(16)
 	for i := range n {
-		put(t, s, fmt.Sprintf("pages/%d/%04d", i%3, i), nil)
+		g.Go(func() error { return s.Put(t.Context(), fmt.Sprintf("pages/%d/%04d", i%3, i), nil) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
 	}
 	all := list(t, s, "pages/", "")
 	if len(all) != n || !slices.IsSorted(all) {

@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
+)
+
+// breakGlass opens a repository without any configuration: with the binary, a replica and a key, what is stored
+// can be listed and restored when every server of ours is gone.
+type breakGlass struct {
+	url        string
+	passphrase string
+	identities []string
+}
+
+func (b *breakGlass) addFlags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&b.url, "repo", "", "`URL` of a repository, instead of the configuration's: a directory or s3://bucket/prefix?…")
+	f.StringVar(&b.passphrase, "passphrase-file", "", "`file` with the passphrase of --repo")
+	f.StringArrayVar(&b.identities, "identity", nil, "age identity `file` that opens --repo; may be repeated")
+}
+
+const breakGlassName = "given"
+
+// workspace returns what the command works with: from the configuration, or from the flags where b names a
+// repository. b may be nil.
+func (a *app) workspace(b *breakGlass) (*workspace.Workspace, error) {
+	if b == nil || b.url == "" {
+		c, err := a.config()
+		if err != nil {
+			return nil, err
+		}
+		return workspace.New(c, a.logger()), nil
+	}
+	c, err := b.config()
+	if err != nil {
+		return nil, usage(err)
+	}
+	return workspace.New(c, a.logger()), nil
+}
+
+// config writes the configuration that the flags stand for, and lets the one reader of configurations check it.
+func (b *breakGlass) config() (*config.Config, error) {
+	state, err := os.UserConfigDir()
+	if err != nil {
+		state = os.TempDir()
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	url := b.url
+	if !strings.Contains(url, "://") {
+		abs, err := filepath.Abs(url)
+		if err != nil {
+			return nil, err
+		}
+		url = "file://" + abs
+	}
+	keys := map[string]any{}
+	if b.passphrase != "" {
+		keys["passphrase-file"] = absolute(b.passphrase)
+	}
+	if len(b.identities) > 0 {
+		var files []string
+		for _, i := range b.identities {
+			files = append(files, absolute(i))
+		}
+		keys["identity-files"] = files
+	}
+	text, err := yaml.Marshal(map[string]any{
+		"version": 1,
+		"sites":   map[string]any{breakGlassName: map[string]any{}},
+		"repositories": map[string]any{breakGlassName: map[string]any{
+			"replicas": []any{map[string]any{"site": breakGlassName, "url": url}},
+			"keys":     keys,
+			"cache":    filepath.Join(cache, "holdfast"),
+		}},
+		"agent": map[string]any{"state": filepath.Join(state, "holdfast")},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return config.Parse("--repo", text)
+}
+
+func absolute(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	return abs
+}
+
+// repositoryName returns name, or the only repository of the configuration where name is empty.
+func repositoryName(c *config.Config, name string) (string, error) {
+	if name != "" {
+		return name, nil
+	}
+	names := slices.Sorted(maps.Keys(c.Repositories))
+	switch len(names) {
+	case 1:
+		return names[0], nil
+	case 0:
+		return "", usage(errors.New("the configuration has no repository"))
+	}
+	return "", usage(fmt.Errorf("the configuration has the repositories %s: name one", strings.Join(names, ", ")))
+}
+
+// repositoryOf opens the repository that holds a system: the configured one, or, for a system that the
+// configuration does not know (break glass, or one that was removed from it), the only one there is.
+func (a *app) repositoryOf(ctx context.Context, w *workspace.Workspace, system string) (*repo.Repository, error) {
+	if s, err := w.Config.System(system); err == nil {
+		return w.Repository(ctx, s.Repository)
+	} else if len(w.Config.Repositories) != 1 {
+		return nil, err
+	}
+	name, err := repositoryName(w.Config, "")
+	if err != nil {
+		return nil, err
+	}
+	r, err := w.Repository(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return r, knownSystem(ctx, r, system)
+}
+
+// knownSystem returns an error that lists the systems of the repository where it has none of this name.
+func knownSystem(ctx context.Context, r *repo.Repository, system string) error {
+	all, err := r.Systems(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, s := range all {
+		if s.Name == system {
+			return nil
+		}
+		names = append(names, s.Name)
+	}
+	if len(names) == 0 {
+		return dr.Fail(fmt.Sprintf("system %q", system), errors.New("the repository holds nothing yet"), "take a first snapshot: holdfast snapshot create "+system)
+	}
+	return usage(dr.Fail(fmt.Sprintf("system %q", system), errors.New("the repository does not know it; it has "+strings.Join(names, ", ")), "name one of these"))
+}

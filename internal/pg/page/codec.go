@@ -17,6 +17,8 @@ const CodecID byte = 16
 const (
 	version   = 1
 	frameHead = 9 // version, two masks of columns
+
+	maxChunk = 4 << 20 // of plain bytes
 )
 
 // Codec encodes chunks of whole pages for the repository (repo.Codec). It may be used from several goroutines;
@@ -34,9 +36,9 @@ func NewCodec() *Codec { return &Codec{} }
 func (c *Codec) ID() byte { return CodecID }
 
 // Encode appends the compressed form of src to dst. It returns dst as it was and false where src is not a
-// number of whole pages or holds none that it could use: compress it in another way then. src is not modified.
+// number of whole pages, more than 4 MiB, or holds no page that it could use: compress it in another way then. src is not modified.
 func (c *Codec) Encode(dst, src []byte) ([]byte, bool) {
-	if len(src) == 0 || len(src)%Size != 0 {
+	if len(src) == 0 || len(src)%Size != 0 || len(src) > maxChunk {
 		return dst, false
 	}
 	w := c.take()
@@ -47,7 +49,7 @@ func (c *Codec) Encode(dst, src []byte) ([]byte, bool) {
 // Decode appends the size bytes that src stands for to dst. Errors wrap ErrFormat, and dst is then returned as
 // it was; memory stays within a small multiple of size, whatever src holds.
 func (c *Codec) Decode(dst, src []byte, size int) ([]byte, error) {
-	if size <= 0 || size%Size != 0 || len(src) < frameHead {
+	if size <= 0 || size%Size != 0 || size > maxChunk || len(src) < frameHead {
 		return dst, fmt.Errorf("%w: %d bytes for %d", ErrFormat, len(src), size)
 	}
 	w := c.take()

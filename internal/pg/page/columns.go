@@ -15,6 +15,7 @@ type columns struct {
 	noisy  []uint8
 	runs   []run // what is body, in bytes of an item; the last run has no end
 	planes int   // bytes of a hit mask
+	whole  bool  // the predicted columns are the first words, without a gap, and none is noise
 
 	colBuf, noisyBuf [maxCols]uint8
 	runBuf           [maxCols + 1]run
@@ -46,6 +47,7 @@ func (c *columns) set(predicted, noise uint32) {
 	c.upTo[maxCols] = uint8(len(c.cols))
 	c.runs = append(c.runs, run{body, Size})
 	c.planes = (len(c.cols) + 7) / 8
+	c.whole = c.noise == 0 && c.predicted&(c.predicted+1) == 0
 }
 
 // sample gathers what choose needs about neighbouring items.

@@ -14,7 +14,7 @@ func (d *decoder) decode(dst []byte, predicted, noise uint32) bool {
 			return false
 		}
 	}
-	return d.c.exhausted()
+	return d.run == 0 && d.c.exhausted()
 }
 
 func (d *decoder) page(p []byte) bool {
@@ -61,11 +61,19 @@ func (d *decoder) items(p []byte, kind byte) {
 			stored = full
 		}
 		b := p[it.off:][:full]
-		var miss uint32
-		for i := range cols.planes {
-			miss |= uint32(c.byte(sMask+i)) << (8 * i)
+		if d.run == 0 {
+			d.nextRun()
 		}
-		d.item.decode(b, cols.cols[:cols.upTo[min(full/8, maxCols)]], miss, c)
+		d.run--
+		n := cols.upTo[min(full/8, maxCols)]
+		if d.mask == 0 && cols.whole {
+			d.item.decodeHits(b, int(n))
+			if full <= len(cols.cols)*8 {
+				continue
+			}
+		} else {
+			d.item.decode(b, cols.cols[:n], d.mask, c)
+		}
 		for _, k := range cols.noisy {
 			if int(k)*8+8 > stored {
 				break
@@ -84,6 +92,17 @@ func (d *decoder) items(p []byte, kind byte) {
 		if c.bad {
 			return
 		}
+	}
+}
+
+// nextRun reads how many rows have the same hit mask, and the mask.
+func (d *decoder) nextRun() {
+	if d.run = d.c.uvarint(sRun); d.run == 0 {
+		d.c.bad = true
+	}
+	d.mask = 0
+	for i := range d.columns.planes {
+		d.mask |= uint32(d.c.byte(sMask+i)) << (8 * i)
 	}
 }
 

@@ -27,11 +27,16 @@ type model struct {
 	columns             columns
 	head, special, item predictor
 	layout              layout
+
+	// The hit masks of item rows are written in runs: run rows had mask mask (encoder), have it yet (decoder).
+	mask uint32
+	run  int
 }
 
 func (m *model) reset(predicted, noise uint32) {
 	m.columns.set(predicted, noise)
 	m.head, m.special, m.item = predictor{}, predictor{}, predictor{}
+	m.mask, m.run = 0, 0
 }
 
 type encoder struct {
@@ -65,6 +70,7 @@ func (e *encoder) encode(src []byte) bool {
 	for ; len(src) >= Size; src = src[Size:] {
 		e.page(src[:Size:Size])
 	}
+	e.endRun()
 	return true
 }
 
@@ -115,9 +121,18 @@ func (e *encoder) items(p []byte, kind byte) {
 			stored = full
 		}
 		b := p[it.off:][:full]
-		miss := e.item.encode(b, c.cols[:c.upTo[min(full/8, maxCols)]], s)
-		for i := range c.planes {
-			s[sMask+i] = append(s[sMask+i], byte(miss>>(8*i)))
+		var miss uint32
+		if n := c.upTo[min(full/8, maxCols)]; c.whole {
+			miss = e.item.encodeWhole(b, int(n), s)
+		} else {
+			miss = e.item.encode(b, c.cols[:n], s)
+		}
+		if miss != e.mask {
+			e.endRun()
+			e.mask = miss
+		}
+		if e.run++; c.whole && full <= len(c.cols)*8 {
+			continue // nothing of it is left
 		}
 		for _, k := range c.noisy {
 			if int(k)*8+8 > stored {
@@ -135,6 +150,18 @@ func (e *encoder) items(p []byte, kind byte) {
 			s[sBody] = append(s[sBody], b[from:stored]...)
 		}
 	}
+}
+
+// endRun writes the run of equal masks that has come to its end.
+func (e *encoder) endRun() {
+	if e.run == 0 {
+		return
+	}
+	e.s[sRun] = binary.AppendUvarint(e.s[sRun], uint64(e.run))
+	for i := range e.columns.planes {
+		e.s[sMask+i] = append(e.s[sMask+i], byte(e.mask>>(8*i)))
+	}
+	e.run = 0
 }
 
 // cutNoise returns where an item's last word begins if it is noise and shorter than a word (then it is body);

@@ -1,9 +1,6 @@
 package page
 
-import (
-	"bytes"
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // Line pointers (ItemIdData of storage/itemid.h): offset 15 bits, flags 2, length 15. PostgreSQL places items
 // from the special space downwards, so the length of an item usually implies its offset.
@@ -67,8 +64,8 @@ func (l *layout) read(page []byte, h Header) bool {
 		}
 		if length > 0 {
 			prev = off
-			if length%8 != 0 && !l.padded {
-				l.padded = !zero(page[off+length : end])
+			if pad := length % 8; pad != 0 && binary.LittleEndian.Uint64(page[end-8:])>>(8*pad) != 0 {
+				l.padded = true
 			}
 		}
 	}
@@ -214,4 +211,17 @@ func (l *layout) rebuild(page []byte, h Header, kind byte, c *cursors) bool {
 	return odds == 0
 }
 
-func zero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
+func zero(b []byte) bool {
+	for len(b) >= 8 {
+		if binary.LittleEndian.Uint64(b) != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, v := range b {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
+}

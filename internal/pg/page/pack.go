@@ -21,7 +21,7 @@ const (
 // streamPacking is the packing that is tried for each stream; where it does not pay, the stream is stored.
 var streamPacking = [streamCount]int{
 	sKind: packFrame, sHead: packFrame, sLenLo: packFrame, sLenHi: packFrame, sPtr: packFrame,
-	sMask: packFrame, sMask1: packFrame, sMask2: packFrame, sMask3: packFrame,
+	sRun: packFrame, sMask: packFrame, sMask1: packFrame, sMask2: packFrame, sMask3: packFrame,
 	sWidth: packFrame, sBytes: packFrame, sNoise: packStored, sBody: packMatches,
 }
 

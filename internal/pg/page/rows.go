@@ -12,31 +12,59 @@ const maxCols = 32
 // when the same difference was seen twice running, so that one jump (a new page, a gap in a sequence) does not
 // throw it away. Encoder and decoder run the same predictor.
 type predictor struct {
-	last, stride, delta [maxCols]uint64
-	missed              uint32 // the words that the row before missed
+	cells  [maxCols]cell
+	missed uint32 // the words that the row before missed
 }
 
-// learn takes in a missed word; call it before last is set.
+type cell struct{ last, stride, delta uint64 }
+
+// learn takes in a missed word.
 func (p *predictor) learn(j int, w uint64) {
-	d := w - p.last[j]
-	if p.missed>>j&1 != 0 && d == p.delta[j] {
-		p.stride[j] = d
+	c := &p.cells[j&(maxCols-1)]
+	d := w - c.last
+	if p.missed>>j&1 != 0 && d == c.delta {
+		c.stride = d
 	}
-	p.delta[j] = d
+	c.delta, c.last = d, w
 }
 
 // encode writes the differences of a row, whose word j stands at row[8*cols[j]], and returns the mask of misses.
 func (p *predictor) encode(row []byte, cols []uint8, s *[streamCount][]byte) uint32 {
 	var miss uint32
+	cells := p.cells[:len(cols)]
 	for j, k := range cols {
+		c := &cells[j]
 		w := binary.LittleEndian.Uint64(row[int(k)*8:])
-		j &= maxCols - 1
-		if w != p.last[j]+p.stride[j] {
-			miss |= 1 << j
-			p.learn(j, w)
-			putWord(s, difference(w, p.last[j]))
+		if w == c.last+c.stride {
+			c.last = w
+			continue
 		}
-		p.last[j] = w
+		miss |= 1 << j
+		putWord(s, difference(w, c.last))
+		p.learn(j, w)
+	}
+	p.missed = miss
+	return miss
+}
+
+// encodeWhole is encode for a row whose columns are its first words, all of them: it saves the detour by cols.
+func (p *predictor) encodeWhole(row []byte, n int, s *[streamCount][]byte) uint32 {
+	var miss uint32
+	cells := p.cells[:n]
+	for j := range cells {
+		c := &cells[j]
+		if len(row) < 8 {
+			break
+		}
+		w := binary.LittleEndian.Uint64(row)
+		row = row[8:]
+		if w == c.last+c.stride {
+			c.last = w
+			continue
+		}
+		miss |= 1 << j
+		putWord(s, difference(w, c.last))
+		p.learn(j, w)
 	}
 	p.missed = miss
 	return miss
@@ -44,17 +72,33 @@ func (p *predictor) encode(row []byte, cols []uint8, s *[streamCount][]byte) uin
 
 // decode is encode's inverse: it writes the words of a row.
 func (p *predictor) decode(row []byte, cols []uint8, miss uint32, c *cursors) {
+	cells := p.cells[:len(cols)]
 	for j, k := range cols {
-		j &= maxCols - 1
-		w := p.last[j] + p.stride[j]
+		l := &cells[j]
+		w := l.last + l.stride
 		if miss>>j&1 != 0 {
-			w = apply(c.word(), p.last[j])
+			w = apply(c.word(), l.last)
 			p.learn(j, w)
 		}
-		p.last[j] = w
+		l.last = w
 		binary.LittleEndian.PutUint64(row[int(k)*8:], w)
 	}
 	p.missed = miss
+}
+
+// decodeHits is decode for a row without a miss whose columns are its first n words.
+func (p *predictor) decodeHits(row []byte, n int) {
+	cells := p.cells[:n]
+	for j := range cells {
+		if len(row) < 8 {
+			break
+		}
+		l := &cells[j]
+		l.last += l.stride
+		binary.LittleEndian.PutUint64(row, l.last)
+		row = row[8:]
+	}
+	p.missed = 0
 }
 
 // A difference is taken in two lanes of 32 bits, without a carry between them, and folded so that small

@@ -8,7 +8,8 @@ const (
 	sLenLo        // lengths of items, low bytes
 	sLenHi        // and high bytes
 	sPtr          // line pointers that are not implied
-	sMask         // hit masks of item rows: plane 0; planes 1 to 3 follow
+	sRun          // how many item rows running have one hit mask
+	sMask         // these masks: plane 0; planes 1 to 3 follow
 	sMask1        //
 	sMask2        //
 	sMask3        //
@@ -18,8 +19,6 @@ const (
 	sBody         // everything else, as it stands in the page
 	streamCount
 )
-
-const maskPlanes = 4
 
 // cursors reads the streams of a chunk. A read past an end sets bad and gives zeros, so that the decoder checks
 // once per page; nothing is ever read outside the streams.
@@ -37,6 +36,20 @@ func (c *cursors) byte(id int) byte {
 	}
 	c.pos[id] = i + 1
 	return c.s[id][i]
+}
+
+// uvarint reads a number of at most 21 bits.
+func (c *cursors) uvarint(id int) int {
+	v := 0
+	for shift := 0; shift < 21; shift += 7 {
+		b := c.byte(id)
+		v |= int(b&0x7F) << shift
+		if b < 0x80 {
+			return v
+		}
+	}
+	c.bad = true
+	return 0
 }
 
 // take returns the next n bytes of a stream, which stay the stream's; nil where fewer are left.

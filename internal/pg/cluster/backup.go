@@ -137,7 +137,7 @@ func plain(ctx context.Context, err error) error {
 	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		return &serverError{pgErr}
+		return &ServerError{pgErr}
 	}
 	return err
 }

@@ -92,21 +92,22 @@ func connectError(cfg *pgconn.Config, err error) error {
 		case "42501":
 			next = fmt.Sprintf("ALTER ROLE %s REPLICATION;", quoteName(cfg.User))
 		}
-		err = &serverError{pgErr}
+		err = &ServerError{pgErr}
 	}
 	return dr.Fail(what, err, next)
 }
 
-// serverError prints a server's error without severity and SQLSTATE.
-type serverError struct{ err *pgconn.PgError }
+// ServerError is an error that PostgreSQL sent; it prints without severity and SQLSTATE.
+type ServerError struct{ PgError *pgconn.PgError }
 
-func (e *serverError) Error() string {
-	if e.err.Detail != "" {
-		return e.err.Message + " (" + e.err.Detail + ")"
+func (e *ServerError) Error() string {
+	if e.PgError.Detail != "" {
+		return e.PgError.Message + " (" + e.PgError.Detail + ")"
 	}
-	return e.err.Message
+	return e.PgError.Message
 }
 
-func (e *serverError) Unwrap() error { return e.err }
+// Unwrap returns the *pgconn.PgError.
+func (e *ServerError) Unwrap() error { return e.PgError }
 
 func quoteName(s string) string { return pgx.Identifier{s}.Sanitize() }

@@ -43,7 +43,7 @@ func (c *copyIn) receive() (pgproto3.BackendMessage, error) {
 		}
 		switch m := m.(type) {
 		case *pgproto3.ErrorResponse:
-			return nil, &serverError{pgconn.ErrorResponseToPgError(m)}
+			return nil, &ServerError{pgconn.ErrorResponseToPgError(m)}
 		case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus, *pgproto3.NotificationResponse:
 			continue
 		}

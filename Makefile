@@ -1,0 +1,53 @@
+# The verbs of this project; CI calls the same ones (.ci/run). Nothing but Go, make and git must be there:
+# what else is needed, scripts/setup.sh installs or names.
+SHELL   := /bin/bash
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X github.com/holdfast-dr/holdfast/internal/cli.version=$(VERSION)
+GO      ?= go
+TESTFLAGS ?= -race -timeout 25m
+FUZZTIME  ?= 10s
+MANDIR    ?= man
+
+.PHONY: help build setup test lint demo bench fuzz docs clean
+
+help:
+	@echo "make build   the static binary ./bin/holdfast"
+	@echo "make demo    watch a real PostgreSQL being protected, destroyed and recovered"
+	@echo "make test    every test, with the race detector, on real servers"
+	@echo "make lint    format, vet, staticcheck, the house rules, known vulnerabilities"
+	@echo "make bench   Holdfast beside the peers that are installed"
+	@echo "make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME))"
+	@echo "make docs    docs/cli, docs/exit-codes.md, the JSON Schema and man pages in $(MANDIR)/"
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/holdfast ./cmd/holdfast
+
+setup:
+	@scripts/setup.sh
+
+# Other versions of PostgreSQL are fetched where they can be had; where not, the tests of those versions are
+# skipped and say so.
+test: setup
+	@if [ -x scripts/pg-versions.sh ]; then scripts/pg-versions.sh || echo "make test: goes on with the installed versions of PostgreSQL"; fi
+	$(GO) test $(TESTFLAGS) ./...
+
+lint:
+	@scripts/lint.sh
+
+demo: setup build
+	./bin/holdfast demo
+
+bench: setup build
+	bench/run
+
+fuzz:
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+docs: build
+	./bin/holdfast docs markdown docs/cli
+	./bin/holdfast docs man $(MANDIR)
+	./bin/holdfast docs exit-codes docs/exit-codes.md
+	./bin/holdfast config schema > docs/holdfast.schema.json
+
+clean:
+	rm -rf bin .bin man

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Makes this machine able to build, test and demonstrate Holdfast: checks Go, and installs PostgreSQL from
+# Debian's packages where it is missing. Where it may not install, it says what to install. It changes nothing
+# on a machine that has everything.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+die() { # what, reason, next
+	printf 'setup: %s\n  reason: %s\n  next:   %s\n' "$1" "$2" "$3" >&2
+	exit 1
+}
+
+need=$(sed -n 's/^go //p' go.mod)
+command -v go >/dev/null 2>&1 ||
+	die "Go is not installed" "this project is built with Go $need" "install it from https://go.dev/dl and put its bin directory into PATH"
+# With GOTOOLCHAIN=local there is no download: the version that is installed counts.
+have=$(cd / && GOTOOLCHAIN=local go env GOVERSION | sed 's/^go//; s/ .*//')
+if [ "$(printf '%s\n%s\n' "$need" "$have" | sort -V | head -n 1)" != "$need" ]; then
+	# A newer go command fetches the version that go.mod names; see whether it can.
+	go version >/dev/null 2>&1 ||
+		die "Go $have is too old" "go.mod asks for Go $need, and it cannot be fetched" "install Go $need or newer from https://go.dev/dl"
+fi
+
+# PostgreSQL's server programs are not in PATH on Debian.
+postgres() { ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | sort -V | tail -n 1; }
+
+missing=()
+[ -n "$(postgres)" ] || command -v initdb >/dev/null 2>&1 || missing+=(postgresql postgresql-contrib)
+# The race detector needs a C compiler; the program itself does not.
+command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 || missing+=(gcc libc6-dev)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+command -v apt-get >/dev/null 2>&1 ||
+	die "missing: ${missing[*]}" "packages are installed by apt-get only, which is not here" "install PostgreSQL 13 or newer (server and contrib) and a C compiler"
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+	sudo -n true 2>/dev/null ||
+		die "missing: ${missing[*]}" "installing needs root, and sudo asks for a password" "sudo apt-get install ${missing[*]}"
+	as_root=(sudo -n)
+fi
+echo "setup: installing ${missing[*]}"
+# The tests start servers of their own: Debian's default cluster is not wanted.
+${as_root[@]+"${as_root[@]}"} mkdir -p /etc/postgresql-common
+[ -e /etc/postgresql-common/createcluster.conf ] ||
+	echo "create_main_cluster = false" | ${as_root[@]+"${as_root[@]}"} tee /etc/postgresql-common/createcluster.conf >/dev/null
+install_missing() { ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null; }
+install_missing || { ${as_root[@]+"${as_root[@]}"} apt-get update -q </dev/null && install_missing; } ||
+	die "missing: ${missing[*]}" "apt-get could not install them; its message stands above" "apt-get install ${missing[*]}"

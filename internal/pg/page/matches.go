@@ -93,76 +93,103 @@ func repeatExtra(tag, low byte) int {
 	return max(0, int(tag>>2)-4)
 }
 
-// merge is split's inverse: it appends the block to dst. The parts may be hostile; false means that they do not
-// fit together. The block itself is then for the decoder of S2 to judge.
-func (p *parts) merge(dst []byte) ([]byte, bool) {
+// expand is the inverse of split and of S2's encoder: it fills dst with what the block stood for. The parts may
+// be hostile; false means that they do not make exactly dst.
+func (p *parts) expand(dst []byte) bool {
 	literals, tags, low, high := p[pLiterals], p[pTags], p[pLow], p[pHigh]
-	n := len(dst)
-	total := len(literals) + len(tags) + len(low) + len(high)
-	dst = slices.Grow(dst, total+16)[:n+total+16]
-	var nl, no, nh int
+	n, offset := 0, 0
 	for i := 0; i < len(tags); {
 		t := tags[i]
-		dst[n] = t
 		i++
-		n++
-		switch t & 3 {
-		case tagLiteral:
-			length := int(t >> 2)
+		length := int(t >> 2)
+		if t&3 == tagLiteral {
 			if length >= 60 {
 				extra := length - 59
 				if extra > len(tags)-i {
-					return dst, false
+					return false
 				}
-				length = 0
-				for k := range extra {
-					dst[n] = tags[i]
-					length |= int(tags[i]) << (8 * k)
-					n++
-					i++
-				}
+				length = littleEndian(tags[i : i+extra])
+				i += extra
 			}
 			length++
-			if length <= 0 || length > len(literals)-nl {
-				return dst, false
+			if length <= 0 || length > len(literals) || length > len(dst)-n {
+				return false
 			}
-			if length <= 16 && nl+16 <= len(literals) {
-				binary.LittleEndian.PutUint64(dst[n:], binary.LittleEndian.Uint64(literals[nl:]))
-				binary.LittleEndian.PutUint64(dst[n+8:], binary.LittleEndian.Uint64(literals[nl+8:]))
+			if length <= 16 && len(literals) >= 16 && len(dst)-n >= 16 {
+				// Two words, whatever the length: what is too much is overwritten by what follows.
+				copy(dst[n:n+16], literals[:16])
 			} else {
-				copy(dst[n:], literals[nl:nl+length])
+				copy(dst[n:n+length], literals)
 			}
-			nl += length
+			literals = literals[length:]
 			n += length
+			continue
+		}
+		if len(low) == 0 {
+			return false
+		}
+		o := int(low[0])
+		low = low[1:]
+		switch t & 3 {
 		case tagCopy1:
-			if no >= len(low) {
-				return dst, false
-			}
-			extra := repeatExtra(t, low[no])
+			length &= 7
+			extra := repeatExtra(t, byte(o))
 			if extra > len(tags)-i {
-				return dst, false
+				return false
 			}
-			dst[n] = low[no]
-			no++
-			n++
-			for range extra {
-				dst[n] = tags[i]
-				n++
-				i++
+			if o |= int(t>>5) << 8; o == 0 {
+				o = offset
 			}
+			if extra > 0 {
+				// The bases of the three extended lengths: 4, 256 and 65536.
+				length = littleEndian(tags[i:i+extra]) + [...]int{4, 1 << 8, 1 << 16}[extra-1]
+				i += extra
+			}
+			length += 4
 		case tagCopy2:
-			if no >= len(low) || nh >= len(high) {
-				return dst, false
+			if len(high) == 0 {
+				return false
 			}
-			dst[n], dst[n+1] = low[no], high[nh]
-			no, nh, n = no+1, nh+1, n+2
+			o |= int(high[0]) << 8
+			high = high[1:]
+			length++
 		case tagCopy4:
-			if no >= len(low) || nh+3 > len(high) {
-				return dst, false
+			if len(high) < 3 {
+				return false
 			}
-			dst[n], dst[n+1], dst[n+2], dst[n+3] = low[no], high[nh], high[nh+1], high[nh+2]
-			no, nh, n = no+1, nh+3, n+4
+			o |= littleEndian(high[:3]) << 8
+			high = high[3:]
+			length++
+		}
+		offset = o
+		if offset <= 0 || offset > n || length > len(dst)-n {
+			return false
+		}
+		copyMatch(dst, n, offset, length)
+		n += length
+	}
+	return n == len(dst) && len(literals) == 0 && len(low) == 0 && len(high) == 0
+}
+
+// copyMatch copies length bytes to dst[n:] from offset bytes before; the two may overlap, and then repeat.
+func copyMatch(dst []byte, n, offset, length int) {
+	switch {
+	case offset >= 16 && length <= 16 && len(dst)-n >= 16:
+		copy(dst[n:n+16], dst[n-offset:n-offset+16])
+	case offset >= length:
+		copy(dst[n:n+length], dst[n-offset:])
+	default:
+		for end := n + length; n < end; {
+			n += copy(dst[n:end], dst[n-offset:n])
+			offset *= 2 // what was copied repeats, so twice as much can be copied next
 		}
 	}
-	return dst[:n], nl == len(literals) && no == len(low) && nh == len(high)
+}
+
+func littleEndian(b []byte) int {
+	v := 0
+	for i, x := range b {
+		v |= int(x) << (8 * i)
+	}
+	return v
 }

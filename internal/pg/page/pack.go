@@ -97,7 +97,6 @@ type unpacker struct {
 	zstd    *zstd.Decoder
 	streams [streamCount][]byte // each stream stays until the next chunk
 	parts   [partCount][]byte
-	block   []byte
 }
 
 func newUnpacker() unpacker {
@@ -125,15 +124,11 @@ func (u *unpacker) next(src []byte, id, limit int) (s, rest []byte, ok bool) {
 			return nil, nil, false
 		}
 	}
-	u.block = binary.AppendUvarint(u.block[:0], uint64(length))
-	if u.block, ok = p.merge(u.block); !ok {
+	u.streams[id] = slices.Grow(u.streams[id][:0], length)[:length]
+	if !p.expand(u.streams[id]) {
 		return nil, nil, false
 	}
-	u.streams[id] = slices.Grow(u.streams[id][:0], length)[:length]
-	if s, err := s2.Decode(u.streams[id], u.block); err == nil && len(s) == length {
-		return s, rest, true
-	}
-	return nil, nil, false
+	return u.streams[id], rest, true
 }
 
 // simple reads a stream that is stored or one frame.

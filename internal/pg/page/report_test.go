@@ -39,8 +39,8 @@ func TestReport(t *testing.T) {
 	var total line
 	var streams [streamCount][2]int
 	rels := relations(t, dir)
-	fmt.Printf("%-28s %8s | %8s %6s | %8s %6s | %8s %6s %6s %6s | MB and CPU s\n",
-		"relation", "raw", "fastest", "s", "default", "s", "codec", "s", "split", "back")
+	fmt.Printf("%-28s %8s | %8s %6s %6s | %8s %6s | %8s %6s %6s %6s | MB and CPU s\n",
+		"relation", "raw", "fastest", "s", "back", "default", "s", "codec", "s", "split", "back")
 	slices.SortFunc(rels, func(a, b relation) int { return cmp.Compare(b.size, a.size) })
 	for _, r := range rels {
 		l := measure(t, r, step, &streams)
@@ -100,19 +100,19 @@ func relations(t *testing.T, dir string) []relation {
 }
 
 type line struct {
-	raw, fastest, normal, codec              float64 // MB
-	tFastest, tNormal, tCodec, tSplit, tBack float64 // CPU seconds
+	raw, fastest, normal, codec                         float64 // MB
+	tFastest, tNormal, tCodec, tSplit, tBack, tFastBack float64 // CPU seconds
 }
 
 func (l *line) add(o line) {
 	l.raw, l.fastest, l.normal, l.codec = l.raw+o.raw, l.fastest+o.fastest, l.normal+o.normal, l.codec+o.codec
 	l.tFastest, l.tNormal, l.tCodec = l.tFastest+o.tFastest, l.tNormal+o.tNormal, l.tCodec+o.tCodec
-	l.tSplit, l.tBack = l.tSplit+o.tSplit, l.tBack+o.tBack
+	l.tSplit, l.tBack, l.tFastBack = l.tSplit+o.tSplit, l.tBack+o.tBack, l.tFastBack+o.tFastBack
 }
 
 func (l *line) String(name string) string {
-	return fmt.Sprintf("%-28s %8.1f | %8.1f %6.2f | %8.1f %6.2f | %8.1f %6.2f %6.2f %6.2f", name, l.raw,
-		l.fastest, l.tFastest, l.normal, l.tNormal, l.codec, l.tCodec, l.tSplit, l.tBack)
+	return fmt.Sprintf("%-28s %8.1f | %8.1f %6.2f %6.2f | %8.1f %6.2f | %8.1f %6.2f %6.2f %6.2f", name, l.raw,
+		l.fastest, l.tFastest, l.tFastBack, l.normal, l.tNormal, l.codec, l.tCodec, l.tSplit, l.tBack)
 }
 
 // threadCPU returns the CPU seconds of this thread.
@@ -128,7 +128,11 @@ func measure(t *testing.T, r relation, step int, streams *[streamCount][2]int) l
 	t.Helper()
 	fastest, normal := plainZstd(t, zstd.SpeedFastest), plainZstd(t, zstd.SpeedDefault)
 	codec := newWorker()
-	var err error
+	plainDecoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plainDecoder.Close()
 	var l line
 	var z, back []byte
 	timed := func(sum *float64, f func()) {
@@ -143,6 +147,10 @@ func measure(t *testing.T, r relation, step int, streams *[streamCount][2]int) l
 		timed(&l.tFastest, func() { z = fastest.EncodeAll(chunk, z[:0]) })
 		l.fastest += mb(len(z))
 		plain := len(z)
+		timed(&l.tFastBack, func() { back, err = plainDecoder.DecodeAll(z, back[:0]) })
+		if err != nil {
+			t.Fatal(err)
+		}
 		if withNormal {
 			timed(&l.tNormal, func() { z = normal.EncodeAll(chunk, z[:0]) })
 			l.normal += mb(len(z))

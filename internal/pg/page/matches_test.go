@@ -1,0 +1,68 @@
+package page
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/klauspost/compress/s2"
+)
+
+// The decoder of the s2 module is the oracle: split and expand must give what it gives.
+func TestMatchesEqualS2(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 9))
+	for range 400 {
+		checkMatches(t, repetitive(r, 1+r.IntN(100_000)))
+	}
+	checkMatches(t, bytes.Repeat([]byte("x"), 1<<20)) // repeats of every extended length
+	checkMatches(t, append(repetitive(r, 1<<20), repetitive(r, 70_000)...))
+}
+
+// repetitive makes text with matches near and far, short and long, and runs.
+func repetitive(r *rand.Rand, n int) []byte {
+	b := []byte{0}
+	for len(b) < n {
+		switch k := r.IntN(6); {
+		case k == 0:
+			b = append(b, bytes.Repeat([]byte{byte(r.Uint32())}, 1+r.IntN(400))...)
+		case k < 4:
+			from := r.IntN(len(b))
+			b = append(b, b[from:min(len(b), from+4+r.IntN(60))]...)
+		default:
+			for range r.IntN(100) {
+				b = append(b, byte(r.Uint32()))
+			}
+		}
+	}
+	return b[:n]
+}
+
+func checkMatches(t *testing.T, src []byte) {
+	t.Helper()
+	block := s2.Encode(nil, src)
+	_, n := binary.Uvarint(block)
+	var p parts
+	p.split(block[n:])
+	if got := len(p[pLiterals]) + len(p[pTags]) + len(p[pLow]) + len(p[pHigh]); got != len(block)-n {
+		t.Fatalf("the parts have %d bytes, the block %d", got, len(block)-n)
+	}
+	got := make([]byte, len(src))
+	if !p.expand(got) || !bytes.Equal(got, src) {
+		t.Fatalf("%d bytes do not come back", len(src))
+	}
+}
+
+func FuzzMatches(f *testing.F) {
+	f.Add(repetitive(rand.New(rand.NewPCG(2, 2)), 3000), uint16(40))
+	f.Fuzz(func(t *testing.T, src []byte, cut uint16) {
+		if len(src) == 0 {
+			return
+		}
+		checkMatches(t, src)
+		// The same bytes as hostile parts: no panic.
+		n := int(cut) % len(src)
+		p := parts{src[n:], src[:n], src[n/2:], src}
+		p.expand(make([]byte, 1+int(cut)))
+	})
+}

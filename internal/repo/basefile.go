@@ -31,13 +31,14 @@ type baseFile struct {
 const (
 	baseName    = "index.v1"
 	fenceStep   = 64
-	baseVersion = 1
+	baseVersion = 2
 )
 
 type baseHead struct {
 	Version int
 	Names   []string
-	Packs   []byte // packRefs as in an index object
+	Packs   []byte   // packRefs as in an index object
+	Sources []string // of the packs
 	Entries int64
 }
 
@@ -49,8 +50,40 @@ func (b *baseFile) close() error {
 }
 
 func (b *baseFile) find(id seal.ChunkID) (location, bool, error) {
+	_, entry, err := b.search(id)
+	if err != nil || entry == nil {
+		return location{}, false, err
+	}
+	l, err := b.location(entry)
+	return l, err == nil, err
+}
+
+// rank returns the chunk's place in the sorted file.
+func (b *baseFile) rank(id seal.ChunkID) (int64, bool, error) {
+	n, entry, err := b.search(id)
+	return n, entry != nil, err
+}
+
+// refs returns the packs that the file names.
+func (b *baseFile) refs() []*packRef {
+	if b == nil {
+		return nil
+	}
+	return b.packs
+}
+
+// count returns the number of entries.
+func (b *baseFile) count() int64 {
+	if b == nil {
+		return 0
+	}
+	return b.entries
+}
+
+// search returns the chunk's place in the file and its entry, or nil.
+func (b *baseFile) search(id seal.ChunkID) (int64, []byte, error) {
 	if b == nil || b.entries == 0 {
-		return location{}, false, nil
+		return 0, nil, nil
 	}
 	key := binary.BigEndian.Uint64(id[:])
 	// The first fence that is not below the key: entries with the key begin in the block before it at the
@@ -59,16 +92,37 @@ func (b *baseFile) find(id seal.ChunkID) (location, bool, error) {
 	for block := first; block < len(b.fences) && b.fences[block] <= key; block++ {
 		buf, err := b.block(block)
 		if err != nil {
-			return location{}, false, fmt.Errorf("read the index cache: %w", err)
+			return 0, nil, fmt.Errorf("read the index cache: %w", err)
 		}
 		n := len(buf) / indexEntrySize
 		i := sort.Search(n, func(i int) bool { return bytes.Compare(buf[i*indexEntrySize:][:32], id[:]) >= 0 })
 		if i < n && bytes.Equal(buf[i*indexEntrySize:][:32], id[:]) {
-			l, err := b.location(buf[i*indexEntrySize:])
-			return l, err == nil, err
+			return int64(block)*fenceStep + int64(i), buf[i*indexEntrySize:][:indexEntrySize], nil
 		}
 	}
-	return location{}, false, nil
+	return 0, nil, nil
+}
+
+// each calls fn for every entry in order.
+func (b *baseFile) each(fn func(n int64, l location) error) error {
+	if b == nil {
+		return nil
+	}
+	r := bufio.NewReaderSize(io.NewSectionReader(b.f, b.start, b.entries*indexEntrySize), 1<<20)
+	entry := make([]byte, indexEntrySize)
+	for n := range b.entries {
+		if _, err := io.ReadFull(r, entry); err != nil {
+			return fmt.Errorf("read the index cache: %w", err)
+		}
+		l, err := b.location(entry)
+		if err != nil {
+			return err
+		}
+		if err := fn(n, l); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *baseFile) block(n int) ([]byte, error) {
@@ -111,7 +165,7 @@ func openBase(dir string) (_ *baseFile, names map[string]bool, err error) {
 		return nil, nil, err
 	}
 	b := &baseFile{f: f, entries: head.Entries, start: 4 + n}
-	if head.Version != baseVersion || info.Size() != b.start+b.entries*indexEntrySize || len(head.Packs)%packRefSize != 0 {
+	if head.Version != baseVersion || info.Size() != b.start+b.entries*indexEntrySize || len(head.Packs) != len(head.Sources)*packRefSize {
 		return nil, nil, errors.New("the index cache has another form")
 	}
 	for p := head.Packs; len(p) > 0; p = p[packRefSize:] {
@@ -119,6 +173,7 @@ func openBase(dir string) (_ *baseFile, names map[string]bool, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		ref.source = head.Sources[len(b.packs)]
 		b.packs = append(b.packs, ref)
 	}
 	if err := b.readFences(); err != nil {
@@ -173,7 +228,7 @@ func mergeBase(dir string, old *baseFile, recent map[seal.ChunkID]location, name
 		head.Names = append(head.Names, n)
 	}
 	for _, p := range packs {
-		head.Packs = appendPackRef(head.Packs, p)
+		head.Packs, head.Sources = appendPackRef(head.Packs, p), append(head.Sources, p.source)
 	}
 	if err := m.count(old, ids); err != nil {
 		return nil, errors.Join(err, f.Close())

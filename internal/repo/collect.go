@@ -1,5 +1,210 @@
 package repo
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
 
-func (r *Repository) condemnedPacks(ctx context.Context) (map[PackID]bool, error) { return nil, nil }
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// CollectOptions say how patient and how thorough a collection is. The zero value is good for an unattended run
+// on a store that has exclusive creation: it never blocks, and leaves what has to wait to the next run.
+type CollectOptions struct {
+	// Wait is how long Collect waits for writers that began before the publication, before it returns with
+	// Pending set.
+	Wait time.Duration
+	// Patience is how long an undecided writer is seen by this process before it is aborted. It is measured by
+	// this process's own clock from when it first saw the writer. Zero is DefaultPatience; NoPatience aborts at
+	// once.
+	Patience time.Duration
+	// NoExclusiveCreate says that store.Probe saw no exclusive creation. Collect then refuses without Alone.
+	NoExclusiveCreate bool
+	// Alone is a person's word that nobody else writes to this replica or collects in it.
+	Alone bool
+	// DryRun reports what would be removed, and changes nothing.
+	DryRun bool
+	// MinLive is the share of live bytes below which a pack is rewritten; zero is 0.5.
+	MinLive float64
+	// MaxRewrite bounds the bytes that are copied out of such packs in one run; zero is 4 GiB.
+	MaxRewrite int64
+	// Progress is told what is being done.
+	Progress dr.ProgressFunc
+}
+
+// DefaultPatience is how long an undecided writer may keep a collection waiting.
+const DefaultPatience = 24 * time.Hour
+
+// NoPatience aborts undecided writers at once.
+const NoPatience time.Duration = -1
+
+// pollEvery is how often a waiting collection looks again.
+const pollEvery = 10 * time.Second
+
+// CollectReport says what a collection did, or would do.
+type CollectReport struct {
+	Number       uint32   // of the collection that was worked on last; 0 where there was nothing to do
+	Pending      []Intent // writers that must be decided before anything is deleted; run again later
+	Aborted      []Intent // writers for which nobody waits any longer
+	Snapshots    int      // that were marked
+	Packs        int      // that were there
+	RemovedPacks int
+	RemovedBytes int64
+	CopiedBytes  int64    // live bytes that were copied into new packs
+	Problems     []string // packs that should have been rewritten and could not be read
+}
+
+// Intent is a writer that has announced itself and is not decided, as far as it can be read.
+type Intent struct {
+	Object  string
+	System  string
+	ID      SnapshotID
+	Host    string
+	Started time.Time // by the writer's clock
+}
+
+// collector is one run of Collect.
+type collector struct {
+	r      *Repository
+	opts   CollectOptions
+	report CollectReport
+}
+
+// Collect removes what no snapshot needs: packs, and index objects that others replace. It may run beside any
+// number of writers, readers and other collections, may be interrupted anywhere, and is finished by the next run.
+// Whatever it cannot read it does not judge: a damaged snapshot or index object ends it with an error.
+func (r *Repository) Collect(ctx context.Context, opts CollectOptions) (*CollectReport, error) {
+	if opts.NoExclusiveCreate && !opts.Alone {
+		return nil, dr.Fail(fmt.Sprintf("collect in %s", r.store), errors.New("the store has no exclusive creation, so writers and collections cannot be told apart"),
+			"stop every writer, then run it again and say so: holdfast repo prune --alone")
+	}
+	if r.opts.Signer == nil {
+		return nil, errors.New("a collection needs a signer")
+	}
+	if err := r.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	if opts.MinLive == 0 {
+		opts.MinLive = 0.5
+	}
+	if opts.MaxRewrite == 0 {
+		opts.MaxRewrite = 4 << 30
+	}
+	switch {
+	case opts.Alone:
+		opts.Patience = 0
+	case opts.Patience == 0:
+		opts.Patience = DefaultPatience
+	case opts.Patience < 0:
+		opts.Patience = 0
+	}
+	c := &collector{r: r, opts: opts}
+	err := c.run(ctx)
+	return &c.report, err
+}
+
+// run finishes what another run has published, then does a collection of its own. It starts over where somebody
+// else published first.
+func (c *collector) run(ctx context.Context) error {
+	for {
+		highest, finished, _, err := c.r.numbers(ctx)
+		if err != nil {
+			return err
+		}
+		if highest > finished && !c.opts.DryRun {
+			if decided, err := c.finish(ctx, highest); err != nil || !decided {
+				return err
+			}
+		}
+		next, err := c.prepare(ctx)
+		if err != nil || next == nil || c.opts.DryRun {
+			return err
+		}
+		switch err := c.publish(ctx, next); {
+		case errors.Is(err, errOutrun):
+			if err := c.discard(ctx, next); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			// It may be published all the same: nothing is discarded, and the next run goes on from what it finds.
+			return fmt.Errorf("publish collection %d: %w", next.Number, err)
+		}
+		_, err = c.finish(ctx, next.Number)
+		return err
+	}
+}
+
+// errOutrun says that another collector has done this step, so that ours counts for nothing.
+var errOutrun = errors.New("another collection was faster")
+
+// create is the store's Create, or the best that a store without it allows.
+func (c *collector) create(ctx context.Context, name string, content any) error {
+	body, err := c.r.sealJSON(seal.KindCollection, name, content)
+	if err != nil {
+		return err
+	}
+	if !c.opts.NoExclusiveCreate {
+		return c.r.store.Create(ctx, name, body)
+	}
+	switch _, err := c.r.store.Stat(ctx, name); {
+	case err == nil:
+		return store.ErrExists
+	case !errors.Is(err, store.ErrNotExist):
+		return err
+	}
+	return c.r.store.Put(ctx, name, body)
+}
+
+// publish makes the collection the highest, or returns errOutrun.
+func (c *collector) publish(ctx context.Context, p *published) error {
+	err := c.create(ctx, collectionName(p.Number), p)
+	if errors.Is(err, store.ErrExists) {
+		return errOutrun
+	}
+	if err != nil {
+		return err
+	}
+	// Numbers of long ago are free again, since their objects were removed: a collector that slept so long meets
+	// a higher number here, which stays for ever.
+	highest, finished, _, err := c.r.numbers(ctx)
+	if err != nil {
+		return err
+	}
+	if highest != p.Number || finished >= p.Number {
+		return errors.Join(errOutrun, c.r.store.Delete(ctx, collectionName(p.Number)))
+	}
+	return nil
+}
+
+// discard removes what was prepared for a publication that lost.
+func (c *collector) discard(ctx context.Context, p *published) error {
+	for _, name := range p.Prepared {
+		d, err := c.r.readIndex(ctx, name)
+		if errors.Is(err, store.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		// Nobody but us knows these packs: an index object counts only when a publication names it.
+		if err := c.r.store.Delete(ctx, name); err != nil {
+			return err
+		}
+		for _, pack := range d.packs {
+			if err := c.r.store.Delete(ctx, pack.name()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *collector) progress(phase string) {
+	if c.opts.Progress != nil {
+		c.opts.Progress(dr.Progress{Phase: phase})
+	}
+}

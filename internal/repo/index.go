@@ -18,18 +18,21 @@ import (
 type index struct {
 	dir     string // of the cache; a temporary one is removed by close
 	temp    bool
-	mu      sync.RWMutex // guards recent, base, loaded. Not held while objects are fetched
+	mu      sync.RWMutex // guards recent, base, loaded, damaged, cached. Not held while objects are fetched
 	recent  map[seal.ChunkID]location
 	base    *baseFile
-	loaded  map[string]bool // names of index objects that recent and base hold
-	refresh sync.Mutex      // one load at a time
+	loaded  map[string]bool  // names of index objects that recent and base hold
+	damaged map[string]error // index objects that cannot be read; the others are used
+	frozen  bool             // it holds what it was given, and never asks the store
+	cached  bool             // base was left by an earlier process
+	refresh sync.Mutex       // one load at a time
 }
 
 // maxRecent is the number of entries at which recent is merged into base.
 const maxRecent = 1 << 17
 
 func newIndex(cacheDir, repository string) (*index, error) {
-	ix := &index{recent: map[seal.ChunkID]location{}, loaded: map[string]bool{}}
+	ix := &index{recent: map[seal.ChunkID]location{}, loaded: map[string]bool{}, damaged: map[string]error{}}
 	if cacheDir == "" {
 		dir, err := os.MkdirTemp("", "holdfast-index-")
 		if err != nil {
@@ -80,6 +83,13 @@ func (ix *index) add(name string, d *indexData) error {
 	return ix.mergeLocked()
 }
 
+// settle brings everything into base.
+func (ix *index) settle() error {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	return ix.mergeLocked()
+}
+
 // mergeLocked moves recent into a new base file.
 func (ix *index) mergeLocked() error {
 	next, err := mergeBase(ix.dir, ix.base, ix.recent, ix.loaded)
@@ -97,48 +107,60 @@ func (ix *index) reset() error {
 	defer ix.mu.Unlock()
 	err := ix.base.close()
 	ix.base, ix.recent, ix.loaded = nil, map[seal.ChunkID]location{}, map[string]bool{}
+	ix.damaged, ix.cached = map[string]error{}, false
 	return err
 }
 
-// loadIndex brings the index up to what the store lists. It is called again where a chunk is not found, and by
-// every writer after it has made its intent.
-func (r *Repository) loadIndex(ctx context.Context) error {
+// loadIndex brings the index up to what the store lists, and returns the state of the collections that it was
+// read in. It is called again where a chunk is not found, and by every writer after it has made its intent.
+func (r *Repository) loadIndex(ctx context.Context) (*view, error) {
 	ix := r.index
+	if ix.frozen {
+		return nil, nil
+	}
 	ix.refresh.Lock()
 	defer ix.refresh.Unlock()
 	if err := ix.openCache(); err != nil {
-		return err
+		return nil, err
 	}
-	for {
-		listed := map[string]bool{}
-		err := r.store.List(ctx, prefixIndex, "", func(i store.Info) error { listed[i.Name] = true; return nil })
+	for try := 0; ; try++ {
+		before := ix.names()
+		v, err := r.readView(ctx)
 		if err != nil {
-			return fmt.Errorf("list the index: %w", err)
+			return nil, err
 		}
-		if !ix.within(listed) {
+		listed, err := r.indexNames(ctx, v)
+		if err != nil {
+			return nil, err
+		}
+		if !within(before, listed) {
 			if err := ix.reset(); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		again, err := r.loadMissing(ctx, listed)
+		again, err := r.loadMissing(ctx, listed, try < viewTries)
 		if err != nil || !again {
-			return err
+			return v, err
 		}
 	}
 }
 
-// loadMissing reads the listed objects that are not known. again is true where one vanished meanwhile: a
-// collection replaced it, and the list is old.
-func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool) (again bool, err error) {
+// loadMissing reads the listed objects that are not known. again is true where one vanished meanwhile and
+// mayVanish is true: a collection replaced it, and the list is old. An object that is damaged is noted and passed
+// over: what the others name stays readable.
+func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool, mayVanish bool) (again bool, err error) {
 	for name := range listed {
-		if r.index.has(name) {
+		if r.index.knows(name) {
 			continue
 		}
 		d, err := r.readIndex(ctx, name)
-		if errors.Is(err, store.ErrNotExist) {
+		switch {
+		case errors.Is(err, store.ErrNotExist) && mayVanish:
 			return true, nil
-		}
-		if err != nil {
+		case err != nil && lost(err):
+			r.index.note(name, err)
+			continue
+		case err != nil:
 			return false, err
 		}
 		if err := r.index.add(name, d); err != nil {
@@ -146,6 +168,12 @@ func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool) (a
 		}
 	}
 	return false, r.index.save()
+}
+
+// lost reports whether err says that an object is not, or no longer, what was stored: repeating is useless.
+func lost(err error) bool {
+	var d *seal.DamagedError
+	return errors.As(err, &d) || errors.Is(err, store.ErrNotExist) || errors.Is(err, seal.ErrUnknownEpoch) || store.KindOf(err) == store.Damaged
 }
 
 func (r *Repository) readIndex(ctx context.Context, name string) (*indexData, error) {
@@ -157,25 +185,41 @@ func (r *Repository) readIndex(ctx context.Context, name string) (*indexData, er
 	if err != nil {
 		return nil, err
 	}
-	d, err := parseIndex(plain)
+	d, err := parseIndex(name, plain)
 	if err != nil {
 		return nil, &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
 	}
 	return d, nil
 }
 
-func (ix *index) has(name string) bool {
+// knows reports whether the object was read, or found damaged.
+func (ix *index) knows(name string) bool {
 	ix.mu.RLock()
 	defer ix.mu.RUnlock()
-	return ix.loaded[name]
+	return ix.loaded[name] || ix.damaged[name] != nil
 }
 
-// within reports whether everything that is known is still listed.
-func (ix *index) within(listed map[string]bool) bool {
+func (ix *index) note(name string, err error) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	ix.damaged[name] = err
+}
+
+// names returns what is known. Taken before a listing, since what this process adds while it lists may be missing
+// in it.
+func (ix *index) names() []string {
 	ix.mu.RLock()
 	defer ix.mu.RUnlock()
-	for name := range ix.loaded {
-		if !listed[name] {
+	names := make([]string, 0, len(ix.loaded))
+	for n := range ix.loaded {
+		names = append(names, n)
+	}
+	return names
+}
+
+func within(names []string, listed map[string]bool) bool {
+	for _, n := range names {
+		if !listed[n] {
 			return false
 		}
 	}
@@ -193,7 +237,7 @@ func (ix *index) openCache() error {
 	if err != nil {
 		return nil // a cache that cannot be read is rebuilt: it holds nothing that the store does not
 	}
-	ix.base, ix.loaded = base, names
+	ix.base, ix.loaded, ix.cached = base, names, true
 	return nil
 }
 

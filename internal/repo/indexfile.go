@@ -15,6 +15,7 @@ type packRef struct {
 	id     PackID
 	header seal.Header
 	size   uint32
+	source string // the index object that it was read from, or written to
 }
 
 func (p packRef) name() string { return packName(p.group, p.id) }
@@ -50,6 +51,24 @@ func (d *indexData) add(p *packRef, places []chunkPlace) {
 	for _, e := range places {
 		d.entries = append(d.entries, indexEntry{e, n})
 	}
+}
+
+// only returns the part of d that lies in packs which keep wants. It shares nothing that changes.
+func (d *indexData) only(keep func(*packRef) bool) *indexData {
+	out := &indexData{}
+	numbers := make([]int64, len(d.packs)) // in out, plus one
+	for i, p := range d.packs {
+		if keep(p) {
+			out.packs = append(out.packs, p)
+			numbers[i] = int64(len(out.packs))
+		}
+	}
+	for _, e := range d.entries {
+		if n := numbers[e.pack]; n > 0 {
+			out.entries = append(out.entries, indexEntry{e.chunkPlace, uint32(n - 1)})
+		}
+	}
+	return out
 }
 
 func (d *indexData) sort() {
@@ -101,7 +120,7 @@ func parsePackRef(b []byte) (*packRef, error) {
 
 // parseIndex reads an opened index object. The bytes are authentic but may come from a faulty writer, so that
 // every number is checked before it is used.
-func parseIndex(b []byte) (*indexData, error) {
+func parseIndex(source string, b []byte) (*indexData, error) {
 	if len(b) < 12 {
 		return nil, errors.New("it is shorter than its head")
 	}
@@ -119,6 +138,7 @@ func parseIndex(b []byte) (*indexData, error) {
 		if err != nil {
 			return nil, err
 		}
+		p.source = source
 		d.packs = append(d.packs, p)
 	}
 	for ; nEntries > 0; nEntries, b = nEntries-1, b[indexEntrySize:] {

@@ -77,21 +77,7 @@ func cutSigned(b []byte) (body, signature []byte, err error) {
 // Manifest reads and proves one snapshot's manifest. store.ErrNotExist is in the error where there is none, or
 // only a tombstone.
 func (r *Repository) Manifest(ctx context.Context, system string, id SnapshotID) (*Manifest, error) {
-	name := r.snapshotName(system, id)
-	b, err := r.store.Get(ctx, name, maxSmall)
-	if err != nil {
-		return nil, err
-	}
-	m, err := r.openManifest(ctx, name, b)
-	switch {
-	case err != nil:
-		return nil, err
-	case m == nil:
-		return nil, &store.Error{Op: "get", Name: name, Store: r.store.String(), Kind: store.Gone, Err: store.ErrNotExist}
-	case m.System != system || m.ID != id:
-		return nil, &seal.DamagedError{Name: name, Reason: fmt.Sprintf("it is snapshot %s of %s", m.ID, m.System)}
-	}
-	return m, nil
+	return r.manifestObject(ctx, r.snapshotName(system, id))
 }
 
 // openManifest returns nil for a tombstone.

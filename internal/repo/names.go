@@ -18,6 +18,7 @@ const (
 	prefixEpochs    = "epochs/"
 	prefixPacks     = "packs/"
 	prefixIndex     = "index/"
+	prefixBase      = "base/"
 	prefixSystems   = "systems/"
 	prefixSnapshots = "snapshots/"
 	prefixIntents   = "intents/"
@@ -74,8 +75,6 @@ func parsePackName(name string) (g ResidencyGroup, id PackID, ok bool) {
 	}
 	return ResidencyGroup(parts[0]), id, true
 }
-
-func newIndexName() string { return prefixIndex + randomHex(16) }
 
 // SnapshotID names a snapshot within its system: the UTC time at which it began and eight random digits, such
 // as 20261123t204700z-5e1f09ab. IDs sort by time; nothing else depends on the clock.

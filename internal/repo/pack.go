@@ -13,6 +13,7 @@ const (
 	packTrailerMagic = "HFPE"
 	packTrailerSize  = 8
 	directoryEntry   = 32 + 4 + 4 + 4 + 4
+	packFrame        = seal.HeaderSize + seal.Overhead + packTrailerSize // of a pack without chunks
 	maxPack          = 1 << 30
 	maxFrame         = 2*MaxChunk + seal.Overhead // a chunk's sealed frame; encoding may make it a little longer
 )

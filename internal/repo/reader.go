@@ -96,7 +96,7 @@ func (r *Repository) locate(ctx context.Context, ids []seal.ChunkID) ([]location
 func (r *Repository) find(ctx context.Context, id seal.ChunkID) (location, error) {
 	l, ok, err := r.index.find(id)
 	if err == nil && !ok {
-		if err = r.loadIndex(ctx); err == nil {
+		if _, err = r.loadIndex(ctx); err == nil {
 			l, ok, err = r.index.find(id)
 		}
 	}
@@ -148,7 +148,10 @@ func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, [
 
 // moved looks for a chunk whose pack vanished: a collection has put it elsewhere.
 func (r *Repository) moved(ctx context.Context, l location, err error) (location, bool) {
-	if !errors.Is(err, store.ErrNotExist) || r.loadIndex(ctx) != nil {
+	if !errors.Is(err, store.ErrNotExist) {
+		return l, false
+	}
+	if _, err := r.loadIndex(ctx); err != nil {
 		return l, false
 	}
 	now, ok, err := r.index.find(l.id)

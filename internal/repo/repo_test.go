@@ -84,6 +84,15 @@ func save(ctx context.Context, r *Repository, system string, fs files) (*Manifes
 		return nil, err
 	}
 	defer w.Close(ctx) //nolint:errcheck // the error of interest is another
+	m, err := storeFiles(ctx, w, fs)
+	if err != nil {
+		return nil, err
+	}
+	return m, w.Commit(ctx, m)
+}
+
+// storeFiles writes fs, all but the commit.
+func storeFiles(ctx context.Context, w *Writer, fs files) (*Manifest, error) {
 	entries := make([]*Entry, 0, len(fs))
 	paths := sortedKeys(fs)
 	for range paths {
@@ -110,10 +119,7 @@ func save(ctx context.Context, r *Repository, system string, fs files) (*Manifes
 			return nil, err
 		}
 	}
-	if err := tree.Finish(m); err != nil {
-		return nil, err
-	}
-	return m, w.Commit(ctx, m)
+	return m, tree.Finish(m)
 }
 
 func saveFile(ctx context.Context, w *Writer, l *Lane, e *Entry, b []byte) error {

@@ -53,6 +53,7 @@ type Repository struct {
 	codecs map[byte]Codec
 	index  *index
 	opens  objectCache
+	seen   patience
 }
 
 // marker is the plain JSON in holdfast.json: the only thing that a reader without a key can know.

@@ -108,9 +108,22 @@ func (r *Repository) signer(ctx context.Context, id string) (seal.PublicKey, err
 	return seal.PublicKey(s.Public), nil
 }
 
+// sealJSON makes a small sealed object.
+func (r *Repository) sealJSON(kind seal.Kind, name string, content any) ([]byte, error) {
+	body, err := json.Marshal(content)
+	if err != nil {
+		return nil, err
+	}
+	return r.keys.SealWhole(kind, name, body), nil
+}
+
 // readJSON opens a small sealed object.
 func (r *Repository) readJSON(ctx context.Context, kind seal.Kind, name string, into any) error {
-	b, err := r.store.Get(ctx, name, maxSmall)
+	max := int64(maxSmall)
+	if kind == seal.KindCollection {
+		max = maxIndexObject // it grows with the repository
+	}
+	b, err := r.store.Get(ctx, name, max)
 	if err != nil {
 		return err
 	}

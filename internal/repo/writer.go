@@ -28,6 +28,10 @@ type Writer struct {
 	id        SnapshotID
 	started   time.Time
 	condemned map[PackID]bool
+	// generation is the number of the last collection that was published before the index was read.
+	generation uint32
+	// known is nil, or the older index objects that the collection which is under way is sure to keep.
+	known map[string]bool
 
 	uploads chan *packBuilder
 	bufs    chan []byte // empty pack buffers; the bound on memory
@@ -43,8 +47,7 @@ type Writer struct {
 	pending indexData
 	stats   WriteStats
 
-	uncertain bool // Commit may or may not have created the snapshot
-	closed    bool
+	closed bool
 }
 
 // WriteStats counts what a writer did. Bytes are of chunks in plain form unless the name says stored.
@@ -69,8 +72,9 @@ type intent struct {
 	Started  time.Time  `json:"started"`
 }
 
-// Begin starts a snapshot of system, which must have been registered. It creates the intent, on which every
-// collection waits from now on.
+// Begin starts a snapshot of system, and registers it where it is new. It creates the intent, on which every
+// collection waits from now on. ctx must live as long as the Writer. ErrKeysRotated is in the error where the
+// repository must be opened again.
 func (r *Repository) Begin(ctx context.Context, system string, group ResidencyGroup) (*Writer, error) {
 	if err := group.Check(); err != nil {
 		return nil, err
@@ -92,16 +96,13 @@ func (r *Repository) Begin(ctx context.Context, system string, group ResidencyGr
 	if err := w.createIntent(ctx); err != nil {
 		return nil, err
 	}
-	// The order matters: condemned lists first, then the index. A collection removes a condemned pack from the
-	// index before it removes the list, so what we miss in the list is not in the index either.
-	condemned, err := r.condemnedPacks(ctx)
-	if err == nil {
-		w.condemned = condemned
-		err = r.loadIndex(ctx)
-	}
+	// The order matters: intent, condemned list, index. A collection that is published after we look waits for
+	// our intent; one that is done no longer has its doomed packs in the index.
+	v, err := r.loadIndex(ctx)
 	if err != nil {
 		return nil, errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 	}
+	w.condemned, w.known, w.generation = v.condemned, v.known, v.highest
 	w.start(ctx)
 	return w, nil
 }
@@ -169,7 +170,7 @@ func (w *Writer) writeIndex(ctx context.Context, d *indexData) error {
 	if len(d.packs) == 0 {
 		return nil
 	}
-	if err := w.r.putIndex(ctx, d); err != nil {
+	if err := w.r.putIndex(ctx, newIndexName(prefixIndex, w.group, w.generation), d); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -180,17 +181,32 @@ func (w *Writer) writeIndex(ctx context.Context, d *indexData) error {
 	return nil
 }
 
-func (r *Repository) putIndex(ctx context.Context, d *indexData) error {
-	d.sort()
-	name := newIndexName()
-	if err := r.store.Put(ctx, name, r.keys.SealWhole(seal.KindIndex, name, d.marshal())); err != nil {
-		return fmt.Errorf("write index: %w", err)
+func (r *Repository) putIndex(ctx context.Context, name string, d *indexData) error {
+	if err := r.writeIndexObject(ctx, name, d); err != nil {
+		return err
 	}
 	return r.index.add(name, d)
 }
 
+func (r *Repository) writeIndexObject(ctx context.Context, name string, d *indexData) error {
+	d.sort()
+	for _, p := range d.packs {
+		p.source = name
+	}
+	if err := r.store.Put(ctx, name, r.keys.SealWhole(seal.KindIndex, name, d.marshal())); err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	return nil
+}
+
 // claim reports whether the caller has to store the chunk: nobody has it and nobody else is storing it.
 func (w *Writer) claim(id seal.ChunkID, size int) (bool, error) {
+	// Looked up outside of the lock, since it reads from disk. A chunk that another lane has stored since is
+	// stored twice at worst.
+	l, ok, err := w.r.index.find(id)
+	if err != nil {
+		return false, err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stats.Chunks++
@@ -198,17 +214,27 @@ func (w *Writer) claim(id seal.ChunkID, size int) (bool, error) {
 	if w.claimed[id] {
 		return false, nil
 	}
-	l, ok, err := w.r.index.find(id)
-	if err != nil {
-		return false, err
-	}
-	if ok && !w.condemned[l.pack.id] {
+	if ok && w.shares(l.pack) {
 		return false, nil
 	}
 	w.claimed[id] = true
 	w.stats.NewChunks++
 	w.stats.NewBytes += int64(size)
 	return true, nil
+}
+
+// shares reports whether the snapshot may refer to chunks in a pack. While a collection is under way, an index object
+// of an older writer that it has not seen may come from one that was aborted: it will not count any more when the
+// collection is done, and nobody would find the chunks.
+func (w *Writer) shares(p *packRef) bool {
+	if w.condemned[p.id] {
+		return false
+	}
+	if w.known == nil || w.known[p.source] {
+		return true
+	}
+	_, generation, ok := parseIndexName(p.source)
+	return ok && generation >= w.generation
 }
 
 // saveMeta stores a list or a tree node, in packs apart from the data's: whoever reads the tree alone reads
@@ -237,11 +263,19 @@ func (w *Writer) finish(ctx context.Context) error {
 			err = l.flush(ctx)
 		}
 	}
-	close(w.uploads)
-	if err = errors.Join(w.eg.Wait(), err); err != nil {
+	if uploadErr := w.drain(); uploadErr != nil {
+		return uploadErr // the lanes' error, if any, only follows from it
+	}
+	if err != nil {
 		return err
 	}
 	return w.writeIndex(ctx, &w.pending)
+}
+
+// drain lets the uploaders finish what they were given, and end.
+func (w *Writer) drain() error {
+	close(w.uploads)
+	return w.eg.Wait()
 }
 
 // Commit stores what is left, then creates the snapshot with this manifest, whose fields System, ID, Group,
@@ -264,6 +298,8 @@ func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
 	err = w.r.store.Create(ctx, name, w.r.keys.SealWhole(seal.KindSnapshot, name, body))
 	switch {
 	case errors.Is(err, store.ErrExists):
+		// The name is taken for ever, so nobody needs to wait for us.
+		_ = w.deleteIntent(context.WithoutCancel(ctx))
 		return dr.Fail(fmt.Sprintf("snapshot %s of %s", w.id, w.system), ErrAborted, "run it again")
 	case err != nil:
 		// It may have been created all the same: the intent stays, so that a collection settles it.
@@ -281,8 +317,7 @@ func (w *Writer) Close(ctx context.Context) error {
 		return nil
 	}
 	w.closed = true
-	close(w.uploads)
-	err := w.eg.Wait()
+	err := w.drain()
 	// Nothing of ours can create the snapshot any more, so the intent may go.
 	return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 }

@@ -1,0 +1,163 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// mergeEntries is the number of entries at which a merged index object is closed: about 14 MB.
+const mergeEntries = 1 << 18
+
+// indexMerger writes the index objects of a finished collection. It holds one object that it reads and one that it
+// fills for each group.
+type indexMerger struct {
+	r      *Repository
+	number uint32
+	filled map[ResidencyGroup]*indexData
+	have   map[PackID]bool
+	names  []string
+}
+
+// mergeIndex writes the entries of all index objects that are older than p, without those in doomed packs, into
+// new ones, and returns the names of all that count from then on. Large ones that lose nothing are kept.
+func (c *collector) mergeIndex(ctx context.Context, p *published, doomed map[PackID]packKey) ([]string, error) {
+	c.progress("merging the index")
+	v, err := c.r.readView(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if v.done >= p.Number {
+		return nil, errOutrun
+	}
+	names, err := c.r.indexNames(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	m := &indexMerger{r: c.r, number: p.Number, filled: map[ResidencyGroup]*indexData{}, have: map[PackID]bool{}}
+	for _, name := range sorted(names) {
+		if _, generation, _ := parseIndexName(name); strings.HasPrefix(name, prefixIndex) && generation >= p.Number {
+			continue // of a writer that knows this collection: it goes on counting
+		}
+		d, err := c.r.readIndex(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if err := m.merge(ctx, name, d, doomed); err != nil {
+			return nil, err
+		}
+	}
+	for g := range m.filled {
+		if err := m.put(ctx, g); err != nil {
+			return nil, err
+		}
+	}
+	return m.names, nil
+}
+
+func (m *indexMerger) merge(ctx context.Context, name string, d *indexData, doomed map[PackID]packKey) error {
+	stays := d.only(func(p *packRef) bool {
+		_, dead := doomed[p.id]
+		return !dead && !m.have[p.id]
+	})
+	for _, p := range stays.packs {
+		m.have[p.id] = true
+	}
+	switch {
+	case len(stays.packs) == 0:
+		return nil
+	case strings.HasPrefix(name, prefixBase) && len(stays.packs) == len(d.packs) && len(d.entries) >= mergeEntries/2:
+		m.names = append(m.names, name)
+		return nil
+	}
+	g := stays.packs[0].group
+	into := m.filled[g]
+	if into == nil {
+		into = &indexData{}
+		m.filled[g] = into
+	}
+	first := uint32(len(into.packs))
+	into.packs = append(into.packs, stays.packs...)
+	for _, e := range stays.entries {
+		into.entries = append(into.entries, indexEntry{e.chunkPlace, first + e.pack})
+	}
+	if len(into.entries) >= mergeEntries {
+		return m.put(ctx, g)
+	}
+	return nil
+}
+
+func (m *indexMerger) put(ctx context.Context, g ResidencyGroup) error {
+	name := newIndexName(prefixBase, g, m.number)
+	if err := m.r.writeIndexObject(ctx, name, m.filled[g]); err != nil {
+		return err
+	}
+	delete(m.filled, g)
+	m.names = append(m.names, name)
+	return nil
+}
+
+// patience remembers since when this process has seen undecided writers. Clocks of other machines play no part.
+type patience struct {
+	mu    sync.Mutex // guards since
+	since map[string]time.Time
+}
+
+// longer notes that the intent is seen, and reports whether it has been for as long as limit.
+func (p *patience) longer(intent string, limit time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.since == nil {
+		p.since = map[string]time.Time{}
+	}
+	first, ok := p.since[intent]
+	if !ok {
+		first = time.Now()
+		p.since[intent] = first
+	}
+	return time.Since(first) >= limit
+}
+
+func (p *patience) forget(intent string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.since, intent)
+}
+
+// AbortWriters settles what dead writers of a system left: an undecided intent gets the outcome "aborted". Whoever
+// calls it knows that no writer of that system is alive; if one is, its Commit fails with ErrAborted, and nothing
+// else happens. It returns how many there were.
+func (r *Repository) AbortWriters(ctx context.Context, system string) (int, error) {
+	prefix := prefixIntents + r.keys.NameHash(system) + "/"
+	var ids []SnapshotID
+	err := r.store.List(ctx, prefix, "", func(i store.Info) error {
+		ids = append(ids, SnapshotID(i.Name[len(prefix):]))
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	aborted := 0
+	for _, id := range ids {
+		name := r.snapshotName(system, id)
+		body, err := r.tombstone(name, "aborted")
+		if err != nil {
+			return aborted, err
+		}
+		switch err := r.store.Create(ctx, name, body); {
+		case err == nil:
+			aborted++
+			err = r.store.Delete(ctx, r.intentName(system, id))
+			if err != nil {
+				return aborted, err
+			}
+		case !errors.Is(err, store.ErrExists):
+			return aborted, err
+		}
+	}
+	return aborted, nil
+}

@@ -1,0 +1,192 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// marking finds what snapshots reach. Its index is its own, read from the store alone: neither a cache on this
+// machine nor a writer beside it can change what it says.
+type marking struct {
+	r    *Repository // with the private index
+	tree *Reader
+	list *Reader
+	live bitmap // by rank of the chunk in the index
+	seen bitmap // tree nodes and lists that were gone through
+}
+
+// bitmap is a set of small numbers.
+type bitmap []uint64
+
+func (b bitmap) has(n int64) bool { return b[n/64]&(1<<(n%64)) != 0 }
+func (b bitmap) set(n int64)      { b[n/64] |= 1 << (n % 64) }
+
+// privateIndex reads the index objects called names, strictly: one that cannot be read is an error. Where a chunk
+// lies in several packs, the later of two objects wins, and a pack in last loses against every other.
+func (r *Repository) privateIndex(ctx context.Context, names []string, last map[PackID]bool) (*Repository, error) {
+	ix, err := newIndex("", r.id)
+	if err != nil {
+		return nil, err
+	}
+	private := &Repository{store: r.store, keys: r.keys, id: r.id, opts: r.opts, codecs: r.codecs, index: ix}
+	ix.frozen = true
+	err = private.fillIndex(ctx, names, last)
+	if err != nil {
+		return nil, errors.Join(err, ix.close())
+	}
+	return private, nil
+}
+
+func (r *Repository) fillIndex(ctx context.Context, names []string, last map[PackID]bool) error {
+	slices.Sort(names)
+	passes := []func(*packRef) bool{func(*packRef) bool { return true }}
+	if len(last) > 0 {
+		passes = []func(*packRef) bool{
+			func(p *packRef) bool { return last[p.id] },
+			func(p *packRef) bool { return !last[p.id] },
+		}
+	}
+	for _, want := range passes {
+		for _, name := range names {
+			d, err := r.readIndex(ctx, name)
+			if err != nil {
+				if lost(err) {
+					err = dr.Advise(fmt.Errorf("read the index: %w", err), "repair it first: holdfast repo check --repair-index")
+				}
+				return err
+			}
+			if err := r.index.add(name, d.only(want)); err != nil {
+				return err
+			}
+		}
+	}
+	return r.index.settle()
+}
+
+// mark goes through the snapshots. One that is gone meanwhile was forgotten; one that cannot be read is an error.
+func (r *Repository) mark(ctx context.Context, snapshots []string) (m *marking, manifests int, err error) {
+	m = &marking{r: r, tree: r.Reader(), list: r.Reader()}
+	n := r.index.base.count()
+	m.live, m.seen = make(bitmap, n/64+1), make(bitmap, n/64+1)
+	for _, name := range snapshots {
+		was, err := m.snapshot(ctx, name)
+		if err != nil {
+			return nil, 0, err
+		}
+		if was {
+			manifests++
+		}
+	}
+	return m, manifests, nil
+}
+
+func (m *marking) snapshot(ctx context.Context, name string) (bool, error) {
+	man, err := m.r.manifestObject(ctx, name)
+	if errors.Is(err, store.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = m.content(ctx, man)
+	}
+	if err != nil && ctx.Err() == nil {
+		what := "snapshot object " + name
+		if man != nil {
+			what = fmt.Sprintf("snapshot %s of %s", man.ID, man.System)
+		}
+		return false, dr.Fail("collect: "+what+" cannot be read, so nobody knows what it needs", err,
+			"repair it (holdfast repo check), or forget it; until then nothing is removed")
+	}
+	return true, err
+}
+
+func (m *marking) content(ctx context.Context, man *Manifest) error {
+	root, err := man.RootID()
+	if err != nil {
+		return err
+	}
+	return m.tree.walk(ctx, root, "", maxLevel+1, m.enter, func(_ string, e *Entry) error {
+		if err := m.chunks(e.Chunks); err != nil {
+			return err
+		}
+		for i, id := range e.Lists {
+			if in, err := m.enter(id); err != nil || !in {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			ids, err := m.list.FileChunks(ctx, e, i)
+			if err != nil {
+				return err
+			}
+			if err := m.chunks(ids); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// enter marks a node or a list, and reports whether it is new: what is below it is marked already otherwise.
+func (m *marking) enter(id seal.ChunkID) (bool, error) {
+	n, err := m.rank(id)
+	if err != nil || m.seen.has(n) {
+		return false, err
+	}
+	m.seen.set(n)
+	m.live.set(n)
+	return true, nil
+}
+
+func (m *marking) chunks(ids []seal.ChunkID) error {
+	for _, id := range ids {
+		n, err := m.rank(id)
+		if err != nil {
+			return err
+		}
+		m.live.set(n)
+	}
+	return nil
+}
+
+func (m *marking) rank(id seal.ChunkID) (int64, error) {
+	n, ok, err := m.r.index.base.rank(id)
+	if err == nil && !ok {
+		err = &ChunkError{ID: id}
+	}
+	return n, err
+}
+
+// each calls fn for every live chunk, in the order of IDs.
+func (m *marking) each(fn func(l location, meta bool) error) error {
+	return m.r.index.base.each(func(n int64, l location) error {
+		if !m.live.has(n) {
+			return nil
+		}
+		return fn(l, m.seen.has(n))
+	})
+}
+
+// manifestObject reads a snapshot by its object's name.
+func (r *Repository) manifestObject(ctx context.Context, name string) (*Manifest, error) {
+	b, err := r.store.Get(ctx, name, maxSmall)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.openManifest(ctx, name, b)
+	switch {
+	case err != nil:
+		return nil, err
+	case m == nil:
+		return nil, &store.Error{Op: "get", Name: name, Store: r.store.String(), Kind: store.Gone, Err: store.ErrNotExist}
+	case r.snapshotName(m.System, m.ID) != name:
+		return nil, &seal.DamagedError{Name: name, Reason: fmt.Sprintf("it is snapshot %s of %s", m.ID, m.System)}
+	}
+	return m, nil
+}

@@ -53,19 +53,22 @@ func TestProbe(t *testing.T) {
 		"whole": {func(m *storetest.Memory) store.Store { return m }, whole, 0},
 		"condition ignored": {
 			func(m *storetest.Memory) store.Store { return odd{Store: m, create: m.Put} },
-			store.Abilities{ListAfterWrite: true, Delete: true}, 0,
+			store.Abilities{ListAfterWrite: true, Delete: true},
+			0,
 		},
 		"condition refused": {
 			func(m *storetest.Memory) store.Store {
 				return odd{Store: m, create: func(context.Context, string, []byte) error { return refuse(store.Other) }}
 			},
-			store.Abilities{ListAfterWrite: true, Delete: true}, 0,
+			store.Abilities{ListAfterWrite: true, Delete: true},
+			0,
 		},
 		"may not delete": {
 			func(m *storetest.Memory) store.Store {
 				return odd{Store: m, delete: func(context.Context, string) error { return refuse(store.Denied) }}
 			},
-			store.Abilities{ExclusiveCreate: true, ListAfterWrite: true}, 1,
+			store.Abilities{ExclusiveCreate: true, ListAfterWrite: true},
+			1,
 		},
 		"late lists": {
 			func(m *storetest.Memory) store.Store {
@@ -73,7 +76,8 @@ func TestProbe(t *testing.T) {
 				f.DelayLists(5)
 				return f
 			},
-			store.Abilities{ExclusiveCreate: true, Delete: true}, 0,
+			store.Abilities{ExclusiveCreate: true, Delete: true},
+			0,
 		},
 		"late deletion": {
 			func(m *storetest.Memory) store.Store {
@@ -81,7 +85,8 @@ func TestProbe(t *testing.T) {
 				f.DelayLists(1)
 				return f
 			},
-			store.Abilities{ExclusiveCreate: true, Delete: true}, 0,
+			store.Abilities{ExclusiveCreate: true, Delete: true},
+			0,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

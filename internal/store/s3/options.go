@@ -96,7 +96,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		}
 		c.UsePathStyle = o.Style == StylePath || o.Style == StyleAuto && c.BaseEndpoint != nil
 		c.Retryer = aws.NopRetryer{} // store.Retry alone repeats
-		c.Logger = logging.Nop{} // what matters comes back as an error
+		c.Logger = logging.Nop{}     // what matters comes back as an error
 		if c.BaseEndpoint != nil {
 			s.name += " at " + *c.BaseEndpoint
 		}

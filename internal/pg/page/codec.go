@@ -93,7 +93,11 @@ func (w *worker) compress(dst, src []byte) ([]byte, bool) {
 	dst = binary.LittleEndian.AppendUint32(dst, w.enc.columns.predicted)
 	dst = binary.LittleEndian.AppendUint32(dst, w.enc.columns.noise)
 	for id, s := range w.enc.s {
-		dst = w.out.append(dst, s, streamPacking[id])
+		if id == sNoise {
+			dst = appendStored(dst, s)
+		} else {
+			dst = w.out.append(dst, s)
+		}
 	}
 	return dst, true
 }

@@ -16,7 +16,7 @@
 //	        columns of noise             → the noise stream, stored as it is
 //	        the rest                     → the body stream
 //	    special space                 → a row of words
-//	each stream → zstd, where that wins
+//	each stream → matches found by S2, literals and tags coded by Huffman, where that wins
 //
 // A row of words is compared with the row before: a word equal to its prediction costs a zero bit, another one
 // the bytes in which it differs. The format is in docs/format/page-codec.md.

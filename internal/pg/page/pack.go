@@ -15,76 +15,63 @@ const (
 	packMatches = 2 // S2, its parts in zstd frames of literals
 	packBits    = 2
 
-	minPacked = 48 // shorter streams are stored: a frame's own bytes would eat the gain
+	minPacked = 48 // shorter streams are stored: the parts' own bytes would eat the gain
 )
 
-// streamPacking is the packing that is tried for each stream; where it does not pay, the stream is stored.
-var streamPacking = [streamCount]int{
-	sKind: packFrame, sHead: packFrame, sLenLo: packFrame, sLenHi: packFrame, sPtr: packFrame,
-	sRun: packFrame, sMask: packFrame, sMask1: packFrame, sMask2: packFrame, sMask3: packFrame,
-	sWidth: packFrame, sBytes: packFrame, sNoise: packStored, sBody: packMatches,
-}
-
-// packer compresses streams, each with what suits it.
+// packer compresses streams.
 type packer struct {
-	zstd    *zstd.Encoder
 	huffman *huffmanCoder
-	frame   []byte // scratch
-	block   []byte
 	parts   parts
+	block   []byte // scratch
+	frame   []byte
 }
 
-func newPacker() packer {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithAllLitEntropyCompression(true))
-	if err != nil {
-		panic("page: zstd refuses constant options: " + err.Error())
-	}
-	return packer{zstd: enc, huffman: newHuffmanCoder()}
-}
+func newPacker() packer { return packer{huffman: newHuffmanCoder()} }
 
-// append writes a stream to dst: its length and packing in one number, then what the packing asks for.
-func (p *packer) append(dst, s []byte, packing int) []byte {
+// append writes stream s to dst: its length and packing in one number, then what the packing asks for.
+func (p *packer) append(dst, s []byte) []byte {
 	if len(s) < minPacked {
-		packing = packStored
-	}
-	switch packing {
-	case packFrame:
-		p.frame = p.zstd.EncodeAll(s, p.frame[:0])
-		return p.appendFrame(dst, s)
-	case packMatches:
-		p.block = s2.Encode(p.block[:cap(p.block)], s)
-		_, n := binary.Uvarint(p.block)
-		if b := p.block[n:]; len(b) < len(s) {
-			p.parts.split(b)
-			dst = binary.AppendUvarint(dst, uint64(len(s))<<packBits|packMatches)
-			for _, part := range p.parts {
-				dst = p.appendHuffman(dst, part)
-			}
-			return dst
-		}
-		return p.appendHuffman(dst, s)
-	default:
 		return appendStored(dst, s)
 	}
+	p.block = s2.Encode(p.block[:cap(p.block)], s)
+	_, n := binary.Uvarint(p.block)
+	block := p.block[n:]
+	if len(block) >= len(s) { // no matches
+		return p.appendHuffman(dst, s)
+	}
+	p.parts.split(block)
+	dst = binary.AppendUvarint(dst, uint64(len(s))<<packBits|packMatches)
+	for _, part := range p.parts {
+		dst = p.appendHuffman(dst, part)
+	}
+	return dst
 }
 
+// appendHuffman writes s as a frame of literals, or stored where that is no smaller.
 func (p *packer) appendHuffman(dst, s []byte) []byte {
-	if len(s) < minHuffman {
+	if len(s) < minHuffman || level(s) {
 		return appendStored(dst, s)
 	}
 	p.frame = p.huffman.append(p.frame[:0], s)
-	return p.appendFrame(dst, s)
-}
-
-// appendFrame writes s as the frame in p.frame, or stored where the frame is no smaller.
-func (p *packer) appendFrame(dst, s []byte) []byte {
 	if len(p.frame)+8 >= len(s)-len(s)/64 {
 		return appendStored(dst, s)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(s))<<packBits|packFrame)
 	dst = binary.AppendUvarint(dst, uint64(len(p.frame)))
 	return append(dst, p.frame...)
+}
+
+// level reports whether the bytes of s seem to be equally frequent, by a sample: then Huffman wins nothing.
+func level(s []byte) bool {
+	const sample, limit = 1024, 20
+	var count [256]uint8
+	step := len(s) / sample
+	for i := 0; i < sample*step; i += step {
+		if count[s[i]]++; count[s[i]] > limit {
+			return false
+		}
+	}
+	return true
 }
 
 func appendStored(dst, s []byte) []byte {

@@ -172,7 +172,7 @@ func measure(t *testing.T, r relation, step int, streams *[streamCount][2]int) l
 		l.codec += mb(len(z))
 		for id, s := range codec.enc.s {
 			streams[id][0] += len(s)
-			streams[id][1] += len(codec.out.append(nil, s, streamPacking[id]))
+			streams[id][1] += len(codec.out.append(nil, s))
 		}
 		timed(&l.tBack, func() { back, err = codec.decompress(back[:0], z, len(chunk)) })
 		if err != nil || !bytes.Equal(back, chunk) {

@@ -44,7 +44,7 @@ func identify(t *testing.T, s *pgtest.Server) (cluster.Info, func(ctx context.Co
 // populated starts a server with everything in it that a backup treats in its own way.
 func populated(t *testing.T, version string) (s *pgtest.Server, tablespace string) {
 	t.Helper()
-	s = pgtest.Start(t, pgtest.Options{Version: version, Checksums: true})
+	s = pgtest.Start(t, pgtest.Options{Version: version, Checksums: true, Conf: map[string]string{"wal_keep_size": "1GB"}})
 	tablespace = s.Tablespace("fast disk")
 	s.Exec("",
 		"CREATE TABLE big AS SELECT i, md5(i::text) AS m FROM generate_series(1, 20000) i",

@@ -21,7 +21,8 @@ type Location string
 var (
 	errSecretInURL = errors.New("it has a user name or a password in it, and secrets are never in this file")
 	bucketName     = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
-	s3Options      = []string{"region", "endpoint", "path-style"}
+	// s3Options are the parameters that store/open reads; its tests and its doc.go say what they mean.
+	s3Options = []string{"region", "endpoint", "path-style", "profile", "ca-file", "storage-class", "sse", "kms-key"}
 )
 
 func parseLocation(s string) (Location, error) {

@@ -145,7 +145,7 @@ func (l *layout) write(page []byte, s *[streamCount][]byte) byte {
 // rebuild is write's inverse: it fills l and the line pointers of page, whose header stands already. Items of a
 // hostile chunk may overlap, but never leave the page.
 func (l *layout) rebuild(page []byte, h Header, kind byte, c *cursors) bool {
-	if (h.Lower-headerSize)%ptrSize != 0 {
+	if (h.Lower-headerSize)%ptrSize != 0 || kind&kindExplicit != 0 && kind&(kindOdd|kindUniform) != 0 {
 		return false
 	}
 	l.n = int(h.Lower-headerSize) / ptrSize

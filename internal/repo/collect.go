@@ -120,6 +120,9 @@ func (c *collector) run(ctx context.Context) error {
 			}
 		}
 		next, err := c.prepare(ctx)
+		if errors.Is(err, errOutrun) {
+			continue
+		}
 		if err != nil || next == nil || c.opts.DryRun {
 			return err
 		}

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,13 +158,17 @@ func (c *collector) conclude(ctx context.Context, p *published) (*done, error) {
 	if err == nil {
 		err = c.create(ctx, doneName(p.Number), d)
 	}
-	if errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotExist) || errors.Is(err, errOutrun) {
-		// Somebody else was faster: index objects may have vanished while we read them.
-		if d, err := c.concluded(ctx, p.Number); err != nil || d != nil {
-			return d, err
-		}
+	if err == nil {
+		return d, nil
 	}
-	return d, err
+	// Somebody else may have been faster, and index objects vanished while we read them.
+	if d, e := c.concluded(ctx, p.Number); e == nil && d != nil {
+		return d, nil
+	}
+	if highest, _, _, e := c.r.numbers(ctx); e == nil && highest != p.Number {
+		return nil, errOutrun
+	}
+	return nil, err
 }
 
 // concluded returns what is decided of collection n, or nil.
@@ -238,7 +243,8 @@ func (c *collector) sweep(ctx context.Context, p *published, d *done, intents []
 	if highest != p.Number {
 		return nil
 	}
-	for k := range maps.Values(doomed(p.Condemned, d.Rescued)) {
+	dead := doomed(p.Condemned, d.Rescued)
+	for _, k := range slices.SortedFunc(maps.Values(dead), func(a, b packKey) int { return cmp.Compare(a.String(), b.String()) }) {
 		i, err := c.r.store.Stat(ctx, k.name())
 		if errors.Is(err, store.ErrNotExist) {
 			continue

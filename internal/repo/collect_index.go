@@ -3,15 +3,14 @@ package repo
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
-
-// mergeEntries is the number of entries at which a merged index object is closed: about 14 MB.
-const mergeEntries = 1 << 18
 
 // indexMerger writes the index objects of a finished collection. It holds one object that it reads and one that it
 // fills for each group.
@@ -51,7 +50,7 @@ func (c *collector) mergeIndex(ctx context.Context, p *published, doomed map[Pac
 			return nil, err
 		}
 	}
-	for g := range m.filled {
+	for _, g := range slices.Sorted(maps.Keys(m.filled)) {
 		if err := m.put(ctx, g); err != nil {
 			return nil, err
 		}
@@ -70,7 +69,7 @@ func (m *indexMerger) merge(ctx context.Context, name string, d *indexData, doom
 	switch {
 	case len(stays.packs) == 0:
 		return nil
-	case strings.HasPrefix(name, prefixBase) && len(stays.packs) == len(d.packs) && len(d.entries) >= mergeEntries/2:
+	case strings.HasPrefix(name, prefixBase) && len(stays.packs) == len(d.packs) && len(d.entries) >= m.r.limits.mergeEntries/2:
 		m.names = append(m.names, name)
 		return nil
 	}
@@ -85,7 +84,7 @@ func (m *indexMerger) merge(ctx context.Context, name string, d *indexData, doom
 	for _, e := range stays.entries {
 		into.entries = append(into.entries, indexEntry{e.chunkPlace, first + e.pack})
 	}
-	if len(into.entries) >= mergeEntries {
+	if len(into.entries) >= m.r.limits.mergeEntries {
 		return m.put(ctx, g)
 	}
 	return nil

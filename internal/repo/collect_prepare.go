@@ -9,12 +9,8 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
-// Bounds of one collection's rewriting, and when index objects are worth merging.
-const (
-	maxRewriteChunks = 1 << 18
-	gatherFrom       = 16
-	mergeFrom        = 32
-)
+// maxRewriteChunks bounds the memory of one collection's rewriting.
+const maxRewriteChunks = 1 << 18
 
 // prepare finds out what collection n+1 condemns, and copies what is to be kept of packs that are mostly garbage.
 // It returns nil where there is nothing to do. Nothing that it does is seen by anybody before the publication.
@@ -34,6 +30,20 @@ func (c *collector) prepare(ctx context.Context) (*published, error) {
 	if err != nil {
 		return nil, err
 	}
+	if v.highest > v.done && !c.opts.DryRun {
+		return nil, errOutrun // its conclusion may take index objects away while we list them
+	}
+	p, err := c.propose(ctx, v, packs, snapshots)
+	if err != nil {
+		// Somebody may have finished a collection meanwhile, and taken away what we were reading.
+		if highest, _, _, listErr := c.r.numbers(ctx); listErr == nil && highest != v.highest {
+			return nil, errOutrun
+		}
+	}
+	return p, err
+}
+
+func (c *collector) propose(ctx context.Context, v *view, packs map[packKey]int64, snapshots []string) (*published, error) {
 	names, err := c.r.indexNames(ctx, v)
 	if err != nil {
 		return nil, err
@@ -66,7 +76,7 @@ func (c *collector) decide(ctx context.Context, private *Repository, packs map[p
 	}
 	c.report.Snapshots, c.report.Packs = n, len(packs)
 	v := judge(uses(m, packs), policy{
-		minLive: c.opts.MinLive, small: int64(c.r.opts.PackBytes) / 8, gatherFrom: gatherFrom,
+		minLive: c.opts.MinLive, small: int64(c.r.opts.PackBytes) / 8, gatherFrom: c.r.limits.gatherFrom,
 		maxBytes: c.opts.MaxRewrite, maxChunks: maxRewriteChunks,
 	})
 	var kept map[packKey]bool
@@ -139,7 +149,7 @@ func (c *collector) fewIndexObjects(names map[string]bool) bool {
 			written++
 		}
 	}
-	return written < mergeFrom
+	return written < c.r.limits.mergeFrom
 }
 
 func sorted(set map[string]bool) []string {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -127,14 +128,17 @@ func (w *rewriter) put(ctx context.Context, kind rewriteKind) error {
 }
 
 func (w *rewriter) finish(ctx context.Context) (names []string, err error) {
-	for kind := range w.open {
+	kinds := slices.SortedFunc(maps.Keys(w.open), func(a, b rewriteKind) int {
+		return cmp.Or(cmp.Compare(a.group, b.group), cmp.Compare(len(w.open[a].buf), len(w.open[b].buf)))
+	})
+	for _, kind := range kinds {
 		if err := w.put(ctx, kind); err != nil {
 			return nil, err
 		}
 	}
-	for g, d := range w.wrote {
+	for _, g := range slices.Sorted(maps.Keys(w.wrote)) {
 		name := newIndexName(prefixBase, g, w.number)
-		if err := w.c.r.writeIndexObject(ctx, name, d); err != nil {
+		if err := w.c.r.writeIndexObject(ctx, name, w.wrote[g]); err != nil {
 			return nil, err
 		}
 		names = append(names, name)

@@ -92,6 +92,11 @@ type view struct {
 	named     []string        // index objects that count by their name: of the last done, and prepared ones
 }
 
+// same reports whether two views are of one state of the collections.
+func (v *view) same(w *view) bool {
+	return w != nil && v.highest == w.highest && v.done == w.done
+}
+
 // viewTries bounds how often a state is read again that changed under our eyes.
 const viewTries = 20
 

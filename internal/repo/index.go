@@ -116,7 +116,7 @@ func (ix *index) reset() error {
 func (r *Repository) loadIndex(ctx context.Context) (*view, error) {
 	ix := r.index
 	if ix.frozen {
-		return nil, nil
+		return &view{}, nil
 	}
 	ix.refresh.Lock()
 	defer ix.refresh.Unlock()
@@ -149,7 +149,7 @@ func (r *Repository) loadIndex(ctx context.Context) (*view, error) {
 // mayVanish is true: a collection replaced it, and the list is old. An object that is damaged is noted and passed
 // over: what the others name stays readable.
 func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool, mayVanish bool) (again bool, err error) {
-	for name := range listed {
+	for _, name := range sorted(listed) {
 		if r.index.knows(name) {
 			continue
 		}

@@ -92,21 +92,24 @@ func (r *Repository) locate(ctx context.Context, ids []seal.ChunkID) ([]location
 	return run, nil
 }
 
-// find looks a chunk up, and once more in a fresh index: another process may have written it.
+// find looks a chunk up, and again in a fresh index: another process may have written it, or a collection may have
+// replaced the index objects while they were listed. Two readings of one state are proof that it is not there.
 func (r *Repository) find(ctx context.Context, id seal.ChunkID) (location, error) {
-	l, ok, err := r.index.find(id)
-	if err == nil && !ok {
-		if _, err = r.loadIndex(ctx); err == nil {
-			l, ok, err = r.index.find(id)
+	var before *view
+	for {
+		l, ok, err := r.index.find(id)
+		if err != nil || ok {
+			return l, err
 		}
+		v, err := r.loadIndex(ctx)
+		if err != nil {
+			return l, err
+		}
+		if v.same(before) {
+			return l, &ChunkError{ID: id}
+		}
+		before = v
 	}
-	if err != nil {
-		return l, err
-	}
-	if !ok {
-		return l, &ChunkError{ID: id}
-	}
-	return l, nil
 }
 
 // run reads one run and hands it over; next is the number of the first chunk that was not handed over.

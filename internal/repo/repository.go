@@ -54,7 +54,18 @@ type Repository struct {
 	index  *index
 	opens  objectCache
 	seen   patience
+	limits limits
 }
+
+// limits are sizes at which things are written in the middle of something. Tests make them small.
+type limits struct {
+	indexEvery   int // new chunks after which a writer writes an index object
+	mergeEntries int // entries at which a merged index object is closed: about 14 MB
+	mergeFrom    int // index objects of writers that are worth a collection by themselves
+	gatherFrom   int // small packs of a group that are worth rewriting
+}
+
+var defaultLimits = limits{indexEvery: 1 << 15, mergeEntries: 1 << 18, mergeFrom: 32, gatherFrom: 16}
 
 // marker is the plain JSON in holdfast.json: the only thing that a reader without a key can know.
 type marker struct {
@@ -118,7 +129,7 @@ func Open(ctx context.Context, st store.Store, c seal.Credentials, opts Options)
 }
 
 func open(st store.Store, keys *seal.Keyring, opts Options) (*Repository, error) {
-	r := &Repository{store: st, keys: keys, id: keys.Repository(), opts: opts, codecs: map[byte]Codec{}}
+	r := &Repository{store: st, keys: keys, id: keys.Repository(), opts: opts, codecs: map[byte]Codec{}, limits: defaultLimits}
 	for _, c := range opts.Codecs {
 		if c.ID() < firstCodec {
 			panic("repo: a codec's ID is below 16")

@@ -60,9 +60,6 @@ type WriteStats struct {
 	PacksWritten int64 `json:"packsWritten"`
 }
 
-// indexEvery is the number of new chunks after which an index object is written in the middle of a snapshot.
-const indexEvery = 1 << 15
-
 const uploaders = 2
 
 type intent struct {
@@ -158,7 +155,7 @@ func (w *Writer) packDone(ref *packRef, entries []chunkPlace) error {
 	w.stats.PacksWritten++
 	w.stats.StoredBytes += int64(ref.size)
 	var full indexData
-	if len(w.pending.entries) >= indexEvery {
+	if len(w.pending.entries) >= w.r.limits.indexEvery {
 		full, w.pending = w.pending, indexData{}
 	}
 	w.mu.Unlock()

@@ -1,0 +1,220 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// live does one thing after the other until the history ends. A killed process starts anew, with empty memory and
+// another clock.
+func (p *process) live(t *testing.T) {
+	for !p.stopping() {
+		p.dead = false
+		r := p.s.open(p, time.Duration(p.rnd.IntN(14)-7)*24*time.Hour)
+		for !p.dead && !p.stopping() {
+			p.act(t, r)
+		}
+		_ = r.Close()
+	}
+}
+
+func (p *process) stopping() bool {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	return p.s.stopping
+}
+
+func (p *process) act(t *testing.T, r *Repository) {
+	ctx := context.Background()
+	var err error
+	var what string
+	switch n := p.rnd.IntN(20); {
+	case n < 9:
+		what, err = "write", p.write(ctx, r)
+	case n < 13:
+		what, err = "forget", p.forget(ctx, r)
+	case n < 15:
+		what, err = "read", p.read(ctx, t, r)
+	default:
+		opts := CollectOptions{MinLive: 0.9}
+		if p.rnd.IntN(2) == 0 {
+			opts.Patience = NoPatience
+		}
+		var rep *CollectReport
+		if rep, err = r.Collect(ctx, opts); err == nil {
+			p.s.count("removed packs", rep.RemovedPacks)
+			p.s.count("pending", len(rep.Pending))
+			p.s.count("aborted", len(rep.Aborted))
+		}
+		what = "collect"
+	}
+	switch {
+	case err == nil:
+		p.s.count(what, 1)
+	case errors.Is(err, errDead) || errors.Is(err, errCut) || errors.Is(err, ErrAborted) || p.dead:
+	default:
+		t.Errorf("%s by process %d: %v", what, p.number, err)
+		p.s.stop()
+	}
+}
+
+func (s *sim) count(what string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done[what] += n
+}
+
+// someFiles picks from few contents, so that snapshots share much and what is condemned is wanted again.
+func someFiles(rnd *rand.Rand) files {
+	fs := files{}
+	for i := range 3 + rnd.IntN(8) {
+		content := rand.New(rand.NewPCG(uint64(rnd.IntN(16)), 5))
+		b := make([]byte, 150)
+		for j := range b {
+			b[j] = byte(content.Uint32())
+		}
+		fs[fmt.Sprintf("base/%d", i)] = b
+	}
+	return fs
+}
+
+func (p *process) write(ctx context.Context, r *Repository) (err error) {
+	fs := someFiles(p.rnd)
+	w, err := r.Begin(ctx, "orders-db", DefaultGroup)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close(ctx)) }()
+	tree, lane, m := w.NewTree(ctx), w.Lane(), &Manifest{Engine: "test"}
+	for _, path := range sortedKeys(fs) {
+		e := &Entry{Type: TypeFile}
+		if err := saveFile(ctx, w, lane, e, fs[path]); err != nil {
+			return err
+		}
+		if err := tree.Add(path, e); err != nil {
+			return err
+		}
+	}
+	if err := tree.Finish(m); err != nil {
+		return err
+	}
+	p.s.mu.Lock()
+	p.s.expected[w.ID()] = fs
+	p.s.mu.Unlock()
+	return w.Commit(ctx, m)
+}
+
+func (p *process) forget(ctx context.Context, r *Repository) error {
+	list, err := r.Snapshots(ctx, "orders-db")
+	if err != nil || len(list) < 3 {
+		return err
+	}
+	l := list[p.rnd.IntN(len(list))]
+	if l.Err != nil {
+		return l.Err
+	}
+	return r.Forget(ctx, "orders-db", l.ID)
+}
+
+// read restores a snapshot with what this process knows of the index, while others move things.
+func (p *process) read(ctx context.Context, t *testing.T, r *Repository) error {
+	list, err := r.Snapshots(ctx, "orders-db")
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	l := list[p.rnd.IntN(len(list))]
+	if l.Err != nil {
+		return l.Err
+	}
+	err = p.s.same(ctx, r, l.Manifest)
+	if err == nil || p.dead {
+		return err
+	}
+	if _, gone := p.s.st.Stat(ctx, r.snapshotName("orders-db", l.ID)); gone != nil {
+		return nil
+	}
+	if m, e := p.s.open(p.s.st, 0).Manifest(ctx, "orders-db", l.ID); m == nil && errors.Is(e, store.ErrNotExist) {
+		return nil // forgotten meanwhile
+	}
+	return err
+}
+
+// do hands a call to the scheduler and waits for its turn.
+func (p *process) do(op, name string, effect func() error) error {
+	c := &call{p: p, op: op, name: name, effect: effect, reply: make(chan error)}
+	p.s.mu.Lock()
+	p.s.waiting = append(p.s.waiting, c)
+	p.s.mu.Unlock()
+	return <-c.reply
+}
+
+func (p *process) Put(ctx context.Context, name string, body []byte) error {
+	body = append([]byte(nil), body...) // an effect may come late
+	return p.do("put", name, func() error { return p.Memory.Put(ctx, name, body) })
+}
+
+func (p *process) Create(ctx context.Context, name string, body []byte) error {
+	body = append([]byte(nil), body...)
+	return p.do("create", name, func() error { return p.Memory.Create(ctx, name, body) })
+}
+
+func (p *process) Delete(ctx context.Context, name string) error {
+	ctx = context.WithoutCancel(ctx)
+	return p.do("delete", name, func() error { return p.Memory.Delete(ctx, name) })
+}
+
+func (p *process) Get(ctx context.Context, name string, max int64) (b []byte, err error) {
+	err = p.do("get", name, func() error { b, err = p.Memory.Get(ctx, name, max); return err })
+	return b, err
+}
+
+func (p *process) GetRange(ctx context.Context, name string, off int64, dst []byte) error {
+	return p.do("get", name, func() error { return p.Memory.GetRange(ctx, name, off, dst) })
+}
+
+func (p *process) Stat(ctx context.Context, name string) (i store.Info, err error) {
+	err = p.do("stat", name, func() error { i, err = p.Memory.Stat(ctx, name); return err })
+	return i, err
+}
+
+var errPage = errors.New("the page is full")
+
+const listPage = 12
+
+// List takes a turn for every few names: a listing is no snapshot of the store.
+func (p *process) List(ctx context.Context, prefix, after string, fn func(store.Info) error) error {
+	for {
+		var page []store.Info
+		err := p.do("list", prefix, func() error {
+			err := p.Memory.List(ctx, prefix, after, func(i store.Info) error {
+				if len(page) == listPage {
+					return errPage
+				}
+				page = append(page, i)
+				return nil
+			})
+			if errors.Is(err, errPage) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, i := range page {
+			if err := fn(i); err != nil {
+				return err
+			}
+			after = i.Name
+		}
+		if len(page) < listPage {
+			return nil
+		}
+	}
+}

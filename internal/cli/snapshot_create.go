@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
+)
+
+// snapshotCreate takes a snapshot now.
+type snapshotCreate struct {
+	app        *app
+	checkpoint string
+}
+
+func newSnapshotCreateCommand(a *app) *cobra.Command {
+	s := &snapshotCreate{app: a}
+	c := &cobra.Command{
+		Use:   "create SYSTEM",
+		Short: "Take a snapshot now",
+		Long: `Takes a snapshot of a running database: beside it from its data directory, or, where the configuration names
+none, from afar over the replication protocol. When the command ends with 0 the snapshot is durable and can be
+recovered alone: the log that it needs is in the repository too.
+
+Every page's checksum is verified while it is read. A page that is damaged in the database is named and stored as
+it is; the exit code is then 3.`,
+		Example: "  holdfast snapshot create orders-db",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(c *cobra.Command, args []string) error { return s.run(c.Context(), args[0]) },
+	}
+	c.Flags().StringVar(&s.checkpoint, "checkpoint", "", "`kind` of the checkpoint at the beginning: fast or spread (default: as configured)")
+	return c
+}
+
+func (s *snapshotCreate) run(ctx context.Context, system string) error {
+	o := workspace.SnapshotOptions{Checkpoint: config.Checkpoint(s.checkpoint)}
+	if s.checkpoint != "" && o.Checkpoint != config.CheckpointFast && o.Checkpoint != config.CheckpointSpread {
+		return usage(fmt.Errorf("--checkpoint %q: write fast or spread", s.checkpoint))
+	}
+	w, err := s.app.workspace(nil)
+	if err != nil {
+		return err
+	}
+	defer w.Close() //nolint:errcheck // what was written is durable
+	sys, err := w.System(ctx, system)
+	if err != nil {
+		return err
+	}
+	progress, stop := s.app.progress()
+	o.Progress = progress
+	report, err := w.Snapshot(ctx, sys, o)
+	stop()
+	if err != nil {
+		return err
+	}
+	if err := s.app.emit(createdSnapshot{report}); err != nil {
+		return err
+	}
+	if n := len(report.Problems); n > 0 {
+		return missed(dr.Fail(fmt.Sprintf("snapshot %s of %s was taken", report.Snapshot.ID, system),
+			fmt.Errorf("%w in the database itself: %s", errDamaged, count(n, "page")),
+			"look at the pages above in the database; older snapshots may hold them intact"))
+	}
+	return nil
+}
+
+type createdSnapshot struct{ *capture.SnapshotReport }
+
+func (c createdSnapshot) writeText(w io.Writer) error {
+	m := c.Snapshot
+	for _, p := range c.Problems {
+		fmt.Fprintln(w, "DAMAGED:", p)
+	}
+	for _, s := range c.Skipped {
+		fmt.Fprintln(w, "not a part of the database, left out:", s)
+	}
+	fmt.Fprintf(w, "snapshot %s of %s: %s in %s\n", m.ID, m.System, dr.Bytes(m.Bytes), count(int(m.Files), "file"))
+	fmt.Fprintf(w, "  new %s, stored as %s\n", dr.Bytes(m.Written.NewBytes), dr.Bytes(m.Written.StoredBytes))
+	_, err := fmt.Fprintf(w, "  took %s: checkpoint %s, copy %s (%s/s), log %s\n", round(c.Total), round(c.Checkpoint), round(c.Copy),
+		dr.Bytes(float64(m.Bytes)/max(c.Copy.Seconds(), 1e-3)), round(c.Log))
+	return err
+}
+
+func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

@@ -1,0 +1,68 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"math"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+)
+
+// RetainLog removes the part of a system's log that none of its snapshots needs, and returns how many objects
+// and bytes that were. Where a snapshot cannot be read nothing is removed: it may need what the others do not.
+func (w *Workspace) RetainLog(ctx context.Context, s System) (objects int, bytes int64, err error) {
+	v, err := points.Load(ctx, s.Repo, string(s.Name))
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(v.Unread) > 0 || len(v.Snapshots) == 0 {
+		return 0, 0, errors.Join(v.Unread...)
+	}
+	report, err := s.Repo.CollectLog(ctx, string(s.Name), logFloors(v))
+	if err != nil {
+		return 0, 0, err
+	}
+	return report.Extents, report.Bytes, nil
+}
+
+// logFloors returns, for each stream of which the repository has anything, the position from which on it is
+// needed: by a snapshot on it from the snapshot's start, by a snapshot on an ancestor whole, by nobody not at
+// all. A stream whose history is not known is not in the map, and stays.
+func logFloors(v *points.View) map[repo.StreamID]uint64 {
+	floors := map[repo.StreamID]uint64{}
+	for _, tl := range v.Timelines() {
+		way, err := v.Way(tl)
+		if err != nil {
+			continue
+		}
+		floor := uint64(math.MaxUint64)
+		for _, s := range v.Snapshots {
+			f := s.Facts
+			switch {
+			case f.Timeline == tl:
+				floor = min(floor, uint64(f.StartLSN))
+			case way.IsAncestor(f.Timeline, f.StartLSN):
+				floor = 0
+			case needsAncestor(v, f.StopTimeline, tl):
+				floor = min(floor, uint64(f.StartLSN))
+			}
+		}
+		floors[repo.StreamID(tl)] = floor
+	}
+	return floors
+}
+
+// needsAncestor tells whether a snapshot that ended on timeline stop began on the way there, on tl.
+func needsAncestor(v *points.View, stop, tl wal.TimelineID) bool {
+	if stop == 0 || stop <= tl {
+		return false
+	}
+	way, err := v.Way(stop)
+	if err != nil {
+		return true // not known: keep
+	}
+	_, ok := way.SwitchPoint(tl)
+	return ok
+}

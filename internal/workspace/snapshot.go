@@ -1,0 +1,162 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg"
+	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
+	"github.com/holdfast-dr/holdfast/internal/pg/stream"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// SnapshotOptions are those of one snapshot.
+type SnapshotOptions struct {
+	Checkpoint config.Checkpoint // empty: as configured
+	Progress   dr.ProgressFunc
+}
+
+// Snapshot takes a snapshot of a system. Where nobody brings its log into the repository (an agent does, or an
+// archive_command), it receives the log itself while it lasts, through a slot that ends with the connection: a
+// snapshot without its log could not be recovered.
+func (w *Workspace) Snapshot(ctx context.Context, s System, o SnapshotOptions) (*capture.SnapshotReport, error) {
+	streamed, err := w.streamed(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if streamed {
+		return w.snapshot(ctx, s, o)
+	}
+	log := s.Repo.Log(string(s.Name))
+	if err := log.Register(ctx, s.Group()); err != nil {
+		return nil, err
+	}
+	eg, egctx := errgroup.WithContext(ctx)
+	streaming, stop := context.WithCancel(egctx)
+	defer stop()
+	eg.Go(func() error {
+		return capture.StreamLog(streaming, capture.StreamConfig{
+			Connection: s.Postgres.Connection.DSN(), Slot: fmt.Sprintf("holdfast_tmp_%d", os.Getpid()), Temporary: true,
+			Log: log, Interval: time.Second, Logger: w.log,
+		})
+	})
+	var report *capture.SnapshotReport
+	eg.Go(func() error {
+		defer stop()
+		var err error
+		report, err = w.snapshot(egctx, s, o)
+		return err
+	})
+	return report, eg.Wait()
+}
+
+// snapshot takes a snapshot while somebody brings the log into the repository.
+func (w *Workspace) snapshot(ctx context.Context, s System, o SnapshotOptions) (*capture.SnapshotReport, error) {
+	return capture.Snapshot(ctx, s.Repo, w.SnapshotConfig(s, o))
+}
+
+// SnapshotConfig returns how a snapshot of the system is taken, with a WaitLog that looks into the repository.
+func (w *Workspace) SnapshotConfig(s System, o SnapshotOptions) capture.SnapshotConfig {
+	checkpoint := s.Postgres.Checkpoint
+	if o.Checkpoint != "" {
+		checkpoint = o.Checkpoint
+	}
+	return capture.SnapshotConfig{
+		System: string(s.Name), Group: s.Group(), Connection: s.Postgres.Connection.DSN(), DataDir: s.Postgres.DataDirectory,
+		Checkpoint: cluster.CheckpointMode(checkpoint == config.CheckpointFast), Codec: w.codec,
+		Progress: o.Progress, Log: w.log,
+		WaitLog: func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
+			return waitLog(ctx, s.Repo.Log(string(s.Name)), tl, start, end)
+		},
+	}
+}
+
+// streamed tells whether somebody else brings the system's log into the repository.
+func (w *Workspace) streamed(ctx context.Context, s System) (bool, error) {
+	if !s.Policy.Log.Stream {
+		return true, nil // an archive_command does
+	}
+	conn, err := cluster.Connect(ctx, s.Postgres.Connection.DSN())
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // one question was asked
+	slot, ok, err := stream.ReadSlot(ctx, conn, SlotName(s.System))
+	return ok && slot.Active, err
+}
+
+const (
+	logPoll    = 250 * time.Millisecond
+	logTimeout = 5 * time.Minute
+)
+
+var errLogLate = errors.New("it did not arrive in the repository")
+
+// waitLog waits until the repository holds the log from start to end, on the way to timeline tl.
+func waitLog(ctx context.Context, log *repo.Log, tl wal.TimelineID, start, end wal.LSN) error {
+	deadline := time.NewTimer(logTimeout)
+	defer deadline.Stop()
+	tick := time.NewTicker(logPoll)
+	defer tick.Stop()
+	for {
+		ok, err := holds(ctx, log, tl, start, end)
+		if err != nil || ok {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return dr.Fail(fmt.Sprintf("wait %s for the log", logTimeout), errLogLate,
+				"holdfast log status shows who should bring it: the agent, or the server's archive_command")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// holds reports whether the repository has the log from start to end, on the way to timeline tl.
+func holds(ctx context.Context, log *repo.Log, tl wal.TimelineID, start, end wal.LSN) (bool, error) {
+	extents, err := log.Extents(ctx, repo.StreamID(tl), uint64(start))
+	if err != nil {
+		return false, err
+	}
+	for _, r := range repo.Merge(extents) {
+		if r.End < uint64(end) || r.Start > uint64(end) {
+			continue
+		}
+		if r.Start <= uint64(start) {
+			return true, nil
+		}
+		return holdsBefore(ctx, log, tl, start, wal.LSN(r.Start))
+	}
+	return false, nil
+}
+
+// holdsBefore looks for what lies before the beginning of a timeline: on the timeline that it came from.
+func holdsBefore(ctx context.Context, log *repo.Log, tl wal.TimelineID, start, begin wal.LSN) (bool, error) {
+	if tl == 1 {
+		return false, nil
+	}
+	content, err := log.File(ctx, pg.HistoryFile(tl))
+	if err != nil {
+		return false, err
+	}
+	h, err := wal.ParseHistory(tl, content)
+	if err != nil || len(h.Ancestors) == 0 {
+		return false, err
+	}
+	parent := h.Ancestors[len(h.Ancestors)-1]
+	if parent.End < begin {
+		return false, nil // a gap at the beginning of the timeline
+	}
+	return holds(ctx, log, parent.Timeline, start, parent.End)
+}

@@ -1,0 +1,190 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg/page"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/open"
+)
+
+// Workspace holds what was opened, until Close. It may be used by several goroutines.
+type Workspace struct {
+	Config *config.Config
+	log    *slog.Logger
+	codec  *page.Codec
+
+	mu     sync.Mutex // guards opened. Held while a repository is opened, so that two users open it once
+	opened map[string]*repo.Repository
+}
+
+// New returns a workspace for a configuration. Nothing is opened yet.
+func New(c *config.Config, log *slog.Logger) *Workspace {
+	return &Workspace{Config: c, log: log, codec: page.NewCodec(), opened: map[string]*repo.Repository{}}
+}
+
+// Close closes what was opened.
+func (w *Workspace) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var err error
+	for _, r := range w.opened {
+		err = errors.Join(err, r.Close(), r.Store().Close())
+	}
+	clear(w.opened)
+	return err
+}
+
+// System is a system of the configuration with what belongs to it.
+type System struct {
+	config.System
+	Policy config.Policy
+	Repo   *repo.Repository
+}
+
+// Group returns the system's residency group.
+func (s System) Group() repo.ResidencyGroup { return repo.ResidencyGroup(s.Residency) }
+
+// System opens the repository of a system.
+func (w *Workspace) System(ctx context.Context, name string) (System, error) {
+	s, err := w.Config.System(name)
+	if err != nil {
+		return System{}, err
+	}
+	r, err := w.Repository(ctx, s.Repository)
+	if err != nil {
+		return System{}, err
+	}
+	return System{System: s, Policy: w.Config.PolicyOf(s), Repo: r}, nil
+}
+
+// Repository opens a repository of the configuration, or returns it as it was opened before.
+func (w *Workspace) Repository(ctx context.Context, name string) (*repo.Repository, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r, ok := w.opened[name]; ok {
+		return r, nil
+	}
+	c, err := w.Config.Repository(name)
+	if err != nil {
+		return nil, err
+	}
+	credentials, err := Credentials(c.Keys)
+	if err != nil {
+		return nil, err
+	}
+	o, err := w.options(c)
+	if err != nil {
+		return nil, err
+	}
+	st, err := open.Store(ctx, string(c.Replicas[0].URL), open.Options{})
+	if err != nil {
+		return nil, err
+	}
+	r, err := repo.Open(ctx, st, credentials, o)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	w.opened[name] = r
+	return r, nil
+}
+
+// Reopen closes a repository, so that the next use opens it with the keys of today.
+func (w *Workspace) Reopen(name string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r, ok := w.opened[name]
+	if !ok {
+		return nil
+	}
+	delete(w.opened, name)
+	return errors.Join(r.Close(), r.Store().Close())
+}
+
+// Init makes a repository of the configuration in its place, which is made where it is a directory that does
+// not exist, after it has tried out what the place can do. The repository opens with the configured passphrase,
+// with the configured identities, and with the recipients given.
+func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipient) (*repo.Repository, store.Abilities, error) {
+	var abilities store.Abilities
+	c, err := w.Config.Repository(name)
+	if err != nil {
+		return nil, abilities, err
+	}
+	recipients, err := ownRecipients(c.Keys)
+	if err != nil {
+		return nil, abilities, err
+	}
+	if recipients = append(recipients, extra...); len(recipients) == 0 {
+		return nil, abilities, dr.Fail(fmt.Sprintf("repo init %s", name), errors.New("nobody could open it: the configuration names no key"),
+			"set repositories."+name+".keys.passphrase-file or identity-files, or give --recipient")
+	}
+	o, err := w.options(c)
+	if err != nil {
+		return nil, abilities, err
+	}
+	st, err := open.Create(ctx, string(c.Replicas[0].URL), open.Options{})
+	if err != nil {
+		return nil, abilities, err
+	}
+	abilities, err = store.Probe(ctx, st)
+	if err != nil {
+		return nil, abilities, errors.Join(err, st.Close())
+	}
+	r, err := repo.Init(ctx, st, recipients, o)
+	if err != nil {
+		return nil, abilities, errors.Join(err, st.Close())
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.opened[name] = r
+	return r, abilities, nil
+}
+
+func (w *Workspace) options(c config.Repository) (repo.Options, error) {
+	signer, err := Signer(w.Config.Agent.State)
+	if err != nil {
+		return repo.Options{}, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	cache := c.Cache
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		// The cache only saves time. Without it the index is read anew by each run.
+		w.log.Warn("the cache directory cannot be used", dr.KeyFile, cache, dr.KeyError, err)
+		cache = ""
+	}
+	return repo.Options{CacheDir: cache, Codecs: []repo.Codec{w.codec}, Signer: signer, Host: host}, nil
+}
+
+// Codec returns the codec for relation files.
+func (w *Workspace) Codec() repo.Codec { return w.codec }
+
+// SystemDir returns the directory on this host for what a system keeps across restarts, and makes it.
+func (w *Workspace) SystemDir(system string) (string, error) {
+	dir := filepath.Join(w.Config.Agent.State, "systems", system)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the state directory: %w", err)
+	}
+	return dir, nil
+}
+
+// SlotName returns the name of the replication slot of a system.
+func SlotName(s config.System) string {
+	if s.Postgres.Slot != "" {
+		return s.Postgres.Slot
+	}
+	return "holdfast_" + strings.ReplaceAll(string(s.Name), "-", "_")
+}

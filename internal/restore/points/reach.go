@@ -1,0 +1,133 @@
+package points
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// Gap is a part of a way's log that the repository does not hold.
+type Gap struct {
+	Timeline wal.TimelineID `json:"timeline"`
+	Start    wal.LSN        `json:"start"`
+	End      wal.LSN        `json:"end"` // the first byte that is there again
+}
+
+// String says it as a person does: "timeline 4 has no log from 2/B1000000 to 2/B3000000".
+func (g Gap) String() string {
+	return fmt.Sprintf("timeline %d has no log from %s to %s", g.Timeline, g.Start, g.End)
+}
+
+// reach is how far unbroken log goes along a way.
+type reach struct {
+	end  wal.LSN
+	last *repo.Extent // the extent that holds the byte before end; nil where there is none
+	gap  *Gap         // where more log follows
+}
+
+// piece is an extent as far as it lies on a way.
+type piece struct {
+	repo.Extent
+	from, to wal.LSN
+}
+
+// pieces returns what the log holds of a way at or after from, timeline by timeline and ascending.
+//
+// A new timeline's first segment begins with a copy of the old one's bytes, so an extent counts from the start
+// of the segment in which its timeline began: where segments were archived as files, the old timeline's copy of
+// those bytes may not be there.
+func (v *View) pieces(way *wal.Timelines, from wal.LSN, size wal.SegmentSize) []piece {
+	var out []piece
+	add := func(tl wal.TimelineID) {
+		begin, end, ok := way.Range(tl)
+		s := v.streams[tl]
+		if !ok || s == nil {
+			return
+		}
+		begin = max(size.Floor(begin), from)
+		for _, e := range s.extents {
+			p := piece{e, max(wal.LSN(e.Start), begin), min(wal.LSN(e.End), end)}
+			if p.from < p.to {
+				out = append(out, p)
+			}
+		}
+	}
+	for _, a := range way.Ancestors {
+		add(a.Timeline)
+	}
+	add(way.Timeline)
+	return out
+}
+
+// reach follows the log along way from a position on. Timelines on a way ascend in their positions, except for
+// the copied beginning of a segment, which only overlaps what lies before.
+func (v *View) reach(way *wal.Timelines, from wal.LSN, size wal.SegmentSize) reach {
+	r := reach{end: from}
+	all := v.pieces(way, from, size)
+	for again := true; again; {
+		again = false
+		for i, p := range all {
+			if p.from <= r.end && p.to > r.end {
+				r.end, r.last, again = p.to, &all[i].Extent, true
+			}
+		}
+	}
+	next := wal.MaxLSN
+	for _, p := range all {
+		if p.from > r.end {
+			next = min(next, p.from)
+		}
+	}
+	if next != wal.MaxLSN {
+		r.gap = &Gap{way.At(r.end), r.end, next}
+	}
+	return r
+}
+
+// mark returns the highest position of the way that is known to have existed, and the source's clock there.
+func (v *View) mark(way *wal.Timelines) (lsn wal.LSN, source time.Time) {
+	consider := func(tl wal.TimelineID) {
+		_, end, ok := way.Range(tl)
+		s := v.streams[tl]
+		if !ok || s == nil || s.mark == nil {
+			return
+		}
+		at := min(wal.LSN(s.mark.LSN), end)
+		if at < lsn {
+			return
+		}
+		lsn, source = at, time.Time{}
+		// The clock of a mark beyond the point where its timeline was left is that of another branch.
+		if wal.LSN(s.mark.LSN) <= end {
+			source = s.mark.Source
+		}
+	}
+	for _, a := range way.Ancestors {
+		consider(a.Timeline)
+		// The new timeline began there: the log reached at least so far.
+		lsn = max(lsn, a.End)
+	}
+	consider(way.Timeline)
+	return lsn, source
+}
+
+// clock returns when the last byte of an extent was written: by the source's clock, or by that of the host that
+// stored it.
+func (v *View) clock(ctx context.Context, e repo.Extent) (time.Time, error) {
+	if t, ok := v.clocks[e]; ok {
+		return t, nil
+	}
+	_, c, err := v.reader.Read(ctx, e)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the newest log of timeline %d: %w", e.Stream, err)
+	}
+	t := c.Source
+	if t.IsZero() {
+		t = c.Writer
+	}
+	v.clocks[e] = t
+	return t, nil
+}

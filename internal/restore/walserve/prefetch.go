@@ -1,0 +1,314 @@
+package walserve
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+)
+
+// SpoolName is the directory in pg_wal that holds the Prefetcher's socket and the segments that it has ready.
+// There they only need to be renamed.
+const SpoolName = "holdfast.prefetch"
+
+const (
+	lockName   = "lock"
+	socketName = "socket"
+	// stopName is the request that ends the Prefetcher.
+	stopName = "stop"
+)
+
+// Prefetcher answers requests and fetches the segments ahead that will be asked for next. Each request costs
+// its process a connection; keys are unlocked once.
+type Prefetcher struct {
+	Source  *Source
+	Ahead   int           // segments that are kept ready; 0: 128 MiB worth of them, at least one
+	Workers int           // fetched at once; 0: 2
+	Idle    time.Duration // without a request for so long, Run returns; 0: 30 s
+
+	dir   string
+	queue chan *slot // of what is asked for now; prefetching looks at slots
+
+	mu    sync.Mutex // guards slots
+	slots map[string]*slot
+	more  chan struct{} // has room for one: something was added to slots
+}
+
+// slot is a file that is being fetched, or is ready in the spool.
+type slot struct {
+	name  string
+	order int
+	ahead bool          // nobody has asked for it when a worker took it
+	taken bool          // by a worker
+	done  chan struct{} // closed when file is set
+	file  file
+}
+
+// request is what a client sends, as a line of JSON; the answer is a Result.
+type request struct {
+	Name string `json:"name"`
+	Path string `json:"path"` // absolute
+}
+
+func (p *Prefetcher) setDefaults() {
+	if p.Ahead == 0 {
+		p.Ahead = max(1, 128<<20/int(p.Source.size))
+	}
+	if p.Workers == 0 {
+		p.Workers = 2
+	}
+	if p.Idle == 0 {
+		p.Idle = 30 * time.Second
+	}
+	p.slots, p.more = map[string]*slot{}, make(chan struct{}, 1)
+}
+
+// Run serves requests in a data directory's pg_wal until it is idle, is told to stop, or ctx ends. Where
+// another Prefetcher serves it already, Run returns nil at once. It leaves nothing behind.
+func (p *Prefetcher) Run(ctx context.Context, walDir string) error {
+	p.setDefaults()
+	p.dir = filepath.Join(walDir, SpoolName)
+	if err := os.Mkdir(p.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	lock, err := os.OpenFile(filepath.Join(p.dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() //nolint:errcheck // nothing was written
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return nil
+	}
+	// What a dead one left behind may be half written.
+	if err := p.sweep(); err != nil {
+		return err
+	}
+	l, err := listen(p.dir)
+	if err != nil {
+		return err
+	}
+	err = p.serve(ctx, l)
+	return errors.Join(err, os.RemoveAll(p.dir))
+}
+
+func (p *Prefetcher) sweep() error {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != lockName {
+			err = errors.Join(err, os.Remove(filepath.Join(p.dir, e.Name())))
+		}
+	}
+	return err
+}
+
+func (p *Prefetcher) serve(ctx context.Context, l net.Listener) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	idle := time.AfterFunc(p.Idle, stop)
+	defer idle.Stop()
+	context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept
+	var eg errgroup.Group
+	for range p.Workers {
+		eg.Go(func() error { return p.work(ctx) })
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			break // closed, by whatever made ctx end
+		}
+		idle.Reset(p.Idle)
+		eg.Go(func() error {
+			p.answer(ctx, conn, stop)
+			idle.Reset(p.Idle)
+			return nil
+		})
+	}
+	stop()
+	return eg.Wait()
+}
+
+// answer reads one request and answers it. A client that goes away is no error of ours.
+func (p *Prefetcher) answer(ctx context.Context, conn net.Conn, stop func()) {
+	defer conn.Close()                            //nolint:errcheck // the client sees a missing answer
+	conn.SetDeadline(time.Now().Add(time.Minute)) //nolint:errcheck // a socket has deadlines
+	var q request
+	if json.NewDecoder(conn).Decode(&q) != nil {
+		return
+	}
+	conn.SetDeadline(time.Time{}) //nolint:errcheck // as above
+	if q.Name == stopName {
+		stop()
+		return
+	}
+	json.NewEncoder(conn).Encode(p.get(ctx, q)) //nolint:errcheck // as above
+}
+
+// get waits for a file and moves it to where it is wanted.
+func (p *Prefetcher) get(ctx context.Context, q request) Result {
+	n, err := wal.ParseName(q.Name, p.Source.size)
+	if err != nil {
+		return Result{Outcome: BadRequest, Name: q.Name, Reason: err.Error()}
+	}
+	for {
+		s := p.want(n, q.Name)
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return failed(q.Name, errors.New("the prefetcher is ending"))
+		}
+		if !p.drop(s) {
+			continue // another request, whose client is gone by now, took the file
+		}
+		if s.ahead && !s.file.whole {
+			continue // it was looked for in haste: now look properly
+		}
+		if s.file.Outcome != Served {
+			return s.file.Result
+		}
+		if err := os.Rename(p.path(q.Name), q.Path); err != nil {
+			return failed(q.Name, err)
+		}
+		return s.file.Result
+	}
+}
+
+func (p *Prefetcher) path(name string) string { return filepath.Join(p.dir, name) }
+
+// want returns the slot of what is asked for now, and makes slots of what will be asked for next. Slots that
+// the recovery has passed by are given up.
+func (p *Prefetcher) want(n wal.Name, name string) *slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.addLocked(name, 0)
+	if n.Kind != wal.Segment {
+		return s
+	}
+	keep := map[string]bool{name: true}
+	for i := range p.Ahead {
+		next := wal.SegmentName(n.Timeline, n.Segment+wal.SegmentNumber(i+1), p.Source.size)
+		keep[next] = true
+		p.addLocked(next, i+1)
+	}
+	for k, old := range p.slots {
+		if !keep[k] && old.order > 0 && (!old.taken || isDone(old)) {
+			delete(p.slots, k)
+			os.Remove(p.path(k)) //nolint:errcheck // it may never have been there
+		}
+	}
+	return s
+}
+
+func (p *Prefetcher) addLocked(name string, order int) *slot {
+	s := p.slots[name]
+	// An answer that may change is not kept for the next request.
+	if s != nil && isDone(s) && !s.file.whole {
+		s = nil
+	}
+	if s == nil {
+		s = &slot{name: name, order: order, done: make(chan struct{})}
+		p.slots[name] = s
+		select {
+		case p.more <- struct{}{}:
+		default:
+		}
+	}
+	s.order = min(s.order, order)
+	return s
+}
+
+func isDone(s *slot) bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// drop forgets a slot, whose answer and file then are the caller's; false where another one was faster.
+func (p *Prefetcher) drop(s *slot) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.slots[s.name] != s {
+		return false
+	}
+	delete(p.slots, s.name)
+	return true
+}
+
+// work fetches slots, what is asked for now before what will be.
+func (p *Prefetcher) work(ctx context.Context) error {
+	a := p.Source.assembler()
+	for {
+		s := p.next()
+		if s == nil {
+			select {
+			case <-p.more:
+				continue
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		s.file = a.get(ctx, s.name, p.path(s.name), haste(s.ahead))
+		close(s.done)
+	}
+}
+
+// next takes the most urgent slot. Whoever takes one wakes another worker: more counts to one only.
+func (p *Prefetcher) next() *slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *slot
+	waiting := 0
+	for _, s := range p.slots {
+		if s.taken {
+			continue
+		}
+		waiting++
+		if best == nil || s.order < best.order || (s.order == best.order && s.name < best.name) {
+			best = s
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	best.taken, best.ahead = true, best.order > 0
+	if waiting > 1 {
+		select {
+		case p.more <- struct{}{}:
+		default:
+		}
+	}
+	return best
+}
+
+// listen opens the socket. A socket's path has at most 107 bytes, and data directories may be deep: the
+// directory is named by a descriptor.
+func listen(dir string) (net.Listener, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close() //nolint:errcheck // only read
+	l, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketName))
+	if err != nil {
+		return nil, err
+	}
+	// Its path will name nothing once d is closed; the directory is removed as a whole.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	return l, nil
+}

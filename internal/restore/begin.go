@@ -1,0 +1,170 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/control"
+)
+
+// begin makes the directories, takes the journal, and makes sure that nothing can be started from here on.
+func (x *run) begin() (err error) {
+	for _, a := range x.layout.areas() {
+		if err := x.opts.Owner.mkdirAll(a.dir); err != nil {
+			return err
+		}
+		if a.root, err = os.OpenRoot(a.dir); err != nil {
+			return err
+		}
+	}
+	m := x.plan.Snapshot.Manifest
+	x.result.Resumed = x.state == targetOurs
+	x.journal, err = openJournal(x.opts.To, journalHead{x.plan.System, m.ID, m.Root}, x.result.Resumed)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, x.journal.close())
+		}
+	}()
+	if x.state != targetEmpty {
+		if err := x.disarm(); err != nil {
+			return err
+		}
+	}
+	if err := x.makeDirs(); err != nil {
+		return err
+	}
+	if err := x.linkTablespaces(); err != nil {
+		return err
+	}
+	if x.state == targetCluster {
+		return x.removeExtra()
+	}
+	return nil
+}
+
+// disarm takes away what a server starts from, durably, before anything else changes.
+func (x *run) disarm() error {
+	for _, name := range []string{control.Path, "backup_label", "tablespace_map", "recovery.signal", "standby.signal", "postmaster.pid"} {
+		if err := x.layout.data.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for _, d := range []string{filepath.Join(x.opts.To, "global"), x.opts.To} {
+		if err := syncDir(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeDirs makes the snapshot's directories, also those that a base backup leaves empty. What stands in the
+// place of one and is no directory is removed: a link in an old data directory is not followed.
+func (x *run) makeDirs() error {
+	for _, path := range append([]string{"global", tablespaceDir, "pg_wal"}, x.dirs...) {
+		a, rel, err := x.layout.place(path)
+		if err != nil {
+			return err
+		}
+		if rel == "." {
+			continue
+		}
+		if err := x.makeDir(a, rel); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *run) makeDir(a *area, rel string) error {
+	fi, err := a.root.Lstat(rel)
+	if err == nil && !fi.IsDir() {
+		if fi.Mode()&fs.ModeSymlink != 0 {
+			x.note("%s was a link in the target; it was removed, what it points to was not touched", filepath.Join(a.dir, rel))
+		}
+		if err := a.root.Remove(rel); err != nil {
+			return err
+		}
+	}
+	if err == nil && fi.IsDir() {
+		return nil
+	}
+	if err := a.root.MkdirAll(rel, 0o700); err != nil {
+		return err
+	}
+	return x.opts.Owner.lchown(a.root, rel)
+}
+
+// linkTablespaces makes the links in pg_tblspc. They stand before the first file of a tablespace is written,
+// so that an interrupted restore knows its own directories again.
+func (x *run) linkTablespaces() error {
+	for oid, a := range x.layout.spaces {
+		rel := fmt.Sprintf("%s/%d", tablespaceDir, oid)
+		if have, err := os.Readlink(x.link(oid)); err == nil && have == a.dir {
+			continue
+		}
+		if err := x.layout.data.root.RemoveAll(rel); err != nil {
+			return err
+		}
+		// Root refuses to make a link that leads out; this one must, and its place was proven above.
+		if err := os.Symlink(a.dir, x.link(oid)); err != nil {
+			return err
+		}
+		if err := x.opts.Owner.lchown(x.layout.data.root, rel); err != nil {
+			return err
+		}
+	}
+	if len(x.layout.spaces) == 0 {
+		return nil
+	}
+	return syncDir(filepath.Join(x.opts.To, tablespaceDir))
+}
+
+// removeExtra removes what a stopped cluster has and the snapshot has not.
+func (x *run) removeExtra() error {
+	keep := newSeen()
+	for _, d := range append([]string{"global", tablespaceDir, "pg_wal"}, x.dirs...) {
+		keep.add(d)
+	}
+	for oid, a := range x.layout.spaces {
+		prefix := fmt.Sprintf("%s/%d", tablespaceDir, oid)
+		keep.add(prefix)
+		if err := x.removeBelow(a, prefix+"/", keep); err != nil {
+			return err
+		}
+	}
+	return x.removeBelow(x.layout.data, "", keep)
+}
+
+// removeBelow removes from an area, whose tree paths begin with prefix, what is in neither set.
+func (x *run) removeBelow(a *area, prefix string, keep seen) error {
+	return fs.WalkDir(a.root.FS(), ".", func(rel string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		path := prefix + rel
+		if rel == "." || path == journalName {
+			return nil
+		}
+		if d.IsDir() {
+			if keep.has(path) || x.files.has(path+"/") {
+				return nil
+			}
+			if err := a.root.RemoveAll(rel); err != nil {
+				return err
+			}
+			return fs.SkipDir
+		}
+		link := d.Type()&fs.ModeSymlink != 0
+		if (d.Type().IsRegular() && x.files.has(path)) || (link && keep.has(path) && strings.HasPrefix(path, tablespaceDir+"/")) {
+			return nil
+		}
+		return a.root.Remove(rel)
+	})
+}

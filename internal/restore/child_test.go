@@ -1,0 +1,3 @@
+package restore_test
+
+func restoreMain() int { return 0 }

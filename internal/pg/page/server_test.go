@@ -44,6 +44,9 @@ func TestRealPages(t *testing.T) {
 					if err != nil || !bytes.Equal(back, chunk) {
 						t.Fatalf("%s: a chunk does not come back: %v", file, err)
 					}
+					if encoded%8 == 0 {
+						checkByDocument(t, z, chunk)
+					}
 					encoded, in, out = encoded+1, in+len(chunk), out+len(z)
 				}
 			}
@@ -66,6 +69,8 @@ var realTables = []string{
 	"CREATE INDEX ON wide USING gin (words)",
 	"CREATE INDEX ON wide USING gist (place)",
 	"CREATE INDEX ON wide USING spgist (place)",
+	"CREATE TABLE noise AS SELECT gen_random_uuid() AS id, (i % 100)::smallint AS kind, gen_random_uuid() AS other FROM generate_series(1, 20000) i",
+	"CREATE INDEX ON noise (id)",
 	"CREATE UNLOGGED TABLE scratch AS SELECT * FROM plain LIMIT 1000",
 	"CREATE SEQUENCE numbers",
 	"UPDATE plain SET kind = kind + 1 WHERE id % 5 = 0",

@@ -51,10 +51,21 @@ both to any moment, from one encrypted repository.`,
 	a.addFlags(root.PersistentFlags())
 
 	root.AddCommand(
+		newAgentCommand(a),
 		newConfigCommand(a),
 		newDocsCommand(a),
+		newDoctorCommand(a),
+		newInitCommand(a),
+		newKeyCommand(a),
+		newLogCommand(a),
+		newRecoveryPointsCommand(a),
+		newRepoCommand(a),
+		newRestoreCommand(a),
+		newSnapshotCommand(a),
+		newStatusCommand(a),
 		newValidateCommand(a),
 		newVersionCommand(a),
+		newWALCommand(a),
 	)
 
 	root.InitDefaultHelpCmd()

@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// repoCheck looks whether what is stored is as it was stored.
+type repoCheck struct {
+	app      *app
+	name     string
+	readData bool
+	sample   string
+	repair   bool
+	glass    breakGlass
+}
+
+func newRepoCheckCommand(a *app) *cobra.Command {
+	r := &repoCheck{app: a}
+	c := &cobra.Command{
+		Use:   "check [REPOSITORY]",
+		Short: "Look whether everything is there and as it was stored",
+		Long: `Checks keys, index, snapshots with their signatures and trees, and the log. Every problem is named with the
+snapshots and files that it touches; what no problem names is restorable. With --read-data every chunk is read,
+decrypted, decoded and hashed; with --sample a random share of them.
+
+Exit code 3 means that damage was found.`,
+		Example: "  holdfast repo check\n  holdfast repo check --read-data\n  holdfast repo check --sample 5%",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			r.name = strings.Join(args, "")
+			return r.run(c.Context())
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&r.readData, "read-data", false, "read every byte")
+	f.StringVar(&r.sample, "sample", "0%", "`share` of packs and log to read, at random")
+	f.BoolVar(&r.repair, "repair-index", false, "first make lost or damaged index objects anew from the packs")
+	r.glass.addFlags(c)
+	return c
+}
+
+type checked struct {
+	*repo.CheckReport
+	Repaired *repo.RepairReport `json:",omitempty"`
+}
+
+func (c checked) writeText(w io.Writer) error {
+	for _, p := range c.Problems {
+		fmt.Fprintf(w, "DAMAGED: %s\n  reason: %s\n", p.Object, p.Reason)
+		for _, s := range p.Snapshots {
+			fmt.Fprintln(w, "  touches snapshot", s)
+		}
+		if more := p.SnapshotCount - len(p.Snapshots); more > 0 {
+			fmt.Fprintf(w, "  and %s more\n", count(more, "snapshot"))
+		}
+		for _, f := range p.Paths {
+			fmt.Fprintln(w, "  touches file", f)
+		}
+		if more := p.PathCount - len(p.Paths); more > 0 {
+			fmt.Fprintf(w, "  and %s more\n", count(more, "file"))
+		}
+	}
+	for _, n := range c.Notes {
+		fmt.Fprintln(w, "note:", n)
+	}
+	_, err := fmt.Fprintf(w, "%s, %s, %s (%d read), %s (%d read), %s read: %s\n", count(c.Systems, "system"), count(c.Snapshots, "snapshot"),
+		count(c.Packs, "pack"), c.PacksRead, count(c.LogExtents, "log object"), c.ExtentsRead, dr.Bytes(c.ReadBytes), count(len(c.Problems), "problem"))
+	return err
+}
+
+func parseShare(s string) (float64, error) {
+	number, percent := strings.CutSuffix(s, "%")
+	v, err := strconv.ParseFloat(number, 64)
+	if percent {
+		v /= 100
+	}
+	if err != nil || v < 0 || v > 1 {
+		return 0, usage(fmt.Errorf("--sample %q: write a share such as 5%%", s))
+	}
+	return v, nil
+}
+
+func (r *repoCheck) run(ctx context.Context) error {
+	o := repo.CheckOptions{ReadData: r.readData}
+	var err error
+	if o.Sample, err = parseShare(r.sample); err != nil {
+		return err
+	}
+	w, err := r.app.workspace(&r.glass)
+	if err != nil {
+		return err
+	}
+	defer w.Close() //nolint:errcheck // only read
+	name, err := repositoryName(w.Config, r.name)
+	if err != nil {
+		return err
+	}
+	repository, err := w.Repository(ctx, name)
+	if err != nil {
+		return err
+	}
+	var out checked
+	if r.repair {
+		if out.Repaired, err = repository.RebuildIndex(ctx); err != nil {
+			return err
+		}
+	}
+	progress, stop := r.app.progress()
+	o.Progress = progress
+	out.CheckReport, err = repository.Check(ctx, o)
+	stop()
+	if err != nil {
+		return err
+	}
+	if err := r.app.emit(out); err != nil {
+		return err
+	}
+	return checkFailed("repo check "+name, len(out.Problems))
+}

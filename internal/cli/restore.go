@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/boot"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
+)
+
+// restoreCommand brings a system back.
+type restoreFlags struct {
+	app         *app
+	glass       breakGlass
+	to          string
+	at          string
+	timeline    string
+	tablespaces []string
+	delta       bool
+	start       bool
+	port        int
+	listen      string
+	acceptLoss  bool
+	keepDamage  bool
+	archiving   bool
+	owner       string
+	binDir      string
+	action      string
+}
+
+func newRestoreCommand(a *app) *cobra.Command {
+	r := &restoreFlags{app: a}
+	c := &cobra.Command{
+		Use:   "restore SYSTEM --to DIR",
+		Short: "Bring a system back, whole or in part, to any moment",
+		Long: `Restores the newest snapshot that suffices into a directory, from which PostgreSQL recovers to the moment that
+--at names. With --start the server is started, its recovery watched to its end, and the phases printed with their
+times, and what was lost.
+
+It never writes onto a running cluster, into a directory that is not empty (except with --delta, or to continue its
+own interrupted run), or to the source's tablespaces. A recovery to the end of the log never opens the database for
+writes where log is missing that once was there, unless --accept-loss says so.
+
+Without --start the directory is ready for pg_ctl start. Run it as the user that will run PostgreSQL: the server
+fetches its log through the same configuration.`,
+		Example: `  holdfast restore orders-db --to /var/lib/postgresql/15/main --start
+  holdfast restore orders-db --to /tmp/then --at '2026-03-02 14:05:00' --start --port 5433
+  holdfast restore orders-db --repo s3://bucket/hf?region=eu-central-1 --identity break-glass.key --to ./pgdata`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return r.run(c.Context(), args[0]) },
+	}
+	f := c.Flags()
+	f.StringVar(&r.to, "to", "", "`directory` to restore into")
+	f.StringVar(&r.at, "at", "latest", "`moment`: latest, immediate, a time (UTC, or with its zone), an LSN, or name:RESTORE_POINT")
+	f.StringVar(&r.timeline, "timeline", "latest", "`timeline` to follow: latest, current (the snapshot's), or a number")
+	f.StringArrayVar(&r.tablespaces, "tablespace", nil, "`NAME=DIR`: where to put a tablespace (by name, OID or old location); may be repeated")
+	f.BoolVar(&r.delta, "delta", false, "bring an existing, stopped data directory to the moment, writing only what differs")
+	f.BoolVar(&r.start, "start", false, "start the server, wait until it has recovered, and report")
+	f.IntVar(&r.port, "port", 0, "`port` of the started server (default 5432)")
+	f.StringVar(&r.listen, "listen", "", "`addresses` that the started server listens on (default: its socket only)")
+	f.BoolVar(&r.acceptLoss, "accept-loss", false, "open the database although log is missing that once was there")
+	f.BoolVar(&r.keepDamage, "keep-damaged", false, "finish although chunks are lost: they become zeros, and are listed")
+	f.BoolVar(&r.archiving, "keep-archiving", false, "keep the source's archive_mode (default: off, so that a copy never writes into its archive)")
+	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
+	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
+	f.StringVar(&r.action, "action", "promote", "what the server does at the target, without --start: promote, pause or shutdown")
+	r.glass.addFlags(c)
+	return c
+}
+
+// options turns the flags into what Recover takes.
+func (r *restoreFlags) options(system string, w *workspace.Workspace) (workspace.RecoverOptions, error) {
+	o := workspace.RecoverOptions{To: r.to, Owner: r.owner, BinDir: r.binDir, Archiving: restore.Archiving(r.archiving), Loss: points.Loss(r.acceptLoss)}
+	var err error
+	if o.Target, err = points.ParseTarget(r.at); err != nil {
+		return o, usage(err)
+	}
+	if o.Timeline, err = points.ParseTimeline(r.timeline); err != nil {
+		return o, usage(err)
+	}
+	if o.Tablespaces, err = parsePairs("--tablespace", r.tablespaces); err != nil {
+		return o, err
+	}
+	switch r.action {
+	case "promote":
+		o.Ending = restore.Promote
+	case "pause", "shutdown":
+		o.Ending = restore.Ending(r.action)
+	default:
+		return o, usage(fmt.Errorf("--action %q: write promote, pause or shutdown", r.action))
+	}
+	if r.delta {
+		o.Mode = restore.Delta
+	}
+	if r.keepDamage {
+		o.Damage = restore.KeepDamage
+	}
+	if s, err := w.Config.System(system); err == nil && o.BinDir == "" {
+		o.BinDir = s.Postgres.BinDirectory
+	}
+	if r.start {
+		o.Boot = &boot.Options{Port: r.port, Listen: r.listen}
+	}
+	o.RestoreCommand, err = r.app.restoreCommand(system, &r.glass)
+	return o, err
+}
+
+func parsePairs(flag string, texts []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, t := range texts {
+		k, v, ok := strings.Cut(t, "=")
+		if !ok || k == "" || v == "" {
+			return nil, usage(fmt.Errorf("%s %q: write NAME=DIRECTORY", flag, t))
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+func (r *restoreFlags) run(ctx context.Context, system string) error {
+	if r.to == "" {
+		return usage(dr.Fail("restore "+system, errors.New("no directory was given"), "add --to DIR"))
+	}
+	w, err := r.app.workspace(&r.glass)
+	if err != nil {
+		return err
+	}
+	defer w.Close() //nolint:errcheck // only read
+	o, err := r.options(system, w)
+	if err != nil {
+		return err
+	}
+	repository, err := r.app.repositoryOf(ctx, w, system)
+	if err != nil {
+		return err
+	}
+	progress, stop := r.app.progress()
+	o.Progress = progress
+	rec, err := w.Recover(ctx, repository, system, o)
+	stop()
+	if err != nil {
+		return err
+	}
+	return r.app.emit(recovered{Recovery: rec, System: system, Started: r.start, Total: rec.RTO()})
+}
+
+// recovered is what restore prints.
+type recovered struct {
+	*workspace.Recovery
+	System  string        `json:"system"`
+	Started bool          `json:"started"`
+	Total   time.Duration `json:"rtoNs"`
+}
+
+func (r recovered) writeText(w io.Writer) error {
+	f := r.Files
+	fmt.Fprintf(w, "restored snapshot %s of %s into %s: %s in %s", r.Snapshot, r.System, f.To, dr.Bytes(f.Bytes), count(int(f.Files), "file"))
+	if f.Kept > 0 {
+		fmt.Fprintf(w, ", %s were right already", dr.Bytes(f.Kept))
+	}
+	fmt.Fprintln(w)
+	for name, dir := range f.Tablespaces {
+		fmt.Fprintf(w, "tablespace %s is in %s\n", name, dir)
+	}
+	for _, d := range f.Damaged {
+		fmt.Fprintf(w, "LOST: %s, %d bytes from byte %d on: %s\n", d.File, d.Length, d.Offset, d.Reason)
+	}
+	for _, n := range append(append([]string{}, r.Notes...), f.Notes...) {
+		fmt.Fprintln(w, "note:", n)
+	}
+	if r.Boot == nil {
+		_, err := fmt.Fprintf(w, "files took %s; start the server on it, and it recovers to %s\n", round(f.Took), r.Target)
+		return err
+	}
+	for _, n := range r.Boot.Notes {
+		fmt.Fprintln(w, "note:", n)
+	}
+	for _, p := range r.Phases {
+		fmt.Fprintf(w, "  %-24s %10s\n", p.Name, round(p.Took))
+	}
+	fmt.Fprintf(w, "RTO %s, RPO %s (newest commit %s UTC, timeline %d)\n", round(r.Total), round(r.Boot.RPO), stamp(r.Boot.NewestCommit), r.Boot.Timeline)
+	_, err := fmt.Fprintf(w, "the server runs (pid %d): psql '%s'\n", r.Server.PID, r.Server.ConnString("postgres"))
+	return err
+}

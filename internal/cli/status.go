@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
+)
+
+func newStatusCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status [SYSTEM …]",
+		Short: "Show each system's newest snapshot and recovery point against its objectives",
+		Long: `Reads the repositories and shows, for each system, its newest snapshot, the newest moment that can be recovered
+now, and how much would be lost if the disaster were now (the RPO as measured). Exit code 3 means that an objective
+is missed or something cannot be recovered.`,
+		RunE: func(c *cobra.Command, args []string) error { return a.status(c.Context(), args) },
+	}
+}
+
+// systemStatus is what status says of one system.
+type systemStatus struct {
+	System    string          `json:"system"`
+	Snapshots int             `json:"snapshots"`
+	Newest    repo.SnapshotID `json:"newestSnapshot,omitempty"`
+	Taken     time.Time       `json:"newestSnapshotTime,omitzero"`
+	Point     time.Time       `json:"newestRecoveryPoint,omitzero"`
+	RPO       time.Duration   `json:"rpoNs"` // what would be lost now
+	Objective time.Duration   `json:"rpoObjectiveNs,omitempty"`
+	Problem   string          `json:"problem,omitempty"`
+}
+
+type statuses []systemStatus
+
+func (l statuses) writeText(w io.Writer) error {
+	var rows [][]string
+	for _, s := range l {
+		rpo, objective := "-", "-"
+		if !s.Point.IsZero() {
+			rpo = s.RPO.Round(100 * time.Millisecond).String()
+		}
+		if s.Objective > 0 {
+			objective = s.Objective.String()
+		}
+		rows = append(rows, []string{s.System, fmt.Sprint(s.Snapshots), string(s.Newest), stamp(s.Point), rpo, objective, s.Problem})
+	}
+	return table(w, []string{"SYSTEM", "SNAPSHOTS", "NEWEST", "RECOVERABLE TO (UTC)", "RPO NOW", "OBJECTIVE", "PROBLEM"}, rows)
+}
+
+func (a *app) status(ctx context.Context, systems []string) error {
+	w, err := a.workspace(nil)
+	if err != nil {
+		return err
+	}
+	defer w.Close() //nolint:errcheck // only read
+	if len(systems) == 0 {
+		systems = w.Config.SystemNames()
+	}
+	out, bad := statuses{}, 0
+	for _, name := range systems {
+		s, err := w.System(ctx, name)
+		if err != nil {
+			return err
+		}
+		st, err := statusOf(ctx, s, time.Now())
+		if err != nil {
+			return err
+		}
+		if st.Problem != "" {
+			bad++
+		}
+		out = append(out, st)
+	}
+	if err := a.emit(out); err != nil {
+		return err
+	}
+	if bad > 0 {
+		return missed(dr.Fail("status", fmt.Errorf("%s of %d has a problem", count(bad, "system"), len(out)), "holdfast doctor says what to do"))
+	}
+	return nil
+}
+
+func statusOf(ctx context.Context, s workspace.System, now time.Time) (systemStatus, error) {
+	out := systemStatus{System: string(s.Name), Objective: s.Policy.Objectives.RPO}
+	v, err := points.Load(ctx, s.Repo, out.System)
+	if err != nil {
+		return out, err
+	}
+	out.Snapshots = len(v.Snapshots)
+	if len(v.Snapshots) == 0 {
+		out.Problem = "nothing can be recovered: there is no snapshot"
+		return out, nil
+	}
+	newest := v.Snapshots[len(v.Snapshots)-1].Manifest
+	out.Newest, out.Taken = newest.ID, newest.Finished
+	plan, err := v.Plan(ctx, points.Target{Kind: points.Latest}, points.Timeline{}, points.RefuseLoss)
+	if err != nil {
+		out.Problem = explain(err).What
+		return out, nil
+	}
+	out.Point = plan.Range.ToTime
+	if plan.Range.MarkTime.After(out.Point) && plan.Range.Complete() {
+		out.Point = plan.Range.MarkTime // idle since: nothing was committed in between
+	}
+	out.RPO = max(now.Sub(out.Point), 0)
+	switch {
+	case len(v.Unread) > 0:
+		out.Problem = fmt.Sprintf("%s cannot be read", count(len(v.Unread), "snapshot"))
+	case out.Objective > 0 && out.RPO > out.Objective:
+		out.Problem = "the RPO objective is missed"
+	}
+	return out, nil
+}

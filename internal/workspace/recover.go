@@ -1,0 +1,101 @@
+package workspace
+
+import (
+	"context"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/boot"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+)
+
+// RecoverOptions say what is brought back, and where to. To and RestoreCommand are needed.
+type RecoverOptions struct {
+	Target         points.Target
+	Timeline       points.Timeline
+	Loss           points.Loss
+	To             string
+	Tablespaces    map[string]string
+	Mode           restore.Mode
+	Damage         restore.Damage
+	Archiving      restore.Archiving
+	Ending         restore.Ending // for a recovery that is not started here
+	RestoreCommand string
+	Owner          string // user whom the files belong to; see restore.ChooseOwner
+	BinDir         string
+	Boot           *boot.Options // start the server and see it through; nil: only restore
+	Progress       dr.ProgressFunc
+}
+
+// Recovery is what Recover did.
+type Recovery struct {
+	Snapshot repo.SnapshotID `json:"snapshot"`
+	Target   points.Target   `json:"target"`
+	Files    *restore.Result `json:"files"`
+	Boot     *boot.Report    `json:"recovery,omitempty"`
+	Phases   []boot.Phase    `json:"phases"` // all of them, in order
+	Notes    []string        `json:"notes,omitempty"`
+	Server   *boot.Server    `json:"server,omitempty"`
+}
+
+// RTO returns how long all phases took together.
+func (r *Recovery) RTO() time.Duration {
+	var sum time.Duration
+	for _, p := range r.Phases {
+		sum += p.Took
+	}
+	return sum
+}
+
+// Recover restores a system into a directory and, where asked, starts a server on it and waits until it has
+// recovered to the target. The result tells how far it came also where there is an error.
+func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system string, o RecoverOptions) (*Recovery, error) {
+	began := time.Now()
+	out := &Recovery{Target: o.Target}
+	v, err := points.Load(ctx, r, system)
+	if err != nil {
+		return out, err
+	}
+	plan, err := v.Plan(ctx, o.Target, o.Timeline, o.Loss)
+	if err != nil {
+		return out, err
+	}
+	out.Snapshot, out.Notes = plan.Snapshot.Manifest.ID, plan.Notes
+	if o.Boot != nil {
+		// What would hinder the start is found out before gigabytes are written.
+		if o.Boot.BinDir, err = boot.FindBinaries(plan.Snapshot.Facts.Major(), o.BinDir); err != nil {
+			return out, err
+		}
+	}
+	owner, err := restore.ChooseOwner(o.To, o.Owner)
+	if err != nil {
+		return out, err
+	}
+	ending := o.Ending
+	if o.Boot != nil && restore.IsLatest(plan) {
+		ending = restore.Follow
+	}
+	out.phase("plan", began)
+	began = time.Now()
+	out.Files, err = restore.Run(ctx, r, plan, restore.Options{
+		To: o.To, Tablespaces: o.Tablespaces, Mode: o.Mode, Owner: owner, Damage: o.Damage, Progress: o.Progress,
+		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving},
+	})
+	out.phase("files", began)
+	if err != nil || o.Boot == nil {
+		return out, err
+	}
+	b := *o.Boot
+	b.Owner, b.Ending, b.Progress = owner, ending, o.Progress
+	out.Server, out.Boot, err = boot.Start(ctx, o.To, plan, b)
+	if out.Boot != nil {
+		out.Phases = append(out.Phases, out.Boot.Phases...)
+	}
+	return out, err
+}
+
+func (r *Recovery) phase(name string, began time.Time) {
+	r.Phases = append(r.Phases, boot.Phase{Name: name, Took: time.Since(began)})
+}

@@ -183,7 +183,7 @@ func (c *collector) concluded(ctx context.Context, n uint32) (*done, error) {
 
 // rescue returns the condemned packs that snapshots need which were committed after the marking.
 func (c *collector) rescue(ctx context.Context, p *published) ([]string, error) {
-	all, err := c.listSnapshots(ctx)
+	all, err := c.r.listSnapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func (c *collector) rescue(ctx context.Context, p *published) ([]string, error) 
 		return nil, nil
 	}
 	c.progress("marking what newer snapshots need")
-	v, err := c.r.readView(ctx)
+	v, err := c.r.readSoundView(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ type indexMerger struct {
 // new ones, and returns the names of all that count from then on. Large ones that lose nothing are kept.
 func (c *collector) mergeIndex(ctx context.Context, p *published, doomed map[PackID]packKey) ([]string, error) {
 	c.progress("merging the index")
-	v, err := c.r.readView(ctx)
+	v, err := c.r.readSoundView(ctx)
 	if err != nil {
 		return nil, err
 	}

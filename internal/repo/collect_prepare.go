@@ -18,15 +18,15 @@ func (c *collector) prepare(ctx context.Context) (*published, error) {
 	c.progress("listing packs and snapshots")
 	// Packs first: whatever is listed was written by a writer whose intent precedes our publication. Snapshots
 	// next, the index last: what a listed snapshot refers to is in it.
-	packs, err := c.listPacks(ctx)
+	packs, err := c.r.listPacks(ctx)
 	if err != nil {
 		return nil, err
 	}
-	snapshots, err := c.listSnapshots(ctx)
+	snapshots, err := c.r.listSnapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
-	v, err := c.r.readView(ctx)
+	v, err := c.r.readSoundView(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,21 +120,10 @@ func uses(m *marking, packs map[packKey]int64) []packUse {
 	return all
 }
 
-func (c *collector) listPacks(ctx context.Context) (map[packKey]int64, error) {
-	packs := map[packKey]int64{}
-	err := c.r.store.List(ctx, prefixPacks, "", func(i store.Info) error {
-		if g, id, ok := parsePackName(i.Name); ok {
-			packs[packKey{g, id}] = i.Size
-		}
-		return nil
-	})
-	return packs, err
-}
-
 // listSnapshots returns the objects of all snapshots and tombstones of all systems.
-func (c *collector) listSnapshots(ctx context.Context) ([]string, error) {
+func (r *Repository) listSnapshots(ctx context.Context) ([]string, error) {
 	var names []string
-	err := c.r.store.List(ctx, prefixSnapshots, "", func(i store.Info) error {
+	err := r.store.List(ctx, prefixSnapshots, "", func(i store.Info) error {
 		names = append(names, i.Name)
 		return nil
 	})

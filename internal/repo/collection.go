@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
@@ -90,6 +91,7 @@ type view struct {
 	condemned map[PackID]bool // by collections that are published and not done
 	known     map[string]bool // index objects that the collection under way keeps; nil where none is
 	named     []string        // index objects that count by their name: of the last done, and prepared ones
+	damaged   error           // an object of the collections cannot be read: every index object counts, for readers only
 }
 
 // same reports whether two views are of one state of the collections.
@@ -120,13 +122,27 @@ func (r *Repository) numbers(ctx context.Context) (highest, finished uint32, all
 	return max(highest, finished), finished, all, err
 }
 
+// readSoundView is readView for whoever writes: damaged is an error.
+func (r *Repository) readSoundView(ctx context.Context) (*view, error) {
+	v, err := r.readView(ctx)
+	if err == nil {
+		err = v.damaged
+	}
+	return v, err
+}
+
 // readView reads the state of the collections.
 func (r *Repository) readView(ctx context.Context) (*view, error) {
 	for try := 0; ; try++ {
 		v, err := r.tryView(ctx)
-		if !errors.Is(err, store.ErrNotExist) || try == viewTries {
+		switch {
+		case err == nil || !lost(err):
 			return v, err
+		case errors.Is(err, store.ErrNotExist) && try < viewTries:
+			continue // removed since it was listed: there is a newer one
 		}
+		v.damaged = dr.Advise(err, "restore this object from another replica; until then snapshots can be read and nothing written")
+		return v, nil
 	}
 }
 
@@ -134,19 +150,19 @@ func (r *Repository) tryView(ctx context.Context) (*view, error) {
 	v := &view{condemned: map[PackID]bool{}}
 	var err error
 	if v.highest, v.done, _, err = r.numbers(ctx); err != nil {
-		return nil, err
+		return v, err
 	}
 	if v.done > 0 {
 		var d done
 		if err := r.readJSON(ctx, seal.KindCollection, doneName(v.done), &d); err != nil {
-			return nil, err
+			return v, err
 		}
 		v.named = append(v.named, d.Index...)
 	}
 	if v.highest > v.done {
 		var p published
 		if err := r.readJSON(ctx, seal.KindCollection, collectionName(v.highest), &p); err != nil {
-			return nil, err
+			return v, err
 		}
 		v.named = append(v.named, p.Prepared...)
 		v.known = map[string]bool{}
@@ -165,14 +181,20 @@ func (r *Repository) tryView(ctx context.Context) (*view, error) {
 // indexNames returns the index objects that count in v.
 func (r *Repository) indexNames(ctx context.Context, v *view) (map[string]bool, error) {
 	names := map[string]bool{}
-	err := r.store.List(ctx, prefixIndex, "", func(i store.Info) error {
-		if _, generation, ok := parseIndexName(i.Name); ok && generation >= v.done {
-			names[i.Name] = true
+	prefixes := []string{prefixIndex}
+	if v.damaged != nil {
+		prefixes = append(prefixes, prefixBase)
+	}
+	for _, prefix := range prefixes {
+		err := r.store.List(ctx, prefix, "", func(i store.Info) error {
+			if _, generation, ok := parseIndexName(i.Name); ok && (generation >= v.done || v.damaged != nil) {
+				names[i.Name] = true
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list the index: %w", err)
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list the index: %w", err)
 	}
 	for _, n := range v.named {
 		names[n] = true

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -16,16 +18,17 @@ import (
 // that memory does not grow with the repository: about 100 bytes for each of at most maxRecent entries, plus a
 // fence of 8 bytes for every 64 entries of base and 100 bytes a pack.
 type index struct {
-	dir     string // of the cache; a temporary one is removed by close
-	temp    bool
-	mu      sync.RWMutex // guards recent, base, loaded, damaged, cached. Not held while objects are fetched
-	recent  map[seal.ChunkID]location
-	base    *baseFile
-	loaded  map[string]bool  // names of index objects that recent and base hold
-	damaged map[string]error // index objects that cannot be read; the others are used
-	frozen  bool             // it holds what it was given, and never asks the store
-	cached  bool             // base was left by an earlier process
-	refresh sync.Mutex       // one load at a time
+	dir       string // of the cache; a temporary one is removed by close
+	temp      bool
+	mu        sync.RWMutex // guards recent, base, loaded, damaged, cached. Not held while objects are fetched
+	recent    map[seal.ChunkID]location
+	base      *baseFile
+	loaded    map[string]bool  // names of index objects that recent and base hold
+	damaged   map[string]error // index objects that cannot be read; the others are used
+	recovered int              // of damaged, how many were made up for by recoverIndex
+	frozen    bool             // it holds what it was given, and never asks the store
+	cached    bool             // base was left by an earlier process
+	refresh   sync.Mutex       // one load at a time
 }
 
 // maxRecent is the number of entries at which recent is merged into base.
@@ -107,7 +110,7 @@ func (ix *index) reset() error {
 	defer ix.mu.Unlock()
 	err := ix.base.close()
 	ix.base, ix.recent, ix.loaded = nil, map[seal.ChunkID]location{}, map[string]bool{}
-	ix.damaged, ix.cached = map[string]error{}, false
+	ix.damaged, ix.recovered, ix.cached = map[string]error{}, 0, false
 	return err
 }
 
@@ -190,6 +193,86 @@ func (r *Repository) readIndex(ctx context.Context, name string) (*indexData, er
 		return nil, &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
 	}
 	return d, nil
+}
+
+// beginRecovery reports whether index objects are damaged whose packs were not looked at yet.
+func (ix *index) beginRecovery() bool {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if len(ix.damaged) == ix.recovered {
+		return false
+	}
+	ix.recovered = len(ix.damaged)
+	return true
+}
+
+// lend makes entries findable that no index object holds. They are forgotten with the next reset.
+func (ix *index) lend(d *indexData) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	for _, e := range d.entries {
+		ix.recent[e.id] = location{d.packs[e.pack], e.chunkPlace}
+	}
+}
+
+// packs returns every pack that is known.
+func (ix *index) packs() []*packRef {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	seen := map[*packRef]bool{}
+	for _, l := range ix.recent {
+		seen[l.pack] = true
+	}
+	return append(slices.Collect(maps.Keys(seen)), ix.base.refs()...)
+}
+
+// each calls fn for every chunk, in no order. Nothing may be added meanwhile.
+func (ix *index) each(fn func(location) error) error {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	for _, l := range ix.recent {
+		if err := fn(l); err != nil {
+			return err
+		}
+	}
+	return ix.base.each(func(_ int64, l location) error {
+		if _, newer := ix.recent[l.id]; newer {
+			return nil
+		}
+		return fn(l)
+	})
+}
+
+func (ix *index) damage() []error {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	var all []error
+	for _, name := range slices.Sorted(maps.Keys(ix.damaged)) {
+		all = append(all, fmt.Errorf("index object %s: %w", name, ix.damaged[name]))
+	}
+	return all
+}
+
+// forgetAll forgets what is known here and in the cache.
+func (ix *index) forgetAll() error {
+	if err := ix.reset(); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(ix.dir, baseName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// distrust forgets a base that an earlier process left, once: it may be damaged, and the store is not.
+func (ix *index) distrust() (bool, error) {
+	ix.mu.RLock()
+	cached := ix.cached
+	ix.mu.RUnlock()
+	if !cached {
+		return false, nil
+	}
+	return true, ix.forgetAll()
 }
 
 // knows reports whether the object was read, or found damaged.

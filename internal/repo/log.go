@@ -201,9 +201,12 @@ func (l *Log) Reader() *LogReader { return &LogReader{log: l, coder: newDecoder(
 
 // Read returns the plain bytes of one extent, valid until the next call, and its clock.
 func (lr *LogReader) Read(ctx context.Context, e Extent) ([]byte, ExtentClock, error) {
+	return lr.readObject(ctx, lr.log.r.extentName(lr.log.system, e.Stream, e.Start, e.End), e)
+}
+
+func (lr *LogReader) readObject(ctx context.Context, name string, e Extent) ([]byte, ExtentClock, error) {
 	var clock ExtentClock
 	r := lr.log.r
-	name := r.extentName(lr.log.system, e.Stream, e.Start, e.End)
 	b, err := r.store.Get(ctx, name, 2*MaxExtent)
 	if err != nil {
 		return nil, clock, err

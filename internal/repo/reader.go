@@ -106,7 +106,16 @@ func (r *Repository) find(ctx context.Context, id seal.ChunkID) (location, error
 			return l, err
 		}
 		if v.same(before) {
-			return l, &ChunkError{ID: id}
+			again, err := r.index.distrust()
+			if err == nil && !again {
+				again, err = r.recoverIndex(ctx)
+			}
+			if err != nil {
+				return l, err
+			}
+			if !again {
+				return l, &ChunkError{ID: id}
+			}
 		}
 		before = v
 	}

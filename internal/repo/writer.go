@@ -96,6 +96,9 @@ func (r *Repository) Begin(ctx context.Context, system string, group ResidencyGr
 	// The order matters: intent, condemned list, index. A collection that is published after we look waits for
 	// our intent; one that is done no longer has its doomed packs in the index.
 	v, err := r.loadIndex(ctx)
+	if err == nil {
+		err = v.damaged
+	}
 	if err != nil {
 		return nil, errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 	}

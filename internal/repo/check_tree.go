@@ -1,0 +1,193 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// snapshots proves every manifest, reads every tree, and looks for every chunk.
+func (c *checker) snapshots(ctx context.Context) error {
+	names, err := c.r.listSnapshots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		m, err := c.r.manifestObject(ctx, name)
+		if errors.Is(err, store.ErrNotExist) && isGone(err, name) {
+			continue // a tombstone, or forgotten meanwhile
+		}
+		c.report.Snapshots++
+		if err != nil {
+			if err := c.judge(name, err); err != nil {
+				return err
+			}
+			c.problem(name, "the snapshot cannot be restored").SnapshotCount = 1
+			continue
+		}
+		root, err := m.RootID()
+		if err != nil {
+			c.problem(name, "its root is no chunk")
+			continue
+		}
+		s := &snapshotCheck{checker: c, name: fmt.Sprintf("%s %s", m.System, m.ID), lists: c.private.Reader()}
+		if _, err := s.node(ctx, root, maxLevel+1, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isGone reports whether err is of the object itself, and not of another that it needs.
+func isGone(err error, name string) bool {
+	var e *store.Error
+	return errors.As(err, &e) && e.Name == name
+}
+
+// snapshotCheck walks one snapshot's tree, except where an earlier walk found everything good.
+type snapshotCheck struct {
+	*checker
+	name  string
+	lists *Reader
+}
+
+// node reports whether everything below a node is good. path is what comes before it, for messages.
+func (s *snapshotCheck) node(ctx context.Context, id seal.ChunkID, above int, path string) (bool, error) {
+	rank, ok, err := s.private.index.base.rank(id)
+	if err != nil {
+		return false, err
+	}
+	if ok && s.clean.has(rank) {
+		return true, nil
+	}
+	n, err := s.tree.node(ctx, id)
+	if err == nil && n.level >= above {
+		err = &ChunkError{ID: id, Pack: "tree", Err: errors.New("a tree node is not below its parent")}
+	}
+	if err != nil {
+		return false, s.blame(ctx, id, err, "paths after "+path+" (a part of the tree)")
+	}
+	good := true
+	for i, key := range n.keys {
+		var below bool
+		if n.level > 0 {
+			below, err = s.node(ctx, seal.ChunkID(n.values[i]), n.level, path)
+		} else {
+			below, err = s.entry(ctx, id, key, n.values[i])
+		}
+		if err != nil {
+			return false, err
+		}
+		good, path = good && below, key
+	}
+	if good {
+		s.clean.set(rank)
+	}
+	return good, ctx.Err()
+}
+
+func (s *snapshotCheck) entry(ctx context.Context, node seal.ChunkID, path string, value []byte) (bool, error) {
+	e, err := parseEntry(value)
+	if err != nil {
+		return false, s.blame(ctx, node, &ChunkError{ID: node, Pack: "tree", Err: err}, path)
+	}
+	good, err := s.chunks(ctx, e.Chunks, path)
+	if err != nil {
+		return false, err
+	}
+	for i, list := range e.Lists {
+		rank, ok, err := s.private.index.base.rank(list)
+		if err != nil {
+			return false, err
+		}
+		if ok && s.clean.has(rank) {
+			continue
+		}
+		ids, err := s.lists.FileChunks(ctx, e, i)
+		if err != nil {
+			good = false
+			if err := s.blame(ctx, list, err, path); err != nil {
+				return false, err
+			}
+			continue
+		}
+		below, err := s.chunks(ctx, ids, path)
+		if err != nil {
+			return false, err
+		}
+		if below {
+			s.clean.set(rank)
+		}
+		good = good && below
+	}
+	return good, nil
+}
+
+func (s *snapshotCheck) chunks(ctx context.Context, ids []seal.ChunkID, path string) (bool, error) {
+	good := true
+	for _, id := range ids {
+		rank, ok, err := s.private.index.base.rank(id)
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			good = false
+			if err := s.blame(ctx, id, &ChunkError{ID: id}, path); err != nil {
+				return false, err
+			}
+			continue
+		}
+		l, _, err := s.private.index.find(id)
+		if err != nil {
+			return false, err
+		}
+		if s.bad[l.pack.id] || s.badChunk.has(rank) {
+			good = false
+			s.touch(s.problem(l.pack.name(), "damaged"), path)
+		}
+	}
+	return good, nil
+}
+
+// blame notes that a chunk cannot be had. Errors that are not of the chunk are returned.
+func (s *snapshotCheck) blame(ctx context.Context, id seal.ChunkID, err error, path string) error {
+	var broken *ChunkError
+	if !errors.As(err, &broken) || ctx.Err() != nil {
+		return err
+	}
+	l, ok, findErr := s.private.index.find(id)
+	switch {
+	case findErr != nil:
+		return findErr
+	case !ok:
+		s.touch(s.problem("chunk "+id.String(), "it is in no pack that the index knows"), path)
+	case broken.Err != nil && !lost(broken.Err) && store.KindOf(broken.Err) != store.Other:
+		return err // the store did not answer
+	default:
+		s.touch(s.problem(l.pack.name(), reasonOf(broken.Err)), path)
+	}
+	return nil
+}
+
+// touch notes that a problem concerns a path of this snapshot.
+func (s *snapshotCheck) touch(p *Problem, path string) {
+	if n := len(p.Snapshots); n == 0 || p.last != s.name {
+		p.SnapshotCount++
+		if n < maxListed {
+			p.Snapshots = append(p.Snapshots, s.name)
+		}
+		p.last = s.name
+	}
+	for _, have := range p.Paths {
+		if have == path {
+			return
+		}
+	}
+	p.PathCount++
+	if len(p.Paths) < maxListed {
+		p.Paths = append(p.Paths, path)
+	}
+}

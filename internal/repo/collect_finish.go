@@ -44,10 +44,11 @@ func (c *collector) unlessPast(ctx context.Context, n uint32, err error) error {
 	if !errors.Is(err, store.ErrNotExist) {
 		return err
 	}
-	if _, finished, _, listErr := c.r.numbers(ctx); listErr == nil && finished > n {
+	_, finished, _, listErr := c.r.numbers(ctx)
+	if listErr == nil && finished > n {
 		return nil
 	}
-	return err
+	return errors.Join(err, listErr)
 }
 
 // waitsOf returns the intents that the collection waits for: one listing, made after the publication by whoever
@@ -162,13 +163,15 @@ func (c *collector) conclude(ctx context.Context, p *published) (*done, error) {
 		return d, nil
 	}
 	// Somebody else may have been faster, and index objects vanished while we read them.
-	if d, e := c.concluded(ctx, p.Number); e == nil && d != nil {
+	d, readErr := c.concluded(ctx, p.Number)
+	if readErr == nil && d != nil {
 		return d, nil
 	}
-	if highest, _, _, e := c.r.numbers(ctx); e == nil && highest != p.Number {
+	highest, _, _, listErr := c.r.numbers(ctx)
+	if listErr == nil && highest != p.Number {
 		return nil, errOutrun
 	}
-	return nil, err
+	return nil, errors.Join(err, readErr, listErr)
 }
 
 // concluded returns what is decided of collection n, or nil.

@@ -36,11 +36,13 @@ func (c *collector) prepare(ctx context.Context) (*published, error) {
 	p, err := c.propose(ctx, v, packs, snapshots)
 	if err != nil {
 		// Somebody may have finished a collection meanwhile, and taken away what we were reading.
-		if highest, _, _, listErr := c.r.numbers(ctx); listErr == nil && highest != v.highest {
+		highest, _, _, listErr := c.r.numbers(ctx)
+		if listErr == nil && highest != v.highest {
 			return nil, errOutrun
 		}
+		return nil, errors.Join(err, listErr)
 	}
-	return p, err
+	return p, nil
 }
 
 func (c *collector) propose(ctx context.Context, v *view, packs map[packKey]int64, snapshots []string) (*published, error) {

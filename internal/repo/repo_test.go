@@ -17,6 +17,8 @@ import (
 
 const passphrase = "correct horse battery staple"
 
+var testCredentials = seal.Credentials{Passphrase: passphrase}
+
 func testRecipient(t testing.TB) seal.Recipient {
 	t.Helper()
 	r, err := seal.PassphraseRecipient("test", passphrase, 10)

@@ -99,7 +99,7 @@ func (x *run) writeSettings() error {
 	p := x.plan
 	policy := walserve.Policy{
 		System: p.System, SystemID: p.Snapshot.Facts.SystemID, SegmentSize: p.Snapshot.Facts.SegmentSize,
-		Timeline: p.Way.Timeline, Bounded: p.Target.Kind != points.Latest && p.Target.Kind != "", AllowLoss: bool(p.Loss),
+		Timeline: p.Way.Timeline, Bounded: !IsLatest(p), AllowLoss: bool(p.Loss),
 	}
 	encoded, err := policy.Encode()
 	if err != nil {
@@ -189,6 +189,18 @@ func neutralise(conf []byte) []byte {
 		if n := b.Len(); n > 0 && b.Bytes()[n-1] != '\n' {
 			b.WriteByte('\n')
 		}
+	}
+	return b.Bytes()
+}
+
+// withoutTargets comments out targets everywhere, our own block included; the target's timeline is kept.
+func withoutTargets(conf []byte) []byte {
+	var b bytes.Buffer
+	for line := range bytes.Lines(conf) {
+		if targetLine.Match(line) && !bytes.HasPrefix(line, []byte("recovery_target_timeline")) {
+			b.WriteString("# holdfast restore: ")
+		}
+		b.Write(line)
 	}
 	return b.Bytes()
 }

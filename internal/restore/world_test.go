@@ -8,13 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
-	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/page"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
@@ -173,6 +171,12 @@ func (w *world) snapshot(s *pgtest.Server) *repo.Manifest {
 // archive stores the log of s's timeline as far as it is flushed, whole segments and the rest, and the mark.
 func (w *world) archive(s *pgtest.Server) (tl wal.TimelineID, end wal.LSN) {
 	w.t.Helper()
+	return w.archiveTo(s, wal.MaxLSN)
+}
+
+// archiveTo is archive for a stream that was cut off at a position.
+func (w *world) archiveTo(s *pgtest.Server, limit wal.LSN) (tl wal.TimelineID, end wal.LSN) {
+	w.t.Helper()
 	row := strings.Split(s.Query("", "SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8, pg_current_wal_flush_lsn(), clock_timestamp()"), "|")
 	var n uint32
 	if _, err := fmt.Sscan(row[0], &n); err != nil {
@@ -183,6 +187,7 @@ func (w *world) archive(s *pgtest.Server) (tl wal.TimelineID, end wal.LSN) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	end = min(end, limit)
 	now, err := time.Parse("2006-01-02 15:04:05.999999-07", row[2])
 	if err != nil {
 		w.t.Fatal(err)
@@ -286,6 +291,3 @@ func now(s *pgtest.Server) string {
 	t, _, _ := strings.Cut(s.Query("", "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"), "|")
 	return t
 }
-
-var _ = slices.Sorted[int]
-var _ = pg.Engine

@@ -1,0 +1,106 @@
+package boot
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
+)
+
+// Phase is a part of a recovery and how long it took.
+type Phase struct {
+	Name string        `json:"name"`
+	Took time.Duration `json:"tookNs"`
+}
+
+// Report says what a recovery reached.
+type Report struct {
+	System   string          `json:"system"`
+	Snapshot repo.SnapshotID `json:"snapshot"`
+	Target   points.Target   `json:"target"`
+	Phases   []Phase         `json:"phases"`
+
+	Replayed     wal.LSN        `json:"replayed"`              // the position that was replayed to
+	Timeline     wal.TimelineID `json:"timeline"`              // on which the server writes now
+	NewestCommit time.Time      `json:"newestCommit,omitzero"` // that was replayed, by the source's clock
+	LogEnd       wal.LSN        `json:"logEnd"`                // of what the repository holds
+	LogClock     time.Time      `json:"logClock,omitzero"`     // the source's clock there
+	// RPO is what lies between the moment that was recovered and the log's end, by the source's clock. It is
+	// zero where all of the log was replayed: what happened after the log's end nobody here can know.
+	RPO   time.Duration `json:"rpoNs"`
+	Notes []string      `json:"notes,omitempty"`
+}
+
+func newReport(p *points.Plan) *Report {
+	return &Report{System: p.System, Snapshot: p.Snapshot.Manifest.ID, Target: p.Target, LogEnd: p.Range.To, LogClock: p.Range.ToTime}
+}
+
+func (r *Report) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
+func (r *Report) replayed(s state) {
+	r.Replayed = max(r.Replayed, s.replayed)
+	if s.commit != nil {
+		r.NewestCommit = s.commit.UTC()
+	}
+}
+
+// phase ends the phase that runs and begins another.
+func (b *booting) phase(name string) {
+	now := time.Now()
+	if n := len(b.report.Phases); n > 0 && !b.since.IsZero() {
+		b.report.Phases[n-1].Took = now.Sub(b.since)
+	}
+	b.since = time.Time{}
+	if name != "" {
+		b.report.Phases, b.since = append(b.report.Phases, Phase{Name: name}), now
+	}
+}
+
+// finish asks the recovered server what it is, and lets its own users in.
+func (b *booting) finish(ctx context.Context) error {
+	s, err := b.ask(ctx)
+	if err != nil {
+		return err
+	}
+	tl := int64(b.plan.Way.Timeline)
+	if !s.recovering {
+		err := b.conn.QueryRow(ctx, "SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8").Scan(&tl)
+		if err != nil {
+			return err
+		}
+		if wal.TimelineID(tl) <= b.plan.Way.Timeline {
+			return fmt.Errorf("the server writes on timeline %d, which is not new: the recovery did not take place", tl)
+		}
+		walserve.Stop(ctx, b.dir)
+	}
+	b.report.Timeline = wal.TimelineID(tl)
+	b.report.RPO = b.rpo()
+	if err := b.access.unlock(); err != nil {
+		return err
+	}
+	if _, err := b.conn.Exec(ctx, "SELECT pg_reload_conf()"); err != nil {
+		return err
+	}
+	b.report.note("the server runs with archive_mode off and private settings of this run: restart it by your service manager when it takes over")
+	return nil
+}
+
+func (b *booting) rpo() time.Duration {
+	recovered := b.report.NewestCommit
+	switch b.plan.Target.Kind {
+	case points.AtTime:
+		recovered = b.plan.Target.Time
+	case points.Latest, "":
+		return 0
+	}
+	if recovered.IsZero() {
+		recovered = b.plan.Range.FromTime
+	}
+	return max(0, b.report.LogClock.Sub(recovered))
+}

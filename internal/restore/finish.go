@@ -1,0 +1,44 @@
+package restore
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+)
+
+// Unfinished reports whether a directory holds an interrupted restore.
+func Unfinished(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, journalName))
+	return err == nil
+}
+
+// IsLatest reports whether a plan goes to the end of the log.
+func IsLatest(p *points.Plan) bool { return p.Target.Kind == points.Latest || p.Target.Kind == "" }
+
+// FollowToEnd takes the target out of a restored directory's settings: its server, started again, follows the
+// log to its end as a standby.
+func FollowToEnd(dir string, owner *Owner) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // nothing is written through it later
+	x := &run{layout: &layout{data: &area{dir: dir, root: root}}, opts: Options{To: dir, Owner: owner}}
+	auto, err := x.readConf("postgresql.auto.conf")
+	if err != nil {
+		return err
+	}
+	if err := x.put("postgresql.auto.conf", withoutTargets(auto)); err != nil {
+		return err
+	}
+	if err := x.put("standby.signal", nil); err != nil {
+		return err
+	}
+	if err := root.Remove("recovery.signal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(dir)
+}

@@ -53,6 +53,7 @@ both to any moment, from one encrypted repository.`,
 	root.AddCommand(
 		newAgentCommand(a),
 		newConfigCommand(a),
+		newDemoCommand(a),
 		newDocsCommand(a),
 		newDoctorCommand(a),
 		newInitCommand(a),

@@ -1,0 +1,254 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+)
+
+// task is what a keeper does by the clock.
+type task string
+
+// The tasks, in the order of their urgency.
+const (
+	taskSnapshot   task = "snapshot"
+	taskRetention  task = "retention"
+	taskCollection task = "collection"
+	taskCheck      task = "check"
+)
+
+var tasks = []task{taskSnapshot, taskRetention, taskCollection, taskCheck}
+
+const (
+	// A task that failed is tried again after 30 s, 1, 2, 4 and 8 minutes; after that, or when it is due
+	// anyway, as its schedule says.
+	firstRetry = 30 * time.Second
+	maxRetries = 5
+
+	// collectEvery is how often space is given back even though retention has forgotten nothing: writers die.
+	collectEvery = 24 * time.Hour
+	// collectAgain is when a collection that had to wait for a writer looks again.
+	collectAgain = time.Hour
+)
+
+// calendar says when something is due after its last start; the zero time is never. dr.Timing is one.
+type calendar interface {
+	Next(system dr.SystemName, last time.Time) time.Time
+}
+
+// plan is when a system's tasks are due.
+type plan struct {
+	system    dr.SystemName
+	snapshots calendar
+	checks    calendar
+	windows   dr.Windows // when a snapshot may begin
+}
+
+// action is what to do now: a task, or nothing until a time.
+type action struct {
+	task  task      // "" for nothing
+	until time.Time // zero: for ever; it may come otherwise
+}
+
+// decide says what is due. It is a function of its arguments only. Times in the state that lie after now come
+// from a clock that was wrong, or is wrong now, and count as unknown: what depends on them is due at once, for
+// a task too early does no harm, and one that waits for a date in the future does.
+func decide(s State, now time.Time, p plan) action {
+	var next action
+	for _, t := range tasks {
+		at := dueAt(t, s, now, p)
+		switch {
+		case at.IsZero():
+		case !at.After(now):
+			return action{task: t}
+		case next.until.IsZero() || at.Before(next.until):
+			next.until = at
+		}
+	}
+	return next
+}
+
+// dueAt returns when a task is due; the zero time is never.
+func dueAt(t task, s State, now time.Time, p plan) time.Time {
+	switch t {
+	case taskSnapshot:
+		return snapshotDue(s.Snapshot, now, p)
+	case taskRetention:
+		return pendingDue(s.Retention, now)
+	case taskCollection:
+		return collectionDue(s, now)
+	case taskCheck:
+		last := s.Check.Succeeded
+		if last.IsZero() {
+			last = s.Since
+		}
+		return scheduledDue(s.Check, last, now, p.system, p.checks)
+	}
+	return time.Time{}
+}
+
+// snapshotDue is also the catch-up: what was due while nothing ran is due once, as soon as a window is open.
+func snapshotDue(r TaskRun, now time.Time, p plan) time.Time {
+	if r.Pending {
+		return retryDue(r, now, now) // nothing can be recovered until there is one: windows do not count
+	}
+	at := scheduledDue(r, r.Succeeded, now, p.system, p.snapshots)
+	if at.IsZero() {
+		return at
+	}
+	if at.Before(now) {
+		at = now
+	}
+	return p.windows.Next(at)
+}
+
+// scheduledDue returns when a task with a calendar is due: as the calendar says after the last success, and
+// after a failure as retryDue says.
+func scheduledDue(r TaskRun, last, now time.Time, system dr.SystemName, c calendar) time.Time {
+	if r.Failures > 0 && !r.Started.IsZero() && !r.Started.After(now) {
+		return retryDue(r, now, c.Next(system, r.Started))
+	}
+	if last.IsZero() || last.After(now) {
+		if c.Next(system, now).IsZero() {
+			return time.Time{}
+		}
+		return now
+	}
+	return c.Next(system, last)
+}
+
+// retryDue returns when a task that failed is tried again, which is never later than its regular time.
+func retryDue(r TaskRun, now, regular time.Time) time.Time {
+	if r.Failures == 0 || r.Finished.After(now) {
+		return now
+	}
+	n := (r.Failures - 1) % (maxRetries + 1)
+	if n == maxRetries {
+		// The regular time may have passed while the last try ran.
+		return later(regular, r.Finished.Add(firstRetry))
+	}
+	at := r.Finished.Add(firstRetry << n)
+	if regular.After(now) && regular.Before(at) {
+		return regular
+	}
+	return at
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// pendingDue is for a task that follows another one: at once, then as retries go, then not before that one.
+func pendingDue(r TaskRun, now time.Time) time.Time {
+	if !r.Pending || r.Failures > maxRetries {
+		return time.Time{}
+	}
+	return retryDue(r, now, time.Time{})
+}
+
+func collectionDue(s State, now time.Time) time.Time {
+	r := s.Collection
+	last := r.Succeeded
+	if last.IsZero() {
+		last = s.Since
+	}
+	regular := last.Add(collectEvery)
+	if last.After(now) {
+		regular = now
+	}
+	switch {
+	case r.Failures > 0 && r.Failures <= maxRetries:
+		return retryDue(r, now, time.Time{})
+	case r.Failures > 0:
+		return r.Finished.Add(collectEvery)
+	case r.Pending && r.Waits && !r.Finished.After(now):
+		return r.Finished.Add(collectAgain)
+	case r.Pending:
+		return now
+	}
+	return regular
+}
+
+// outcome is how a task ended.
+type outcome struct {
+	err     error
+	stopped bool // it was interrupted by the end of the agent: no failure
+
+	last    *LastSnapshot // of a snapshot
+	again   bool          // a snapshot is wanted once more: the log has a gap behind its start
+	removed int           // snapshots that retention forgot
+	waits   bool          // a collection waits for writers
+}
+
+// begun returns the state in which a task has begun.
+func begun(s State, t task, now time.Time) State {
+	r := s.run(t)
+	r.Started = now
+	r.Running = true
+	return s
+}
+
+// ended returns the state after a task.
+func ended(s State, t task, now time.Time, o outcome) State {
+	r := s.run(t)
+	r.Running = false
+	r.Finished = now
+	if o.stopped {
+		return s
+	}
+	if o.err != nil {
+		r.Failures++
+		r.Error = o.err.Error()
+		return s
+	}
+	r.Succeeded, r.Failures, r.Error, r.Pending, r.Waits = r.Started, 0, "", false, false
+	switch t {
+	case taskSnapshot:
+		r.Pending = o.again
+		s.Last = o.last
+		s.Retention.Pending, s.Retention.Failures = true, 0
+	case taskRetention:
+		if o.removed > 0 {
+			s.Collection.Pending = true
+		}
+	case taskCollection:
+		r.Pending, r.Waits = o.waits, o.waits
+	}
+	return s
+}
+
+// resumed returns the state with which a process goes on after another one, which may have been killed.
+func resumed(s State, now time.Time) State {
+	if s.Since.IsZero() {
+		s.Since = now
+	}
+	for _, t := range tasks {
+		if r := s.run(t); r.Running {
+			// What kills the agent may kill it again: an interrupted task waits as a failed one does.
+			r.Running = false
+			r.Finished = r.Started
+			r.Failures++
+			r.Error = "the agent was killed in the middle of it"
+		}
+	}
+	return s
+}
+
+// learned returns the state after the repository told of its newest snapshot, which others may have taken.
+func learned(s State, last *LastSnapshot, wanted bool) State {
+	s.Last = last
+	s.Snapshot.Pending = wanted
+	switch {
+	case last == nil:
+		s.Snapshot.Succeeded = time.Time{}
+	case last.Started.After(s.Snapshot.Succeeded):
+		s.Snapshot.Succeeded = last.Started
+		if last.Started.After(s.Snapshot.Started) {
+			s.Snapshot.Failures, s.Snapshot.Error = 0, ""
+		}
+	}
+	return s
+}

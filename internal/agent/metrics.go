@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// metric is one of ours. docs/metrics.md describes each, and a test compares.
+type metric struct {
+	name   string
+	help   string
+	kind   prometheus.ValueType
+	labels []string // beside "system"
+	read   func(s SystemStatus, emit func(value float64, labels ...string))
+}
+
+// metrics are told for each system. What is not known is left out, rather than told as 0. Times are told as the
+// moments when things happened, never as ages: an agent that is stuck must look old, not young.
+var metrics = []metric{
+	{
+		"holdfast_recovery_point_timestamp_seconds", "Newest moment that can be recovered.", prometheus.GaugeValue,
+		[]string{"repository", "site"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if !s.RecoveryPoint.IsZero() {
+				emit(seconds(s.RecoveryPoint.UnixNano()), s.Repository, s.Site)
+			}
+		},
+	},
+	stream("holdfast_log_stream_connected", "1 while the log is received, otherwise 0.", prometheus.GaugeValue,
+		func(s *StreamStatus) float64 { return truth(s.Connected) }),
+	stream("holdfast_log_received_lsn_bytes", "Position up to which the log was received.", prometheus.GaugeValue,
+		func(s *StreamStatus) float64 { return float64(s.Received) }),
+	stream("holdfast_log_durable_lsn_bytes", "Position up to which the repository holds the log.", prometheus.GaugeValue,
+		func(s *StreamStatus) float64 { return float64(s.Durable) }),
+	stream("holdfast_log_lag_bytes", "Log that the source has and the repository does not, as the source told last.", prometheus.GaugeValue,
+		func(s *StreamStatus) float64 { return float64(s.Lag) }),
+	stream("holdfast_log_spool_bytes", "Size of the spool on this host's disk.", prometheus.GaugeValue,
+		func(s *StreamStatus) float64 { return float64(s.Spooled) }),
+	stream("holdfast_log_gaps", "Gaps of the log that were noticed since the stream began.", prometheus.GaugeValue,
+		func(s *StreamStatus) float64 { return float64(len(s.Gaps)) }),
+	stream("holdfast_log_store_requests_total", "Requests to the store made by the log stream.", prometheus.CounterValue,
+		func(s *StreamStatus) float64 { return float64(s.Requests) }),
+	stream("holdfast_slot_retained_bytes", "Log that the source keeps back for us in its slot.", prometheus.GaugeValue,
+		func(s *StreamStatus) float64 { return float64(s.SlotRetained) }),
+	{
+		"holdfast_slot_limit_bytes", "Log that the source may keep back before the slot is lost.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Stream != nil && s.Stream.SlotLimit > 0 {
+				emit(float64(s.Stream.SlotLimit))
+			}
+		},
+	},
+	snapshot("holdfast_snapshot_last_timestamp_seconds", "When the newest snapshot was finished.",
+		func(l *LastSnapshot) float64 { return seconds(l.Finished.UnixNano()) }),
+	snapshot("holdfast_snapshot_last_duration_seconds", "How long the newest snapshot took.",
+		func(l *LastSnapshot) float64 { return l.Finished.Sub(l.Started).Seconds() }),
+	snapshot("holdfast_snapshot_last_bytes", "Size of the newest snapshot.",
+		func(l *LastSnapshot) float64 { return float64(l.Bytes) }),
+	snapshot("holdfast_snapshot_last_added_bytes", "Bytes that the newest snapshot added to the store.",
+		func(l *LastSnapshot) float64 { return float64(l.Added) }),
+	{
+		"holdfast_snapshot_last_success", "1 where the last try to take a snapshot succeeded, otherwise 0.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if !s.State.Snapshot.Finished.IsZero() {
+				emit(truth(s.State.Snapshot.Failures == 0))
+			}
+		},
+	},
+	{
+		"holdfast_snapshot_next_timestamp_seconds", "When the next snapshot is due, or was.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if !s.State.Next.IsZero() {
+				emit(seconds(s.State.Next.UnixNano()))
+			}
+		},
+	},
+	{
+		"holdfast_task_last_success_timestamp_seconds", "When the last run of a task that succeeded was begun.", prometheus.GaugeValue,
+		[]string{"task"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			for _, t := range tasks {
+				if at := s.State.run(t).Succeeded; !at.IsZero() {
+					emit(seconds(at.UnixNano()), string(t))
+				}
+			}
+		},
+	},
+	{
+		"holdfast_failures_total", "Failures since the agent was started.", prometheus.CounterValue,
+		[]string{"kind"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			for kind, n := range s.Failures {
+				emit(float64(n), kind)
+			}
+		},
+	},
+	{
+		"holdfast_healthy", "1 where the system is protected as its policy says, otherwise 0.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) { emit(truth(s.Healthy)) },
+	},
+	{
+		"holdfast_objective_rpo_seconds", "Recovery point objective of the policy.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.RPO > 0 {
+				emit(s.RPO)
+			}
+		},
+	},
+	{
+		"holdfast_objective_rto_seconds", "Recovery time objective of the policy.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.RTO > 0 {
+				emit(s.RTO)
+			}
+		},
+	},
+}
+
+func stream(name, help string, kind prometheus.ValueType, read func(*StreamStatus) float64) metric {
+	return metric{name, help, kind, nil, func(s SystemStatus, emit func(float64, ...string)) {
+		if s.Stream != nil {
+			emit(read(s.Stream))
+		}
+	}}
+}
+
+func snapshot(name, help string, read func(*LastSnapshot) float64) metric {
+	return metric{name, help, prometheus.GaugeValue, nil, func(s SystemStatus, emit func(float64, ...string)) {
+		if s.State.Last != nil {
+			emit(read(s.State.Last))
+		}
+	}}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func seconds(nanoseconds int64) float64 { return float64(nanoseconds) / 1e9 }
+
+// collector tells Prometheus what status says at the moment of the scrape.
+type collector struct {
+	status func() Status
+	descs  []*prometheus.Desc // of metrics, in their order
+}
+
+// newRegistry returns a registry of our own: what other packages put into the global one is not ours to tell.
+func newRegistry(version string, status func() Status) *prometheus.Registry {
+	c := &collector{status: status}
+	for _, m := range metrics {
+		c.descs = append(c.descs, prometheus.NewDesc(m.name, m.help, append([]string{"system"}, m.labels...), nil))
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "holdfast_build_info", Help: "Always 1; the labels say what runs.",
+		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version()},
+	})
+	build.Set(1)
+	r := prometheus.NewRegistry()
+	r.MustRegister(c, build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+var _ prometheus.Collector = (*collector)(nil)
+
+// Describe sends the descriptions.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		ch <- d
+	}
+}
+
+// Collect sends the values.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.status().Systems {
+		for i, m := range metrics {
+			m.read(s, func(value float64, labels ...string) {
+				ch <- prometheus.MustNewConstMetric(c.descs[i], m.kind, value, append([]string{string(s.System)}, labels...)...)
+			})
+		}
+	}
+}

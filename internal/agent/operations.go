@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
+)
+
+// systemOperations does a system's tasks. Its workspace is its own, so that after a rotation of the keys it can
+// be opened anew without asking the others.
+type systemOperations struct {
+	ws      *workspace.Workspace
+	system  config.System
+	policy  config.Policy
+	stream  *systemStream // nil where the policy streams no log
+	workers int           // of a snapshot
+	log     *slog.Logger
+}
+
+var _ operations = (*systemOperations)(nil)
+
+// connectLimit is how long a snapshot waits for the log stream to begin.
+const connectLimit = time.Minute
+
+func (o *systemOperations) name() string { return string(o.system.Name) }
+
+// open opens the system's repository with the keys of today.
+func (o *systemOperations) open(ctx context.Context) (workspace.System, error) {
+	sys, err := o.ws.System(ctx, o.name())
+	if err != nil {
+		return sys, err
+	}
+	err = sys.Repo.Refresh(ctx)
+	if !rotated(err) {
+		return sys, err
+	}
+	if err := o.reopen(); err != nil {
+		return sys, err
+	}
+	return o.ws.System(ctx, o.name())
+}
+
+// reopen makes everybody who works for this system use the keys of today.
+func (o *systemOperations) reopen() error {
+	if o.stream != nil {
+		o.stream.reopen()
+	}
+	return o.ws.Reopen(o.system.Repository)
+}
+
+func (o *systemOperations) do(ctx context.Context, t task, progress dr.ProgressFunc) outcome {
+	out := o.try(ctx, t, progress)
+	if rotated(out.err) {
+		if err := o.reopen(); err != nil {
+			return outcome{err: err}
+		}
+		out = o.try(ctx, t, progress)
+	}
+	return out
+}
+
+// rotated tells whether an error means that a repository has other keys than when it was opened.
+func rotated(err error) bool {
+	return errors.Is(err, repo.ErrKeysRotated) || errors.Is(err, seal.ErrUnknownEpoch)
+}
+
+func (o *systemOperations) try(ctx context.Context, t task, progress dr.ProgressFunc) outcome {
+	sys, err := o.open(ctx)
+	if err != nil {
+		return outcome{err: err}
+	}
+	switch t {
+	case taskSnapshot:
+		return o.snapshot(ctx, sys, progress)
+	case taskRetention:
+		return o.retain(ctx, sys)
+	case taskCollection:
+		return o.collect(ctx, sys, progress)
+	}
+	return outcome{err: fmt.Errorf("task %q is unknown", t)}
+}
+
+func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
+	if o.stream != nil {
+		if err := o.stream.connected(ctx, connectLimit); err != nil {
+			return outcome{err: err}
+		}
+	}
+	cfg := o.ws.SnapshotConfig(sys, workspace.SnapshotOptions{Progress: progress})
+	cfg.Workers, cfg.Log = o.workers, o.log
+	if inRepository := cfg.WaitLog; o.stream != nil {
+		// Our own stream knows when it is worth asking the repository, which has the last word.
+		cfg.WaitLog = func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
+			if err := o.stream.reached(ctx, end); err != nil {
+				return err
+			}
+			return inRepository(ctx, tl, start, end)
+		}
+	}
+	log := sys.Repo.Log(o.name())
+	report, err := capture.Snapshot(ctx, sys.Repo, cfg)
+	if err != nil {
+		return outcome{err: err}
+	}
+	for _, p := range report.Problems {
+		o.log.Error("the source is damaged; it is stored as it is", dr.KeySnapshot, report.Snapshot.ID, "problem", p.String(),
+			dr.KeyNext, "find out why with pg_amcheck, and keep the older snapshots")
+	}
+	gaps, err := capture.ReadLogGaps(ctx, log)
+	if err != nil {
+		// The snapshot is there. What the gaps say is asked for again before the next one.
+		o.log.Warn("the gaps of the log cannot be read", dr.KeyError, err)
+	}
+	return outcome{last: lastSnapshot(report.Snapshot), again: cutOff(report.Snapshot, gaps)}
+}
+
+func lastSnapshot(m *repo.Manifest) *LastSnapshot {
+	return &LastSnapshot{ID: m.ID, Started: m.Started.UTC(), Finished: m.Finished.UTC(), Bytes: m.Bytes, Added: m.Written.StoredBytes}
+}
+
+// cutOff tells whether the log has a gap at or behind a snapshot, so that nothing after the gap can be recovered.
+func cutOff(m *repo.Manifest, gaps []capture.LogGap) bool {
+	for _, g := range gaps {
+		if uint32(g.Timeline) >= uint32(m.Log.Stream) && uint64(g.To) > m.Log.Start {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *systemOperations) newest(ctx context.Context, now time.Time) (*LastSnapshot, bool, error) {
+	sys, err := o.open(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	list, err := sys.Repo.Snapshots(ctx, o.name())
+	if err != nil {
+		return nil, false, err
+	}
+	var newest *repo.Manifest
+	for _, l := range list {
+		switch {
+		case l.Err != nil:
+			o.log.Error("a snapshot cannot be read", dr.KeySnapshot, l.ID, dr.KeyError, l.Err)
+		case l.Manifest.Started.After(now): // by a clock that is wrong, or was: it says nothing about today
+		case newest == nil || l.Manifest.Started.After(newest.Started):
+			newest = l.Manifest
+		}
+	}
+	if newest == nil {
+		return nil, false, nil
+	}
+	gaps, err := capture.ReadLogGaps(ctx, sys.Repo.Log(o.name()))
+	return lastSnapshot(newest), cutOff(newest, gaps), err
+}
+
+// retain forgets the snapshots that no rule keeps, and the log that no snapshot needs.
+func (o *systemOperations) retain(ctx context.Context, sys workspace.System) outcome {
+	done, err := o.ws.Retain(ctx, sys, workspace.Apply)
+	for _, id := range done.Forgotten {
+		o.log.Info("snapshot forgotten: no rule keeps it", dr.KeySnapshot, id)
+	}
+	removed := len(done.Forgotten)
+	if err != nil {
+		return outcome{err: err, removed: removed}
+	}
+	objects, bytes, err := o.ws.RetainLog(ctx, sys)
+	if objects > 0 {
+		o.log.Info("log removed that no snapshot needs", "objects", objects, dr.KeyBytes, bytes)
+	}
+	return outcome{err: err, removed: removed}
+}
+
+// collect gives back the space of what was forgotten. It never waits for writers: what has to wait is left to the
+// next run.
+func (o *systemOperations) collect(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
+	report, err := sys.Repo.Collect(ctx, repo.CollectOptions{Progress: progress})
+	if err != nil {
+		return outcome{err: err}
+	}
+	for _, p := range report.Problems {
+		o.log.Error("a pack cannot be read", dr.KeyRepository, o.system.Repository, "problem", p, dr.KeyNext, "holdfast repo check "+o.system.Repository)
+	}
+	if report.RemovedPacks > 0 || len(report.Aborted) > 0 {
+		o.log.Info("space was given back", dr.KeyRepository, o.system.Repository, "packs", report.RemovedPacks,
+			dr.KeyBytes, report.RemovedBytes, "aborted", len(report.Aborted))
+	}
+	return outcome{waits: len(report.Pending) > 0}
+}

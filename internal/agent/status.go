@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+)
+
+// Status is what an agent knows of itself: /status shows it as JSON.
+type Status struct {
+	Version string         `json:"version"`
+	Host    string         `json:"host"`
+	PID     int            `json:"pid"`
+	Started time.Time      `json:"started"`
+	Healthy bool           `json:"healthy"`
+	Systems []SystemStatus `json:"systems"`
+}
+
+// SystemStatus is how one system's protection stands.
+type SystemStatus struct {
+	System     dr.SystemName `json:"system"`
+	Repository string        `json:"repository"`
+	Site       string        `json:"site"`
+	// RecoveryPoint is the newest moment that can be recovered; zero while there is none.
+	RecoveryPoint time.Time `json:"recoveryPoint,omitzero"`
+	RPO           float64   `json:"rpoSeconds,omitempty"` // objectives; 0 where none is set
+	RTO           float64   `json:"rtoSeconds,omitempty"`
+
+	Healthy bool     `json:"healthy"`
+	Reasons []string `json:"reasons,omitempty"` // why not
+
+	Task     string           `json:"task,omitempty"` // what is being done at the moment
+	Phase    *dr.Progress     `json:"progress,omitempty"`
+	State    State            `json:"state"`
+	Stream   *StreamStatus    `json:"stream,omitempty"` // nil where the policy streams no log
+	Failures map[string]int64 `json:"failures"`         // since the agent was started, by kind
+}
+
+// StreamStatus is how a system's log stream stands.
+type StreamStatus struct {
+	Connected    bool             `json:"connected"`
+	Since        time.Time        `json:"since"` // of Connected
+	Error        string           `json:"error,omitempty"`
+	Timeline     wal.TimelineID   `json:"timeline,omitempty"`
+	Received     wal.LSN          `json:"received"`
+	Durable      wal.LSN          `json:"durable"`   // up to here the repository has the log
+	SourceEnd    wal.LSN          `json:"sourceEnd"` // of the log at the source, when it last told
+	Lag          dr.Bytes         `json:"lagBytes"`  // from Durable to SourceEnd
+	Spooled      dr.Bytes         `json:"spooledBytes"`
+	Slot         string           `json:"slot"`
+	SlotRetained dr.Bytes         `json:"slotRetainedBytes"`
+	SlotLimit    dr.Bytes         `json:"slotLimitBytes,omitempty"` // 0: there is none
+	Synchronous  bool             `json:"synchronous"`
+	Requests     int64            `json:"storeRequests"`
+	Failures     int64            `json:"failures"` // connections that were lost or refused, and tries to store
+	Gaps         []capture.LogGap `json:"gaps,omitempty"`
+}
+
+// streamStatus says of a stream what others need to know.
+func streamStatus(s capture.StreamStatus) *StreamStatus {
+	out := &StreamStatus{
+		Connected: s.Connected, Since: s.Since.UTC(), Timeline: s.Timeline, Received: s.ReceivedLSN, Durable: s.Stored,
+		SourceEnd: s.SourceEnd, Lag: s.Lag, Spooled: s.Spooled, Slot: s.Slot.Name, SlotRetained: dr.Bytes(s.Slot.Retained),
+		Synchronous: s.Sync, Requests: s.Requests, Gaps: s.Gaps,
+	}
+	if s.Slot.Safe >= 0 {
+		out.SlotLimit = dr.Bytes(s.Slot.Retained + s.Slot.Safe)
+	}
+	if err := s.Problem(); err != nil {
+		out.Error = err.Error()
+	}
+	return out
+}
+
+const (
+	// streamGrace is how long a log stream may be away before the system counts as ill: a restart of the server
+	// is no alarm.
+	streamGrace = 2 * time.Minute
+	// snapshotGrace is how long a snapshot may be overdue: it runs, or is tried again.
+	snapshotGrace = 2 * time.Hour
+)
+
+// illnesses says what is wrong with a system at a moment; nothing means that it is protected as its policy says.
+func illnesses(s SystemStatus, refused error, now time.Time) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if refused != nil {
+		add("%s", oneLine(refused.Error()))
+	}
+	if st := s.Stream; st != nil {
+		away := now.Sub(st.Since)
+		switch {
+		case !st.Connected && (away > streamGrace || away < 0):
+			add("the log is not received since %s: %s", st.Since.Format(time.RFC3339), oneLine(st.Error))
+		case st.Connected && st.Error != "":
+			add("%s", oneLine(st.Error))
+		}
+	}
+	if r := s.State.Snapshot; r.Failures > maxRetries {
+		add("the last %d tries to take a snapshot failed: %s", r.Failures, oneLine(r.Error))
+	} else if next := s.State.Next; !next.IsZero() && now.Sub(next) > snapshotGrace && !s.State.Snapshot.Running {
+		add("a snapshot is overdue since %s", next.Format(time.RFC3339))
+	}
+	if r := s.State.Check; r.Failures > 0 {
+		add("the last check: %s", oneLine(r.Error))
+	}
+	return out
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// sentence is the line that systemctl status shows.
+func (s Status) sentence() string {
+	var busy, ill []string
+	for _, sys := range s.Systems {
+		if sys.Task != "" {
+			busy = append(busy, sys.Task+" of "+string(sys.System))
+		}
+		if !sys.Healthy {
+			ill = append(ill, string(sys.System)+": "+strings.Join(sys.Reasons, "; "))
+		}
+	}
+	switch {
+	case len(ill) > 0:
+		return strings.Join(ill, " | ")
+	case len(busy) > 0:
+		return "running: " + strings.Join(busy, ", ")
+	}
+	return fmt.Sprintf("protecting %d systems", len(s.Systems))
+}

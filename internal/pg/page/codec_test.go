@@ -114,7 +114,7 @@ func TestRoundTripDamaged(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	c := NewCodec()
 	base := append(heapPages(8, 0, r), heapPages(8, 200, r)...)
-	for i := range 3000 {
+	for i := range 800 {
 		src := bytes.Clone(base)
 		for range 1 + r.IntN(40) {
 			p := src[r.IntN(16)*Size:][:Size]

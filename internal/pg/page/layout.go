@@ -150,43 +150,14 @@ func (l *layout) rebuild(page []byte, h Header, kind byte, c *cursors) bool {
 	}
 	l.n = int(h.Lower-headerSize) / ptrSize
 	ptrs := page[headerSize:h.Lower]
-	odds := 0
-	switch {
-	case kind&kindExplicit != 0:
-		c.into(ptrs, sPtr)
-		odds = l.n
-	case kind&kindOdd != 0:
-		b := c.take(sPtr, 2)
-		if b == nil {
-			return false
-		}
-		odds = int(binary.LittleEndian.Uint16(b))
+	if !l.readOdd(ptrs, kind, c) {
+		return false
 	}
-	next := func(i int) (int, bool) { // the next line pointer that is stored
-		if kind&kindExplicit != 0 {
-			return i, true
-		}
-		b := c.take(sPtr, 2)
-		if b == nil {
-			return 0, false
-		}
-		n := int(binary.LittleEndian.Uint16(b))
-		if n < i || n >= l.n {
-			return 0, false
-		}
-		c.into(ptrs[n*ptrSize:n*ptrSize+ptrSize], sPtr)
-		return n, true
-	}
-	prev, length, odd := int(h.Special), 0, -1
+	prev, length := int(h.Special), 0
+	odd := l.odd[:l.odds]
 	for i := range l.n {
-		if odds > 0 && odd < i {
-			var ok bool
-			if odd, ok = next(i); !ok {
-				return false
-			}
-			odds--
-		}
-		if odd == i {
+		if len(odd) > 0 && int(odd[0]) == i {
+			odd = odd[1:]
 			off, _, n := splitPtr(binary.LittleEndian.Uint32(ptrs[i*ptrSize:]))
 			if n > 0 {
 				if off%8 != 0 || off+align8(n) > Size {
@@ -201,14 +172,42 @@ func (l *layout) rebuild(page []byte, h Header, kind byte, c *cursors) bool {
 			length = int(c.byte(sLenLo)) | int(c.byte(sLenHi))<<8
 		}
 		off := prev - align8(length)
-		if length == 0 || length > ptrMask || off < 0 {
+		if length == 0 || off < 0 {
 			return false
 		}
 		prev = off
 		l.items[i] = item{uint16(off), uint16(length)}
 		binary.LittleEndian.PutUint32(ptrs[i*ptrSize:], joinPtr(off, length))
 	}
-	return odds == 0
+	return true
+}
+
+// readOdd fills l.odd, ascending, and those line pointers.
+func (l *layout) readOdd(ptrs []byte, kind byte, c *cursors) bool {
+	l.odds = 0
+	if kind&kindExplicit != 0 {
+		c.into(ptrs, sPtr)
+		for l.odds < l.n {
+			l.odd[l.odds] = uint16(l.odds)
+			l.odds++
+		}
+		return true
+	}
+	if kind&kindOdd == 0 {
+		return true
+	}
+	count := c.uint16(sPtr)
+	for next := 0; l.odds < count; {
+		i := c.uint16(sPtr)
+		if i < next || i >= l.n {
+			return false
+		}
+		c.into(ptrs[i*ptrSize:i*ptrSize+ptrSize], sPtr)
+		l.odd[l.odds] = uint16(i)
+		l.odds++
+		next = i + 1
+	}
+	return true
 }
 
 func zero(b []byte) bool {

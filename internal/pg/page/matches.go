@@ -94,7 +94,7 @@ func repeatExtra(tag, low byte) int {
 }
 
 // expand is the inverse of split and of S2's encoder: it fills dst with what the block stood for. The parts may
-// be hostile; false means that they do not make exactly dst.
+// be hostile; false means that they do not make exactly dst. One long loop: it is where restores spend their time.
 func (p *parts) expand(dst []byte) bool {
 	literals, tags, low, high := p[pLiterals], p[pTags], p[pLow], p[pHigh]
 	n, offset := 0, 0

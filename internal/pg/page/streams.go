@@ -52,6 +52,8 @@ func (c *cursors) uvarint(id int) int {
 	return 0
 }
 
+func (c *cursors) uint16(id int) int { return int(c.byte(id)) | int(c.byte(id))<<8 }
+
 // take returns the next n bytes of a stream, which stay the stream's; nil where fewer are left.
 func (c *cursors) take(id, n int) []byte {
 	i := c.pos[id]

@@ -81,6 +81,9 @@ func (b *booting) finish(ctx context.Context) error {
 	}
 	b.report.Timeline = wal.TimelineID(tl)
 	b.report.RPO = b.rpo()
+	if b.opts.Access == KeepOthersOut {
+		return nil
+	}
 	if err := b.access.unlock(); err != nil {
 		return err
 	}

@@ -31,8 +31,18 @@ type Options struct {
 	Config    map[string]string // further settings of this run
 	LogFile   string            // where the server's messages go; empty: beside the data directory, with ".log"
 	Ending    restore.Ending    // that of the restore's settings
+	Access    Access
 	Progress  dr.ProgressFunc
 }
+
+// Access says who may connect once the recovery is done.
+type Access bool
+
+// The two ways.
+const (
+	LetOthersIn   Access = false // whom the cluster's own pg_hba.conf lets in
+	KeepOthersOut Access = true  // only this process's user
+)
 
 func (o Options) superuser() string {
 	if o.Superuser == "" {

@@ -68,6 +68,7 @@ func (a *app) config() (*config.Config, error) {
 	if err != nil {
 		return nil, &configError{err}
 	}
+	a.configPath = absolute(path) // for the processes that this one starts (repositoryArgs)
 	return c, nil
 }
 

@@ -183,7 +183,7 @@ policies:
 agent:
   listen: "127.0.0.1:9847"          # metrics and health
   state: %q
-`, repository, out.Passphrase, filepath.Join(i.state, "cache"), out.System, info.Version(), info.SystemID, i.connection, data, absolute(i.state))
+`, repository, out.Passphrase, filepath.Join(absolute(i.state), "cache"), out.System, info.Version(), info.SystemID, i.connection, data, absolute(i.state))
 	if _, err := config.Parse(out.File, []byte(text)); err != nil {
 		return "", usage(err)
 	}

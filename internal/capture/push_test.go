@@ -189,8 +189,8 @@ func TestPushAfterAPromotion(t *testing.T) {
 // BenchmarkPush is what archive_command does when segments wait, the start of a process aside.
 func BenchmarkPush(b *testing.B) {
 	s := archiving(b, pgtest.Options{})
-	s.Exec("", "CREATE TABLE a (i bigint, s text, r float8)", "CREATE INDEX ON a (r)")
-	for len(ready(b, s)) < 60 {
+	s.Exec("", "CREATE TABLE a (i bigint, s text, r float8)", "CREATE INDEX ON a (i)")
+	for len(ready(b, s)) < 48 {
 		s.Exec("", `INSERT INTO a SELECT i, md5(i::text) || repeat(' word', 10) || random()::text, random() FROM generate_series(1, 200000) AS i`)
 	}
 	paths := ready(b, s)

@@ -27,6 +27,7 @@ type Spool struct {
 	scope string // first part of the name under which a file is sealed
 	limit dr.Bytes
 	lock  *os.File
+	step  func() // before each step that changes the directory: crash tests kill their process in it
 
 	// mu guards files and size. Not held during I/O. A file's open, object, dirty, fresh and ended
 	// belong to the goroutine that appends.
@@ -67,7 +68,7 @@ func OpenSpool(dir string, keys *seal.Keyring, system string, limit dr.Bytes) (*
 		}
 		return nil, errors.Join(err, lock.Close())
 	}
-	s := &Spool{dir: dir, keys: keys, scope: "spool/" + keys.NameHash(system) + "/", limit: limit, lock: lock}
+	s := &Spool{dir: dir, keys: keys, scope: "spool/" + keys.NameHash(system) + "/", limit: limit, lock: lock, step: func() {}}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -133,6 +134,7 @@ func (s *Spool) Append(tl wal.TimelineID, start wal.LSN, data []byte, clock time
 		if err != nil {
 			return start, fmt.Errorf("make a file in the spool: %w", err)
 		}
+		s.step()
 		if err := f.append(start, data[:n], clock); err != nil {
 			// How much of the frame is on the disk is unknown, and its offset is its nonce: never again here.
 			f.ended = true
@@ -179,6 +181,7 @@ func (s *Spool) Sync() error {
 	made := false
 	for _, f := range s.list() {
 		if f.open != nil && f.dirty {
+			s.step()
 			if err := unix.Fdatasync(int(f.open.Fd())); err != nil {
 				// After a failed sync the kernel may call the same pages clean: nothing may be added to this file.
 				f.ended = true
@@ -276,6 +279,7 @@ func (s *Spool) Drop(tl wal.TimelineID, before wal.LSN) error {
 	s.mu.Unlock()
 	var err error
 	for _, f := range gone {
+		s.step()
 		// No sync: a file that comes back after a power loss is stored a second time, with equal bytes.
 		if e := os.Remove(filepath.Join(s.dir, f.name())); !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)

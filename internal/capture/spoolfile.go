@@ -70,6 +70,7 @@ func compareSpoolFiles(a, b *spoolFile) int { return strings.Compare(a.name(), b
 
 // create makes the file with its header.
 func (s *Spool) create(f *spoolFile) error {
+	s.step()
 	w, err := os.OpenFile(filepath.Join(s.dir, f.name()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -218,6 +219,7 @@ func (s *Spool) PutFile(name string, data []byte) error {
 	if err := errors.Join(err, w.Sync(), w.Close()); err != nil {
 		return err
 	}
+	s.step()
 	if err := os.Rename(path+".tmp", path); err != nil {
 		return err
 	}

@@ -1,0 +1,402 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
+	"lukechampine.com/blake3"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
+)
+
+// stranger is a reader that was written from docs/format/repository-v1.md alone. It decodes with nothing of this
+// package or of seal; it may panic, since it is a test.
+type stranger struct {
+	objects map[string][]byte
+	id      string
+	secrets [][]byte
+	places  map[string]strangerPlace
+}
+
+type strangerPlace struct {
+	pack, group            string
+	header                 []byte
+	offset, stored, length uint32
+	encoding               byte
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func (s *stranger) names(prefix string) (out []string) {
+	for n := range s.objects {
+		if strings.HasPrefix(n, prefix) {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s *stranger) json(b []byte, into any) {
+	if err := json.Unmarshal(b, into); err != nil {
+		panic(err)
+	}
+}
+
+// unlock is section 2.
+func (s *stranger) unlock(pass string, ids ...age.Identity) {
+	var marker struct {
+		Format  string
+		Version int
+		ID      string
+	}
+	s.json(s.objects["holdfast.json"], &marker)
+	if marker.Format != "holdfast-repository" || marker.Version != 1 {
+		panic("unknown format")
+	}
+	s.id = marker.ID
+	var epoch struct {
+		Epoch             uint32
+		Generation, Check string
+	}
+	s.json(s.objects[slices.Max(s.names("epochs/"+s.id+"/"))], &epoch)
+	for _, n := range s.names("keys/" + s.id + "/" + epoch.Generation + "/") {
+		var slot struct{ Kind, Identity, Keyring string }
+		s.json(s.objects[n], &slot)
+		try := ids
+		if slot.Kind == "passphrase" && pass != "" {
+			r, err := age.Decrypt(bytes.NewReader(must(hex.DecodeString(slot.Identity))), must(age.NewScryptIdentity(pass)))
+			if err != nil {
+				continue
+			}
+			try = []age.Identity{must(age.ParseX25519Identity(string(must(io.ReadAll(r)))))}
+		}
+		if len(try) == 0 {
+			continue
+		}
+		r, err := age.Decrypt(bytes.NewReader(must(base64.StdEncoding.DecodeString(slot.Keyring))), try...)
+		if err != nil {
+			continue
+		}
+		var ring struct {
+			Repository string
+			Epochs     []struct{ Secret string }
+		}
+		s.json(must(io.ReadAll(r)), &ring)
+		for _, e := range ring.Epochs {
+			s.secrets = append(s.secrets, must(hex.DecodeString(e.Secret)))
+		}
+		own := hex.EncodeToString(must(hkdf.Key(sha256.New, s.secrets[0], nil, "holdfast/v1/repository-id", 32))[:16])
+		check := hex.EncodeToString(s.derive(s.secrets[epoch.Epoch-1], "holdfast/v1/epoch-check")[:16])
+		if own != s.id || ring.Repository != s.id || check != epoch.Check {
+			panic("the keyring is of another repository")
+		}
+		return
+	}
+	panic("no slot opens")
+}
+
+func (s *stranger) derive(secret []byte, context string) []byte {
+	return must(hkdf.Key(sha256.New, secret, []byte(s.id), context, 32))
+}
+
+func keyed(key, b []byte, size int) []byte {
+	h := blake3.New(size, key)
+	h.Write(b) //nolint:errcheck // a hash never fails
+	return h.Sum(nil)
+}
+
+func (s *stranger) nameHash(name string) string {
+	return hex.EncodeToString(keyed(s.derive(s.secrets[0], "holdfast/v1/name"), []byte(name), 16))
+}
+
+// frame is section 3.
+func (s *stranger) frame(name string, header, sealed []byte, p uint64) []byte {
+	if string(header[:4]) != "HFO1" {
+		panic("not sealed: " + name)
+	}
+	info := "holdfast/v1/object\x00" + string(header[4:5]) + "\x00" + s.id + "\x00" + name
+	key := must(hkdf.Key(sha256.New, s.secrets[binary.LittleEndian.Uint32(header[8:])-1], header[12:44], info, 32))
+	gcm := must(cipher.NewGCM(must(aes.NewCipher(key))))
+	nonce := binary.LittleEndian.AppendUint64(nil, p)
+	return must(gcm.Open(nil, append(nonce, 0, 0, 0, 0), sealed, nil))
+}
+
+func (s *stranger) open(name string, kind byte) []byte {
+	b, ok := s.objects[name]
+	if !ok || b[4] != kind {
+		panic("missing or of another kind: " + name)
+	}
+	return s.frame(name, b[:44], b[44:], 44)
+}
+
+// readIndex is section 5.
+func (s *stranger) readIndex() {
+	s.places = map[string]strangerPlace{}
+	d, highest := "00000000", ""
+	for _, n := range s.names("collections/") {
+		switch base := path.Base(n); {
+		case strings.HasSuffix(n, ".done"):
+			d = strings.TrimSuffix(base, ".done")
+		case len(base) == 8:
+			highest = base
+		}
+	}
+	var names []string
+	if d != "00000000" {
+		var done struct{ Index []string }
+		s.json(s.open("collections/"+d+".done", 6), &done)
+		names = append(names, done.Index...)
+	}
+	if highest > d {
+		var p struct{ Prepared []string }
+		s.json(s.open("collections/"+highest, 6), &p)
+		names = append(names, p.Prepared...)
+	}
+	for _, n := range s.names("index/") {
+		if path.Base(n)[:8] >= d {
+			names = append(names, n)
+		}
+	}
+	for _, n := range names {
+		s.readIndexObject(s.open(n, 2))
+	}
+}
+
+func (s *stranger) readIndexObject(b []byte) {
+	u32 := binary.LittleEndian.Uint32
+	if u32(b) != 1 {
+		panic("unknown version of the index")
+	}
+	packs, chunks := b[12:], b[12+88*u32(b[4:]):]
+	for range u32(b[8:]) {
+		pack := packs[88*u32(chunks[48:]):][:88]
+		id := hex.EncodeToString(pack[32:48])
+		group := strings.TrimRight(string(pack[:32]), "\x00")
+		header := append([]byte("HFO1\x01\x00\x00\x00"), pack[48:84]...)
+		s.places[string(chunks[:32])] = strangerPlace{
+			"packs/" + group + "/" + id[:2] + "/" + id, group, header, u32(chunks[32:]), u32(chunks[36:]), u32(chunks[40:]), chunks[44],
+		}
+		chunks = chunks[52:]
+	}
+}
+
+// chunk is section 4.
+func (s *stranger) chunk(id []byte) []byte {
+	p, ok := s.places[string(id)]
+	if !ok {
+		panic(fmt.Sprintf("chunk %x is in no index", id))
+	}
+	plain := s.frame(p.pack, p.header, s.objects[p.pack][p.offset:p.offset+p.stored], uint64(p.offset))
+	switch p.encoding {
+	case 0:
+	case 1:
+		plain = must(must(zstd.NewReader(nil)).DecodeAll(plain, nil))
+	default:
+		panic("a codec of an engine")
+	}
+	if len(plain) != int(p.length) || !bytes.Equal(keyed(s.derive(s.secrets[0], "holdfast/v1/chunk-id/"+p.group), plain, 32), id) {
+		panic("the chunk is another one")
+	}
+	return plain
+}
+
+// directoryAgrees reads a pack's own directory (section 4) and compares it with the index.
+func (s *stranger) directoryAgrees(name string) bool {
+	b := s.objects[name]
+	if string(b[len(b)-4:]) != "HFPE" {
+		return false
+	}
+	at := len(b) - 8 - int(binary.LittleEndian.Uint32(b[len(b)-8:]))
+	dir := s.frame(name, b[:44], b[at:len(b)-8], uint64(at)+1<<62)
+	for ; len(dir) > 0; dir = dir[48:] {
+		p := s.places[string(dir[:32])]
+		if p.pack == name && p.offset != binary.LittleEndian.Uint32(dir[32:]) {
+			return false
+		}
+	}
+	return true
+}
+
+// signed is the first part of section 7.
+func (s *stranger) signed(b []byte, purpose string) []byte {
+	n := binary.LittleEndian.Uint32(b)
+	body, signature := b[4:4+n], b[4+n:]
+	var by struct{ Signer string }
+	s.json(body, &by)
+	var signer struct{ Public []byte }
+	s.json(s.open("signers/"+by.Signer, 10), &signer)
+	sum := sha256.Sum256(signer.Public)
+	message := append([]byte("holdfast/v1/sign/"+purpose+"\x00"), body...)
+	if hex.EncodeToString(sum[:16]) != by.Signer || !ed25519.Verify(signer.Public, message, signature) {
+		panic("not his signature")
+	}
+	return body
+}
+
+// snapshot returns the files of a snapshot: sections 6 and 7.
+func (s *stranger) snapshot(name string) files {
+	b := s.open(name, 3)
+	if bytes.Contains(b, []byte(`"tombstone":`)) {
+		return nil
+	}
+	var m struct {
+		Version int
+		Root    string
+	}
+	s.json(s.signed(b, "snapshot"), &m)
+	fs := files{}
+	s.node(must(hex.DecodeString(m.Root)), fs)
+	return fs
+}
+
+func (s *stranger) node(id []byte, fs files) {
+	b := s.chunk(id)
+	level, n := b[1], binary.LittleEndian.Uint32(b[4:])
+	b = b[8:]
+	for range n {
+		k := binary.LittleEndian.Uint16(b)
+		key := string(b[2 : 2+k])
+		b = b[2+k:]
+		v := binary.LittleEndian.Uint32(b)
+		value := b[4 : 4+v]
+		b = b[4+v:]
+		if level > 0 {
+			s.node(value, fs)
+		} else {
+			fs[key] = s.file(value)
+		}
+	}
+}
+
+func (s *stranger) file(e []byte) (content []byte) {
+	for i := range int(binary.LittleEndian.Uint32(e[24:])) {
+		id := e[32+32*i:][:32]
+		if e[2] == 0 {
+			content = append(content, s.chunk(id)...)
+			continue
+		}
+		list := s.chunk(id)
+		for j := range int(binary.LittleEndian.Uint16(list[2:])) {
+			content = append(content, s.chunk(list[4+32*j:][:32])...)
+		}
+	}
+	if len(content) != int(binary.LittleEndian.Uint64(e[16:])) {
+		panic("the file has another size")
+	}
+	return content
+}
+
+// extent is section 8.
+func (s *stranger) extent(name string) (start uint64, data []byte) {
+	b := s.open(name, 7)
+	switch data = b[36:]; b[1] {
+	case 1:
+		data = must(must(zstd.NewReader(nil)).DecodeAll(data, nil))
+	case 2:
+		data = must(s2.Decode(nil, data))
+	}
+	return binary.LittleEndian.Uint64(b[4:]), data
+}
+
+func strangerTo(t *testing.T, st *storetest.Memory) *stranger {
+	s := &stranger{objects: map[string][]byte{}}
+	for _, n := range st.Names() {
+		s.objects[n] = must(st.Get(context.Background(), n, 1<<30))
+	}
+	return s
+}
+
+func TestAStrangerReadsTheFormat(t *testing.T) {
+	l := newLittle(t)
+	r, err := openAgain(t, l.st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := must(age.GenerateX25519Identity())
+	if err := r.AddRecipient(t.Context(), must(seal.KeyRecipient("ops", id.Recipient().String()))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Rotate(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	big := randomFiles(3, 12) // with lists, and sealed in the second epoch
+	l.snapshots[mustSave(t, r, big).ID] = big
+	for name, open := range map[string]func(*stranger){
+		"passphrase": func(s *stranger) { s.unlock(passphrase) },
+		"identity":   func(s *stranger) { s.unlock("", id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := strangerTo(t, l.st)
+			open(s)
+			s.readIndex()
+			l.compare(t, s)
+		})
+	}
+}
+
+func (l *little) compare(t *testing.T, s *stranger) {
+	found := 0
+	for _, n := range s.names("snapshots/" + s.nameHash("orders-db") + "/") {
+		got := s.snapshot(n)
+		if got == nil {
+			continue
+		}
+		found++
+		want := l.snapshots[SnapshotID(path.Base(n))]
+		if len(got) != len(want) {
+			t.Errorf("%s: %d files, want %d", n, len(got), len(want))
+		}
+		for p, b := range want {
+			if !bytes.Equal(got[p], b) {
+				t.Errorf("%s: %s differs", n, p)
+			}
+		}
+	}
+	if found != len(l.snapshots) {
+		t.Errorf("found %d snapshots, want %d", found, len(l.snapshots))
+	}
+	for _, n := range s.names("packs/") {
+		if !s.directoryAgrees(n) {
+			t.Errorf("%s: its directory is not as the index says", n)
+		}
+	}
+	extents := s.names("log/")
+	if len(extents) != len(l.log) {
+		t.Errorf("found %d parts of the log, want %d", len(extents), len(l.log))
+	}
+	for _, n := range extents {
+		if start, data := s.extent(n); !bytes.Equal(data, l.log[start]) {
+			t.Errorf("%s differs", n)
+		}
+	}
+	var mark struct{ LSN uint64 }
+	s.json(s.signed(s.open(slices.Max(s.names("marks/")), 9), "mark"), &mark)
+	if mark.LSN != 1<<24+2000 {
+		t.Errorf("mark %x", mark.LSN)
+	}
+}

@@ -1,0 +1,191 @@
+package repo
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+func someIDs(n int) []seal.ChunkID {
+	ids := make([]seal.ChunkID, n)
+	for i := range ids {
+		ids[i][0], ids[i][31] = byte(i), 1
+	}
+	return ids
+}
+
+func FuzzPackDirectory(f *testing.F) {
+	var b []byte
+	for i, id := range someIDs(3) {
+		b = appendPlace(b, chunkPlace{id, uint32(44 + 100*i), 100, 80, 1})
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		places, err := parseDirectory("packs/x", b, 1000)
+		if err != nil {
+			return
+		}
+		for _, p := range places {
+			if int64(p.offset)+int64(p.stored) > 1000 || p.plain > MaxChunk {
+				t.Errorf("place %+v is outside of the pack", p)
+			}
+		}
+	})
+}
+
+func FuzzIndex(f *testing.F) {
+	d := &indexData{}
+	var places []chunkPlace
+	for i, id := range someIDs(3) {
+		places = append(places, chunkPlace{id, uint32(44 + 100*i), 100, 80, 1})
+	}
+	d.add(&packRef{group: "main", size: 1000}, places)
+	d.sort()
+	f.Add(d.marshal())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := parseIndex("index/x", b)
+		if err != nil {
+			return
+		}
+		if again := d.marshal(); len(again) != len(b) {
+			t.Errorf("%d bytes became %d", len(b), len(again))
+		}
+	})
+}
+
+func FuzzNode(f *testing.F) {
+	var n nodeBuilder
+	tb := treeBuilder{save: func(b []byte) (seal.ChunkID, error) { f.Add(bytes.Clone(b)); return seal.ChunkID{}, nil }, levels: []*nodeBuilder{&n}}
+	e := Entry{Type: TypeFile, Size: 5, Chunks: someIDs(1)}
+	if err := tb.add("a/b", e.marshal()); err != nil {
+		f.Fatal(err)
+	}
+	if _, err := tb.finish(); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n, err := parseNode(b)
+		if err != nil {
+			return
+		}
+		for i := range n.keys {
+			if n.keys[i] == "" || (i > 0 && n.keys[i] <= n.keys[i-1]) || (n.level > 0 && len(n.values[i]) != 32) {
+				t.Errorf("node with item %d: %q", i, n.keys[i])
+			}
+		}
+	})
+}
+
+func FuzzEntry(f *testing.F) {
+	small, large, link := Entry{Type: TypeFile, Size: 5, Chunks: someIDs(1)}, Entry{Type: TypeFile, Size: Grid*ListLen + 1, Lists: someIDs(2)}, Entry{Type: TypeSymlink, Link: "x"}
+	f.Add(small.marshal())
+	f.Add(large.marshal())
+	f.Add(link.marshal())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := parseEntry(b)
+		if err != nil {
+			return
+		}
+		if again := e.marshal(); !bytes.Equal(again, b) && len(e.Chunks)+len(e.Lists) > 0 {
+			t.Errorf("%x became %x", b, again)
+		}
+	})
+}
+
+func FuzzList(f *testing.F) {
+	f.Add(marshalList(someIDs(3)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ids, err := parseList(b)
+		if err == nil && !bytes.Equal(marshalList(ids), b) {
+			t.Errorf("%x became another list", b)
+		}
+	})
+}
+
+func FuzzExtent(f *testing.F) {
+	c := newEncoder()
+	head := func(encoding byte, n byte) []byte {
+		b := make([]byte, extentHead)
+		b[0], b[1], b[12] = 1, encoding, n
+		return b
+	}
+	f.Add(append(head(extentRaw, 3), "abc"...))
+	f.Add(c.enc.EncodeAll([]byte("abcabcabc"), head(extentZstd, 9)))
+	lr := &LogReader{coder: newDecoder()}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, n := range []uint64{3, 9, 1000} {
+			data, _, err := lr.parse(b, Extent{End: n})
+			if err == nil && uint64(len(data)) != n {
+				t.Errorf("%d bytes, want %d", len(data), n)
+			}
+		}
+	})
+}
+
+func FuzzChunk(f *testing.F) {
+	c, d := newEncoder(), newDecoder()
+	out, encoding := c.encode(nil, bytes.Repeat([]byte("abc"), 100), nil)
+	f.Add(out, encoding, 300)
+	f.Fuzz(func(t *testing.T, b []byte, encoding byte, size int) {
+		if size < 0 || size > 1<<20 {
+			return
+		}
+		plain, err := d.decode(nil, b, encoding, size, nil)
+		if err == nil && len(plain) != size {
+			t.Errorf("%d bytes, want %d", len(plain), size)
+		}
+	})
+}
+
+// FuzzSigned: what is signed is cut before it is proven, and parsed after.
+func FuzzSigned(f *testing.F) {
+	s, err := seal.NewSigner()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(signed(s, purposeMark, []byte(`{"lsn":1}`)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		body, signature, err := cutSigned(b)
+		if err == nil && (len(signature) != seal.SignatureSize || len(body)+len(signature)+4 != len(b)) {
+			t.Errorf("%d bytes were cut into %d and %d", len(b), len(body), len(signature))
+		}
+	})
+}
+
+// FuzzManifest: a manifest is JSON of a holder of the keys; one whose signer is not registered is not believed.
+func FuzzManifest(f *testing.F) {
+	l := newLittle(f)
+	r, err := openAgain(f, l.st)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(`{"version":1,"signer":"0123456789abcdef0123456789abcdef","root":"00"}`))
+	f.Add([]byte(`{"tombstone":"aborted"}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		stranger, err := seal.NewSigner()
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := prefixSnapshots + "x/y"
+		sealed := r.keys.SealWhole(seal.KindSnapshot, name, signed(stranger, purposeSnapshot, body))
+		if m, err := r.openManifest(t.Context(), name, sealed); err == nil && m != nil {
+			t.Errorf("a manifest of an unknown signer is believed: %+v", m)
+		}
+	})
+}
+
+func FuzzNames(f *testing.F) {
+	f.Add("packs/main/ab/ab000000000000000000000000000000")
+	f.Add("log/00/00000001/0000000000000000-0000000000000001")
+	f.Add("index/main/00000001-00000000000000000000000000000000")
+	f.Fuzz(func(t *testing.T, name string) {
+		if g, id, ok := parsePackName(name); ok && packName(g, id) != name {
+			t.Errorf("%q is the pack %s", name, packName(g, id))
+		}
+		parseExtentName(name)
+		parseIndexName(name)
+		parsePackKey(name)
+		_, _ = SnapshotID(name).Time()
+	})
+}

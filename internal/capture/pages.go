@@ -39,7 +39,6 @@ const (
 type pageChecker struct {
 	checksums     bool
 	segmentBlocks uint32
-	start         uint64 // LSN of the backup's start
 	pages, torn   int64
 	problems      []Problem
 	more          int // problems beyond maxProblems

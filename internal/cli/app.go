@@ -89,13 +89,6 @@ func (a *app) emit(r result) error {
 	return enc.Encode(r)
 }
 
-// say writes a line for a person to stderr, unless --quiet or -o json is given.
-func (a *app) say(format string, args ...any) {
-	if !a.quiet && !a.json() {
-		fmt.Fprintf(a.stderr, format+"\n", args...)
-	}
-}
-
 // logger returns the process's logger: text or, with -o json, one JSON object a line, on stderr.
 func (a *app) logger() *slog.Logger {
 	var level slog.Level

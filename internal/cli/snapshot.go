@@ -63,8 +63,10 @@ func (l shownSnapshots) writeText(w io.Writer) error {
 			continue
 		}
 		m := s.Manifest
-		rows = append(rows, []string{s.System, string(s.ID), m.Finished.Format(time.DateTime), m.Finished.Sub(m.Started).Round(time.Millisecond).String(),
-			dr.Bytes(m.Bytes).String(), dr.Bytes(m.Written.StoredBytes).String(), s.Log})
+		rows = append(rows, []string{
+			s.System, string(s.ID), m.Finished.Format(time.DateTime), m.Finished.Sub(m.Started).Round(time.Millisecond).String(),
+			dr.Bytes(m.Bytes).String(), dr.Bytes(m.Written.StoredBytes).String(), s.Log,
+		})
 	}
 	return table(w, []string{"SYSTEM", "SNAPSHOT", "FINISHED (UTC)", "TOOK", "SIZE", "ADDED", "LOG"}, rows)
 }
@@ -195,11 +197,18 @@ func newSnapshotShowCommand(a *app) *cobra.Command {
 func (s shownSnapshot) writeText(w io.Writer) error {
 	m := s.Manifest
 	rows := [][2]string{
-		{"system", s.System}, {"snapshot", string(s.ID)}, {"engine", s.Engine}, {"host", m.Host},
-		{"started", m.Started.Format(time.RFC3339)}, {"finished", m.Finished.Format(time.RFC3339)},
-		{"files", fmt.Sprint(m.Files)}, {"size", dr.Bytes(m.Bytes).String()},
+		{"system", s.System},
+		{"snapshot", string(s.ID)},
+		{"engine", s.Engine},
+		{"host", m.Host},
+		{"started", m.Started.Format(time.RFC3339)},
+		{"finished", m.Finished.Format(time.RFC3339)},
+		{"files", fmt.Sprint(m.Files)},
+		{"size", dr.Bytes(m.Bytes).String()},
 		{"new", fmt.Sprintf("%s in %s, stored as %s", dr.Bytes(m.Written.NewBytes), count(int(m.Written.NewChunks), "chunk"), dr.Bytes(m.Written.StoredBytes))},
-		{"needs log", s.Log}, {"group", string(m.Group)}, {"signer", m.Signer},
+		{"needs log", s.Log},
+		{"group", string(m.Group)},
+		{"signer", m.Signer},
 	}
 	if s.facts != nil {
 		rows = append(rows, [2]string{"cluster", fmt.Sprintf("system identifier %d, checksums %v", s.facts.SystemID, s.facts.Checksums)})

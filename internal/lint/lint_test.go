@@ -168,7 +168,7 @@ func goFiles(t *testing.T) []file {
 		rel := filepath.ToSlash(strings.TrimPrefix(strings.TrimPrefix(p, root), "/"))
 		if d.IsDir() {
 			name := d.Name()
-			if rel != "" && (strings.HasPrefix(name, ".") || name == "testdata" || rel == "tools" || rel == "bin") {
+			if rel != "" && (strings.HasPrefix(name, ".") || name == "testdata" || rel == "bin" || isModule(p)) {
 				return filepath.SkipDir
 			}
 			return nil
@@ -248,3 +248,9 @@ func (b ban) allows(f file) bool {
 }
 
 func within(dir, where string) bool { return dir == where || strings.HasPrefix(dir, where+"/") }
+
+// isModule tells whether a directory is a module of its own, such as tools or the benchmark's programs.
+func isModule(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}

@@ -126,8 +126,7 @@ func (a *agent) add(s config.System) error {
 	ops := &systemOperations{ws: workspace.New(a.config, log), system: s, policy: policy, workers: a.share.workers, log: log}
 	k := &keeper{
 		system: s, policy: policy, site: a.config.RepositoryOf(s).Replicas[0].Site,
-		plan: plan{system: s.Name, snapshots: policy.Timing(), windows: policy.Windows,
-			checks: dr.Timing{Schedule: policy.Check.Schedule, Jitter: policy.Jitter}},
+		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows},
 		file: &stateFile{path: filepath.Join(dir, "agent.json")}, ops: ops, heavy: a.share.heavy,
 		now: wallClock, log: log, failures: newFailures(),
 	}
@@ -147,6 +146,19 @@ func (a *agent) add(s config.System) error {
 	}
 	a.keepers = append(a.keepers, k)
 	return nil
+}
+
+// checks returns when the keeper of a system checks its repository. Of several systems that would check the same
+// one in the same way, the first does.
+func (a *agent) checks(s config.System) calendar {
+	policy := a.config.PolicyOf(s)
+	for _, k := range a.keepers {
+		if k.system.Repository == s.Repository && k.policy.Check.Schedule.String() == policy.Check.Schedule.String() &&
+			k.policy.Check.Sample >= policy.Check.Sample {
+			return dr.Timing{}
+		}
+	}
+	return dr.Timing{Schedule: policy.Check.Schedule, Jitter: policy.Jitter}
 }
 
 // wallClock returns the time of day without the monotonic clock, which would hide that the former was set.

@@ -181,6 +181,9 @@ type outcome struct {
 	again   bool          // a snapshot is wanted once more: the log has a gap behind its start
 	removed int           // snapshots that retention forgot
 	waits   bool          // a collection waits for writers
+
+	problems int    // that a check found
+	damage   string // what they are; a check that finds damage has not failed
 }
 
 // begun returns the state in which a task has begun.
@@ -216,6 +219,8 @@ func ended(s State, t task, now time.Time, o outcome) State {
 		}
 	case taskCollection:
 		r.Pending, r.Waits = o.waits, o.waits
+	case taskCheck:
+		s.Damage = o.damage
 	}
 	return s
 }

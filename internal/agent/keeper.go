@@ -58,10 +58,11 @@ type keeper struct {
 const (
 	failureStream = "stream"
 	failureState  = "state"
+	failureDamage = "damage" // objects that checks found
 )
 
 func newFailures() map[string]int64 {
-	f := map[string]int64{failureStream: 0, failureState: 0}
+	f := map[string]int64{failureStream: 0, failureState: 0, failureDamage: 0}
 	for _, t := range tasks {
 		f[string(t)] = 0
 	}
@@ -184,6 +185,7 @@ func (k *keeper) perform(ctx context.Context, t task) {
 	if o.err != nil && !o.stopped {
 		k.failures[string(t)]++
 	}
+	k.failures[failureDamage] += int64(o.problems)
 	k.mu.Unlock()
 	k.tell(t, o, time.Since(began))
 	k.foresee(k.now())

@@ -86,6 +86,8 @@ func (o *systemOperations) try(ctx context.Context, t task, progress dr.Progress
 		return o.retain(ctx, sys)
 	case taskCollection:
 		return o.collect(ctx, sys, progress)
+	case taskCheck:
+		return o.check(ctx, sys, progress)
 	}
 	return outcome{err: fmt.Errorf("task %q is unknown", t)}
 }
@@ -196,4 +198,24 @@ func (o *systemOperations) collect(ctx context.Context, sys workspace.System, pr
 			dr.KeyBytes, report.RemovedBytes, "aborted", len(report.Aborted))
 	}
 	return outcome{waits: len(report.Pending) > 0}
+}
+
+// check looks whether everything is there, and reads back a sample of it.
+func (o *systemOperations) check(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
+	report, err := sys.Repo.Check(ctx, repo.CheckOptions{Sample: float64(o.policy.Check.Sample), Progress: progress})
+	if err != nil {
+		return outcome{err: err}
+	}
+	for _, p := range report.Problems {
+		o.log.Error("the repository is damaged", dr.KeyRepository, o.system.Repository, dr.KeyObject, p.Object, "problem", p.Reason,
+			"snapshots", p.SnapshotCount, dr.KeyNext, "holdfast repo check "+o.system.Repository+" names what it touches; the rest is restorable")
+	}
+	o.log.Info("repository checked", dr.KeyRepository, o.system.Repository, "packs", report.Packs, "read", report.PacksRead+report.ExtentsRead,
+		dr.KeyBytes, report.ReadBytes, "problems", len(report.Problems))
+	out := outcome{problems: len(report.Problems)}
+	if out.problems > 0 {
+		first := report.Problems[0]
+		out.damage = fmt.Sprintf("%d objects are damaged, the first is %s: %s", out.problems, first.Object, first.Reason)
+	}
+	return out
 }

@@ -20,8 +20,9 @@ type State struct {
 	Retention  TaskRun       `json:"retention"`
 	Collection TaskRun       `json:"collection"`
 	Check      TaskRun       `json:"check"`
-	Last       *LastSnapshot `json:"last,omitempty"` // the newest snapshot; nil where there is none
-	Next       time.Time     `json:"next,omitzero"`  // when the next snapshot is due
+	Last       *LastSnapshot `json:"last,omitempty"`   // the newest snapshot; nil where there is none
+	Damage     string        `json:"damage,omitempty"` // what the last check found; empty: nothing
+	Next       time.Time     `json:"next,omitzero"`    // when the next snapshot is due
 }
 
 // TaskRun is how a task went.

@@ -105,8 +105,11 @@ func illnesses(s SystemStatus, refused error, now time.Time) []string {
 	} else if next := s.State.Next; !next.IsZero() && now.Sub(next) > snapshotGrace && !s.State.Snapshot.Running {
 		add("a snapshot is overdue since %s", next.Format(time.RFC3339))
 	}
-	if r := s.State.Check; r.Failures > 0 {
-		add("the last check: %s", oneLine(r.Error))
+	if s.State.Damage != "" {
+		add("the repository: %s", s.State.Damage)
+	}
+	if r := s.State.Check; r.Failures > maxRetries {
+		add("the last %d tries to check the repository failed: %s", r.Failures, oneLine(r.Error))
 	}
 	return out
 }

@@ -31,19 +31,19 @@ func (a *agent) listen(ctx context.Context) (net.Listener, error) {
 
 // serve answers until ctx ends. What it tells is no secret, and it takes no orders.
 func (a *agent) serve(ctx context.Context, l net.Listener) {
-	server := &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 1 << 14}
+	server := &http.Server{Handler: newHandler(a.cfg.Version, a.Status), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 1 << 14}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		a.log.Error("metrics and health are no longer served", dr.KeyError, err)
 	}
 }
 
-func (a *agent) handler() http.Handler {
+func newHandler(version string, status func() Status) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(a.cfg.Version, a.Status), promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, a.Status()) })
+	mux.Handle("GET /metrics", promhttp.HandlerFor(newRegistry(version, status), promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, status()) })
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		h := healthOf(a.Status())
+		h := healthOf(status())
 		code := http.StatusOK
 		if !h.Healthy {
 			code = http.StatusServiceUnavailable

@@ -1,0 +1,276 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// journal is what a keeper did: it stands for the database and the repository, about which the loop knows nothing.
+type journal struct {
+	now  func() time.Time
+	took time.Duration
+
+	mu       sync.Mutex // guards what follows
+	done     map[task][]time.Time
+	fail     map[task]int // how often it fails from now on
+	forget   int
+	last     *LastSnapshot
+	wanted   bool
+	parallel int
+	most     int
+}
+
+func newJournal(now func() time.Time) *journal {
+	return &journal{now: now, done: map[task][]time.Time{}, fail: map[task]int{}}
+}
+
+func (j *journal) newest(context.Context, time.Time) (*LastSnapshot, bool, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.last, j.wanted, nil
+}
+
+func (j *journal) do(ctx context.Context, t task, _ dr.ProgressFunc) outcome {
+	j.mu.Lock()
+	began := j.now()
+	j.done[t] = append(j.done[t], began)
+	j.parallel++
+	j.most = max(j.most, j.parallel)
+	j.mu.Unlock()
+	wait(ctx, j.took)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.parallel--
+	if j.fail[t] > 0 || ctx.Err() != nil {
+		j.fail[t]--
+		return outcome{err: errors.New("boom")}
+	}
+	if t != taskSnapshot {
+		return outcome{removed: j.forget}
+	}
+	j.last = &LastSnapshot{ID: repo.NewSnapshotID(began), Started: began, Finished: j.now()}
+	j.wanted = false
+	return outcome{last: j.last}
+}
+
+func (j *journal) times(t task) []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var out []string
+	for _, at := range j.done[t] {
+		out = append(out, at.UTC().Format("15:04:05"))
+	}
+	return out
+}
+
+// noStream is a log stream that is told what to say.
+type noStream struct {
+	mu   sync.Mutex // guards said
+	said StreamStatus
+	end  chan error
+}
+
+func (s *noStream) run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-s.end:
+		return err
+	}
+}
+
+func (s *noStream) status() *StreamStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	said := s.said
+	return &said
+}
+
+func (s *noStream) recoveryPoint() time.Time { return time.Time{} }
+
+func newKeeper(t *testing.T, j *journal, dir string) *keeper {
+	return &keeper{
+		system: config.System{Name: "a", Repository: "main"}, site: "here",
+		plan: plan{system: "a", snapshots: mustTiming(t, "hourly", 0), checks: dr.Timing{}},
+		file: &stateFile{path: filepath.Join(dir, "agent.json")}, ops: j, heavy: make(chan struct{}, 1),
+		now: j.now, log: slog.New(slog.DiscardHandler), failures: newFailures(),
+	}
+}
+
+func utc() time.Time { return time.Now().Round(0).UTC() }
+
+// play runs a keeper for a time, in a clock that nobody waits for. It begins at midnight, 2000-01-01 UTC.
+func play(t *testing.T, k *keeper, d time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	if err := k.run(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func want(t *testing.T, j *journal, what task, times ...string) {
+	t.Helper()
+	if got := j.times(what); !slices.Equal(got, times) {
+		t.Errorf("%s at %v, want %v", what, got, times)
+	}
+}
+
+func TestLoopFollowsTheSchedule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal(utc)
+		j.took, j.forget = time.Minute, 1
+		play(t, newKeeper(t, j, t.TempDir()), 3*time.Hour+30*time.Minute)
+		want(t, j, taskSnapshot, "00:00:00", "01:00:00", "02:00:00", "03:00:00")
+		want(t, j, taskRetention, "00:01:00", "01:01:00", "02:01:00", "03:01:00")
+		want(t, j, taskCollection, "00:02:00", "01:02:00", "02:02:00", "03:02:00")
+		if j.most != 1 {
+			t.Errorf("%d tasks ran at once", j.most)
+		}
+	})
+}
+
+func TestLoopRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal(utc)
+		j.fail[taskSnapshot] = 8
+		k := newKeeper(t, j, t.TempDir())
+		play(t, k, 2*time.Hour+30*time.Minute)
+		want(t, j, taskSnapshot, "00:00:00", "00:00:30", "00:01:30", "00:03:30", "00:07:30", "00:15:30", // and no more until
+			"01:00:00", "01:00:30", "01:01:30", "02:00:00")
+		if k.failures["snapshot"] != 8 || k.state.Snapshot.Failures != 0 {
+			t.Errorf("counted %v, state %+v", k.failures, k.state.Snapshot)
+		}
+	})
+}
+
+func TestLoopCatchesUpOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		j := newJournal(utc)
+		play(t, newKeeper(t, j, dir), 90*time.Minute)
+		wait(t.Context(), 5*time.Hour) // away until 06:30
+		play(t, newKeeper(t, j, dir), time.Hour)
+		want(t, j, taskSnapshot, "00:00:00", "01:00:00", "06:30:00", "07:00:00")
+		wait(t.Context(), time.Minute) // not away when anything was due
+		play(t, newKeeper(t, j, dir), time.Hour)
+		want(t, j, taskSnapshot, "00:00:00", "01:00:00", "06:30:00", "07:00:00", "08:00:00")
+	})
+}
+
+func TestLoopAfterTheStateWasLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal(utc)
+		play(t, newKeeper(t, j, t.TempDir()), 90*time.Minute)
+		play(t, newKeeper(t, j, t.TempDir()), time.Hour) // the repository knows of the snapshot at 01:00
+		want(t, j, taskSnapshot, "00:00:00", "01:00:00", "02:00:00")
+	})
+}
+
+func TestLoopSeesTheClockBeingSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards shift
+		var shift time.Duration
+		j := newJournal(func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			return utc().Add(shift)
+		})
+		k := newKeeper(t, j, t.TempDir())
+		set := func(after, to time.Duration) {
+			time.AfterFunc(after, func() {
+				mu.Lock()
+				defer mu.Unlock()
+				shift = to
+			})
+		}
+		set(80*time.Minute+10*time.Second, -24*time.Hour) // back a day, at 01:20: the snapshot at 01:00 is in the future. It is noticed within a minute
+		set(150*time.Minute+10*time.Second, 0)            // and forward again, at 02:30
+		play(t, k, 190*time.Minute)
+		want(t, j, taskSnapshot, "00:00:00", "01:00:00", "01:21:00", "02:00:00", "02:31:00", "03:00:00")
+	})
+}
+
+func TestLoopTakesASnapshotBehindAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal(utc)
+		k := newKeeper(t, j, t.TempDir())
+		s := &noStream{}
+		k.stream = s
+		time.AfterFunc(9*time.Minute+30*time.Second, func() {
+			j.mu.Lock()
+			j.wanted = true
+			j.mu.Unlock()
+			s.mu.Lock()
+			s.said.Gaps = []capture.LogGap{{Timeline: 1}}
+			s.mu.Unlock()
+		})
+		play(t, k, 30*time.Minute)
+		want(t, j, taskSnapshot, "00:00:00", "00:10:00")
+	})
+}
+
+func TestLoopStopsInTheMiddleOfATask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		j := newJournal(utc)
+		j.took = 10 * time.Minute
+		k := newKeeper(t, j, dir)
+		play(t, k, time.Minute)
+		if k.state.Snapshot.Running || k.state.Snapshot.Failures != 0 || k.failures["snapshot"] != 0 {
+			t.Errorf("after a clean stop: %+v, %v", k.state.Snapshot, k.failures)
+		}
+		play(t, newKeeper(t, j, dir), time.Minute)
+		want(t, j, taskSnapshot, "00:00:00", "00:01:00") // at once, for the first one came to nothing
+	})
+}
+
+func TestKeeperEndsWhereAnotherAgentProtects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal(utc)
+		k := newKeeper(t, j, t.TempDir())
+		s := &noStream{end: make(chan error, 1)}
+		k.stream = s
+		s.end <- fmt.Errorf("the slot: %w", ErrSecondAgent)
+		if err := k.run(t.Context()); !errors.Is(err, ErrSecondAgent) {
+			t.Errorf("run ends with %v", err)
+		}
+		if st := k.status(utc()); st.Healthy {
+			t.Error("it is healthy nevertheless")
+		}
+	})
+}
+
+func TestTasksOfSystemsShareThePlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal(utc)
+		j.took = time.Minute
+		heavy := make(chan struct{}, 2)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour-time.Second)
+		defer cancel()
+		var all sync.WaitGroup
+		for range 5 {
+			k := newKeeper(t, j, t.TempDir())
+			k.heavy = heavy
+			k.plan.snapshots = mustTiming(t, "daily", 0)
+			all.Go(func() { _ = k.run(ctx) })
+		}
+		all.Wait()
+		if j.most != 2 || len(j.done[taskSnapshot]) == 0 {
+			t.Errorf("%d tasks ran at once, want 2", j.most)
+		}
+	})
+}

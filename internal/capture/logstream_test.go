@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -340,4 +341,57 @@ func TestStreamRefusesAnotherCluster(t *testing.T) {
 		}
 		str.done <- nil
 	}
+}
+
+// As a synchronous standby we acknowledge each commit as soon as it is durable, and nothing is lost that was
+// acknowledged to a client.
+func TestStreamAsSynchronousStandby(t *testing.T) {
+	s := streamServer(t, "")
+	_, log := logRepository(t, storetest.NewMemory())
+	str := startStream(t, capture.StreamConfig{Connection: s.ConnString(""), Log: log, Interval: 30 * time.Second})
+	str.until("the stream is connected", func(st capture.StreamStatus) bool { return st.Connected })
+	s.Exec("", "CREATE TABLE a (i int)", "ALTER SYSTEM SET synchronous_standby_names = 'holdfast'", "SELECT pg_reload_conf()")
+	str.until("somebody waits for us", func(st capture.StreamStatus) bool { return st.Sync })
+	began := time.Now()
+	conn := s.Connect("")
+	for i := range 50 {
+		if _, err := conn.Exec(t.Context(), "INSERT INTO a VALUES ($1)", i); err != nil {
+			t.Fatal(err)
+		}
+		lsn := flushed(t, s)
+		if got := str.Status().Stored; i > 0 && got < lsn-4096 {
+			t.Fatalf("commit %d came back with %s stored and %s written", i, got, lsn)
+		}
+	}
+	if d := time.Since(began); d > 25*time.Second {
+		t.Errorf("50 commits took %s: they waited for the interval", d)
+	}
+	s.Exec("", "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+}
+
+// A server that a benchmark saturates: the log keeps up, and what is stored is what the server wrote.
+func TestStreamKeepsUpWithPgbench(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pgbench runs for ten seconds")
+	}
+	s := pgtest.Start(t, pgtest.Options{Conf: map[string]string{"wal_keep_size": "4GB", "max_wal_size": "4GB"}})
+	r, log := logRepository(t, openLocal(t))
+	str := startStream(t, capture.StreamConfig{Connection: s.ConnString(""), Log: log, Spool: openSpool(t, r, t.TempDir(), 0)})
+	run := func(args ...string) {
+		t.Helper()
+		args = append([]string{"-h", s.Socket, "-p", fmt.Sprint(s.Port), "-U", "postgres"}, args...)
+		if out, err := exec.Command(s.Bin("pgbench"), append(args, "postgres")...).CombinedOutput(); err != nil { //nolint:gosec // a test's server
+			t.Fatalf("pgbench: %v\n%s", err, out)
+		}
+	}
+	run("-i", "-s", "20", "-q")
+	run("-c", "4", "-T", "10", "-n")
+	end, began := flushed(t, s), time.Now()
+	str.untilStored(1, end)
+	st := str.Status()
+	t.Logf("caught up after %s: %s in %d extents and %d pieces", time.Since(began).Round(time.Millisecond), st.Received, st.Extents, st.Pieces)
+	if err := str.stop(); err != nil {
+		t.Fatal(err)
+	}
+	equalsServer(t, s, log, 1, wal.DefaultSegmentSize, end)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
-// restoreCommand brings a system back.
+// restoreFlags are those of a recovery.
 type restoreFlags struct {
 	app         *app
 	glass       breakGlass
@@ -35,6 +35,7 @@ type restoreFlags struct {
 	owner       string
 	binDir      string
 	action      string
+	partial     partialFlags
 }
 
 func newRestoreCommand(a *app) *cobra.Command {
@@ -54,7 +55,8 @@ Without --start the directory is ready for pg_ctl start. Run it as the user that
 fetches its log through the same configuration.`,
 		Example: `  holdfast restore orders-db --to /var/lib/postgresql/15/main --start
   holdfast restore orders-db --to /tmp/then --at '2026-03-02 14:05:00' --start --port 5433
-  holdfast restore orders-db --repo s3://bucket/hf?region=eu-central-1 --identity break-glass.key --to ./pgdata`,
+  holdfast restore orders-db --repo s3://bucket/hf?region=eu-central-1 --identity break-glass.key --to ./pgdata
+  holdfast restore orders-db --database shop --table public.orders --at '2026-03-02 14:05:00' --dump orders.dump`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return r.run(c.Context(), args[0]) },
 	}
@@ -73,6 +75,7 @@ fetches its log through the same configuration.`,
 	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
 	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
 	f.StringVar(&r.action, "action", "promote", "what the server does at the target, without --start: promote, pause or shutdown")
+	r.partial.addFlags(f)
 	r.glass.addFlags(c)
 	return c
 }
@@ -127,6 +130,9 @@ func parsePairs(flag string, texts []string) (map[string]string, error) {
 }
 
 func (r *restoreFlags) run(ctx context.Context, system string) error {
+	if r.partial.wanted() {
+		return r.runPartial(ctx, system)
+	}
 	if r.to == "" {
 		return usage(dr.Fail("restore "+system, errors.New("no directory was given"), "add --to DIR"))
 	}

@@ -32,6 +32,7 @@ import (
 // The child process of the tests is this test binary with one of these variables.
 const (
 	envConfig = "HOLDFAST_TEST_AGENT_CONFIG" // runs an agent
+	envSocket = "HOLDFAST_TEST_AGENT_SOCKET" // of the service manager
 	envState  = "HOLDFAST_TEST_AGENT_STATE"  // saves a state, see state_test.go
 )
 
@@ -63,6 +64,7 @@ func childAgent(path string) int {
 		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		err = Run(ctx, Config{
 			Workspace: workspace.New(c, log), Listen: "127.0.0.1:0", Version: "test", Log: log,
+			Systemd:   Systemd{Socket: os.Getenv(envSocket), Watchdog: 10 * time.Second},
 			listening: func(a net.Addr) { fmt.Println(a) },
 			snapshots: func(config.Policy) calendar { return testInterval },
 		})
@@ -242,7 +244,11 @@ func (s *site) load(ctx context.Context) {
 func TestAgentProtectsAServer(t *testing.T) {
 	s := newSite(t)
 	s.server.Exec("", "CREATE TABLE ledger (n int, s text)")
+	boss := newManager(t, filepath.Join(s.dir, "notify"))
+	t.Setenv(envSocket, boss.name)
 	p := s.start(s.path)
+	boss.until("READY=1")
+	t.Setenv(envSocket, "")
 	first := p.until("two snapshots", func(st SystemStatus) bool {
 		return st.Stream.Connected && st.State.Last != nil && st.State.Snapshot.Succeeded.After(st.State.Since.Add(time.Second))
 	})
@@ -251,6 +257,9 @@ func TestAgentProtectsAServer(t *testing.T) {
 	var load sync.WaitGroup
 	load.Go(func() { s.load(ctx) })
 	p.until("the load arrives", func(st SystemStatus) bool { return st.Stream.Durable > first.Stream.Durable+1<<20 })
+	p.until("the log moves the recovery point", func(st SystemStatus) bool {
+		return st.RecoveryPoint.After(st.State.Last.Finished) && time.Since(st.RecoveryPoint) < 5*time.Second
+	})
 
 	// A second agent on this host, and one that seems to be on another.
 	second := s.start(s.path)
@@ -269,7 +278,9 @@ func TestAgentProtectsAServer(t *testing.T) {
 	}
 	_ = p.cmd.Wait()
 	killed := time.Now()
+	t.Setenv(envSocket, boss.name)
 	p = s.start(s.path)
+	boss.until("READY=1")
 	p.until("a snapshot after the kill", func(st SystemStatus) bool {
 		return st.Stream.Connected && st.State.Last != nil && st.State.Last.Started.After(killed)
 	})
@@ -284,6 +295,16 @@ func TestAgentProtectsAServer(t *testing.T) {
 	})
 	checkMetrics(t, p)
 
+	// The keys are rotated under a running agent.
+	s.rotate()
+	turned := time.Now()
+	p.until("a snapshot with the new keys, and a stream", func(st SystemStatus) bool {
+		return st.Stream.Connected && st.Stream.Since.After(turned) && st.State.Last.Started.After(turned)
+	})
+	if n := p.status().Failures["snapshot"]; n != 0 {
+		t.Errorf("%d snapshots failed because of the rotation", n)
+	}
+
 	// What was committed before the clean stop is in the repository after it.
 	s.server.Exec("", "INSERT INTO ledger VALUES (-1, 'the last one')")
 	end, err := wal.ParseLSN(s.server.Query("", "SELECT pg_current_wal_flush_lsn()"))
@@ -293,12 +314,31 @@ func TestAgentProtectsAServer(t *testing.T) {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
+	boss.until("STOPPING=1")
 	if err := p.cmd.Wait(); err != nil {
 		t.Fatalf("the agent's clean stop: %v\n%s", err, p.said())
 	}
 	s.contiguous(end)
 	if left := s.server.Query("", "SELECT active FROM pg_replication_slots"); left != "f" {
 		t.Errorf("the slot is active (%s) after the agent's end", left)
+	}
+}
+
+// rotate starts a new epoch of the repository's keys, as somebody else does.
+func (s *site) rotate() {
+	s.t.Helper()
+	c, err := config.Load(s.write("elsewhere.yaml", "elsewhere"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	w := workspace.New(c, slog.New(slog.DiscardHandler))
+	defer w.Close()
+	r, err := w.Repository(s.t.Context(), "main")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := r.Rotate(s.t.Context(), nil); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

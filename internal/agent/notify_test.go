@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,13 @@ func (m *manager) next() string {
 		m.t.Fatal(err)
 	}
 	return string(b[:n])
+}
+
+// until reads messages up to one that has this line.
+func (m *manager) until(line string) {
+	m.t.Helper()
+	for !slices.Contains(strings.Split(m.next(), "\n"), line) {
+	}
 }
 
 func TestNotify(t *testing.T) {

@@ -73,7 +73,8 @@ func parsePackName(name string) (g ResidencyGroup, id PackID, ok bool) {
 	if _, err := hex.Decode(id[:], []byte(parts[2])); err != nil {
 		return "", id, false
 	}
-	return ResidencyGroup(parts[0]), id, true
+	g = ResidencyGroup(parts[0])
+	return g, id, g.Check() == nil && packName(g, id) == name // no second way to write a name
 }
 
 // SnapshotID names a snapshot within its system: the UTC time at which it began and eight random digits, such

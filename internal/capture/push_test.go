@@ -190,24 +190,52 @@ func TestPushAfterAPromotion(t *testing.T) {
 func BenchmarkPush(b *testing.B) {
 	s := archiving(b, pgtest.Options{})
 	s.Exec("", "CREATE TABLE a (i bigint, s text, r float8)", "CREATE INDEX ON a (i)")
-	for len(ready(b, s)) < 48 {
+	for len(ready(b, s)) < 32 {
 		s.Exec("", `INSERT INTO a SELECT i, md5(i::text) || repeat(' word', 10) || random()::text, random() FROM generate_series(1, 200000) AS i`)
 	}
 	paths := ready(b, s)
 	s.Stop(pgtest.Fast)
-	for b.Loop() {
-		b.StopTimer()
-		st := openLocal(b)
-		_, log := logRepository(b, st)
-		o := capture.PushOptions{AckDir: b.TempDir(), Repository: "bench"}
-		b.StartTimer()
-		for _, p := range paths {
-			if _, err := capture.Push(b.Context(), log, p, o); err != nil {
-				b.Fatal(err)
+	rate := func(b *testing.B) {
+		b.ReportMetric(float64(len(paths)*b.N)/b.Elapsed().Seconds(), "segments/s")
+	}
+	b.Run("push", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			_, log := logRepository(b, openLocal(b))
+			o := capture.PushOptions{AckDir: b.TempDir(), Repository: "bench"}
+			b.StartTimer()
+			for _, p := range paths {
+				if _, err := capture.Push(b.Context(), log, p, o); err != nil {
+					b.Fatal(err)
+				}
 			}
 		}
+		rate(b)
+	})
+	b.Run("copy", func(b *testing.B) { // what the disk can do: the same files, one after the other, synced
+		for b.Loop() {
+			dir := b.TempDir()
+			for _, p := range paths {
+				if err := copySynced(p, filepath.Join(dir, filepath.Base(p))); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		rate(b)
+	})
+}
+
+func copySynced(from, to string) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
 	}
-	b.ReportMetric(float64(len(paths)*b.N)/b.Elapsed().Seconds(), "segments/s")
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 func openLocal(t testing.TB) store.Store {

@@ -17,8 +17,8 @@ var changing = []struct {
 	to string
 }{
 	{regexp.MustCompile(`\d{8}t\d{6}z-[0-9a-f]{8}`), "SNAPSHOT"},
-	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "TIME"},
-	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC`), "TIME"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? UTC`), "TIME"},
 	{regexp.MustCompile(`\b[0-9A-F]+/[0-9A-F]+\b`), "LSN"},
 	{regexp.MustCompile(`process \d+`), "process PID"},
 	{regexp.MustCompile(`\b\d{19}\b`), "SYSTEMID"},

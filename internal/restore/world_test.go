@@ -9,10 +9,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/page"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
@@ -92,6 +94,9 @@ func openRepository(ctx context.Context, dir string) (*repo.Repository, error) {
 	}
 	return repo.Open(ctx, st, seal.Credentials{Passphrase: passphrase}, repo.Options{Codecs: []repo.Codec{page.NewCodec()}, Signer: signer})
 }
+
+// pointsLatest is the newest timeline.
+var pointsLatest = points.Timeline{}
 
 // world is a source, a repository, and a place for what is restored.
 type world struct {
@@ -290,4 +295,26 @@ func (w *world) recovered(target, name string) *pgtest.Server {
 func now(s *pgtest.Server) string {
 	t, _, _ := strings.Cut(s.Query("", "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"), "|")
 	return t
+}
+
+// fillWhenWriting fills the file system when the first files are written.
+func fillWhenWriting(t *testing.T, filler string) dr.ProgressFunc {
+	var once sync.Once
+	return func(p dr.Progress) {
+		if p.Phase != "writing files" || p.Done == 0 {
+			return
+		}
+		once.Do(func() {
+			f, err := os.Create(filler)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			zeros := make([]byte, 1<<20)
+			for err == nil {
+				_, err = f.Write(zeros)
+			}
+		})
+	}
 }

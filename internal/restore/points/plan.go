@@ -145,12 +145,17 @@ func (v *View) unreachable(t Target, way *wal.Timelines, ranges []Range) error {
 	return f
 }
 
-// instead is the nearest moment that can be had. Times are cut to whole seconds towards the inside.
+// instead is the nearest moment that can be had. Times are cut towards the inside: to whole seconds, or, where
+// the range is short, to milliseconds.
 func (v *View) instead(r Range, t Target) string {
 	if t.Kind == AtLSN || t.Kind == AtName {
 		return fmt.Sprintf("%s to %s can be restored: holdfast restore %s --timeline %d --at %s --to DIR", r.From, r.To, v.System, r.Timeline, r.To)
 	}
-	from, to := r.FromTime.Add(time.Second-1).Truncate(time.Second), r.ToTime.Truncate(time.Second)
+	unit := time.Second
+	if r.ToTime.Sub(r.FromTime) < 2*unit {
+		unit = time.Millisecond
+	}
+	from, to := r.FromTime.Add(unit-1).Truncate(unit), r.ToTime.Truncate(unit)
 	if to.Before(from) || (t.Kind == Latest && !r.Complete()) {
 		return fmt.Sprintf("up to %s can be restored: holdfast restore %s --timeline %d --at %s --to DIR", r.To, v.System, r.Timeline, r.To)
 	}
@@ -159,7 +164,7 @@ func (v *View) instead(r Range, t Target) string {
 		at = from
 	}
 	return fmt.Sprintf("%s to %s can be restored: holdfast restore %s --timeline %d --at %s --to DIR",
-		stamp(from), stamp(to), v.System, r.Timeline, at.UTC().Format(time.RFC3339))
+		stamp(from), stamp(to), v.System, r.Timeline, at.UTC().Format(time.RFC3339Nano))
 }
 
 // missing says what a range lacks.
@@ -215,4 +220,5 @@ func (v *View) noSnapshot(way *wal.Timelines) error {
 	}
 }
 
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+// stamp cuts to milliseconds.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.999 UTC") }

@@ -1,0 +1,324 @@
+package restore_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/control"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/restore"
+)
+
+// child runs a restore that kills itself at a step; killed is false where it came to its end before.
+func (w *world) child(to string, step int, mode restore.Mode) (killed bool) {
+	w.t.Helper()
+	cmd := exec.Command(w.bin)
+	cmd.Env = append(os.Environ(), roleEnv+"=restore", repoEnv+"="+w.dir, toEnv+"="+to, fmt.Sprintf("%s=%d", killEnv, step), modeEnv+"="+string(mode))
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == -1 {
+		return true
+	}
+	if err != nil {
+		w.t.Fatalf("the restore failed: %v\n%s", err, &said)
+	}
+	return false
+}
+
+func smallWorld(t *testing.T) *world {
+	w := newWorld(t, pgtest.Options{Version: "15", Checksums: true})
+	w.s.Tablespace("far")
+	w.s.Exec("", "CREATE TABLE t AS SELECT i, repeat('x', 50) AS s FROM generate_series(1, 60000) AS i", "CREATE TABLE f (i int) TABLESPACE far",
+		"INSERT INTO f SELECT generate_series(1, 1000)")
+	w.snapshot(w.s)
+	w.s.Exec("", "INSERT INTO t VALUES (0)")
+	w.archive(w.s)
+	return w
+}
+
+func same(t *testing.T, got, want string) {
+	t.Helper()
+	g, err := digest(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := digest(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range h {
+		if name == filepath.Join("pg_tblspc", "16384") {
+			g[name], h[name] = "", "" // the link names the directory
+		}
+	}
+	if d := cmp.Diff(h, g, cmp.Transformer("short", func(s string) string { return s[:min(len(s), 100)] + fmt.Sprint(len(s)) })); d != "" || !cmp.Equal(g, h) {
+		t.Fatalf("%s differs from %s: %s", got, want, d)
+	}
+}
+
+// Killed at any step, a restore leaves a directory that cannot be started, and the same restore finishes it.
+func TestResumeAfterKill(t *testing.T) {
+	w := smallWorld(t)
+	whole := filepath.Join(w.base, "whole")
+	if w.child(whole, 0, restore.Fresh) {
+		t.Fatal("killed at no step")
+	}
+	for step := 1; ; step += 1 + step/4 {
+		to := filepath.Join(w.base, fmt.Sprintf("killed-%d", step))
+		if !w.child(to, step, restore.Fresh) {
+			if step < 40 {
+				t.Errorf("only %d steps", step)
+			}
+			break
+		}
+		if _, err := os.Stat(filepath.Join(to, control.Path)); err == nil {
+			t.Fatalf("killed at step %d it has a pg_control", step)
+		}
+		w.child(to, step/2+1, restore.Fresh) // and once more on the way
+		w.child(to, 0, restore.Fresh)
+		same(t, to, whole)
+		if err := os.RemoveAll(to); err != nil {
+			t.Fatal(err)
+		}
+		os.RemoveAll(to + "_tablespaces")
+	}
+}
+
+// Delta makes of a diverged cluster exactly what the snapshot is, and reads what it keeps.
+func TestDeltaOverADivergedDirectory(t *testing.T) {
+	w := smallWorld(t)
+	o := w.options("live")
+	o.Settings.Ending = restore.Promote
+	p := w.mustPlan("latest")
+	if _, err := restore.Run(t.Context(), w.r, p, o); err != nil {
+		t.Fatal(err)
+	}
+	s := w.open(o.To)
+	s.Start()
+	s.Until(t, "", "SELECT pg_is_in_recovery()", "f")
+	s.Exec("", "UPDATE t SET s = 'other' WHERE i % 100 = 0", "CREATE TABLE more AS SELECT 1", "DROP TABLE f", "CREATE DATABASE gone", "CHECKPOINT")
+
+	delta := o
+	delta.Mode = restore.Delta
+	_, err := restore.Run(t.Context(), w.r, p, delta)
+	golden(t, w, "running", err)
+	s.Kill9()
+	_, err = restore.Run(t.Context(), w.r, p, o)
+	golden(t, w, "not-empty", err)
+
+	if err := os.Symlink("/etc", filepath.Join(o.To, "base", "link")); err != nil {
+		t.Fatal(err)
+	}
+	result, err := restore.Run(t.Context(), w.r, p, delta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Kept < result.Bytes/3 {
+		t.Errorf("kept %d of %d bytes", result.Kept, result.Bytes)
+	}
+	if _, err := os.Stat("/etc/passwd"); err != nil {
+		t.Fatal("followed a link out of the directory")
+	}
+	fresh := w.options("fresh")
+	if _, err := restore.Run(t.Context(), w.r, p, fresh); err != nil {
+		t.Fatal(err)
+	}
+	same(t, o.To, fresh.To)
+	same(t, o.To+"_tablespaces", fresh.To+"_tablespaces")
+	s = w.open(o.To)
+	s.Start()
+	if got := s.Query("", "SELECT count(*) FROM t WHERE s IS DISTINCT FROM 'other'"); got != "60001" {
+		t.Errorf("t has %s rows, want 60001", got)
+	}
+	s.Until(t, "", "SELECT pg_is_in_recovery()", "f")
+	if out, err := exec.Command(s.Bin("pg_amcheck"), "--install-missing", "--heapallindexed", "-h", s.Socket, "-U", "postgres", "postgres").CombinedOutput(); err != nil {
+		t.Errorf("pg_amcheck: %v\n%s", err, out)
+	}
+	s.Stop(pgtest.Fast)
+	if out, err := exec.Command(s.Bin("pg_checksums"), "--check", "-D", o.To).CombinedOutput(); err != nil {
+		t.Errorf("pg_checksums: %v\n%s", err, out)
+	}
+}
+
+func TestRestoredClusterStartsOnlyWithItsLabel(t *testing.T) {
+	for _, v := range pgtest.Versions(t) {
+		t.Run(v, func(t *testing.T) {
+			w := newWorld(t, pgtest.Options{Version: v})
+			w.snapshot(w.s)
+			w.archive(w.s)
+			o := w.options("to")
+			if _, err := restore.Run(t.Context(), w.r, w.mustPlan("latest"), o); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Remove(filepath.Join(o.To, "backup_label")); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.open(o.To).TryStart(); err == nil {
+				t.Fatal("it started without backup_label")
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	w := smallWorld(t)
+	p := w.mustPlan("latest")
+	run := func(o restore.Options) error {
+		_, err := restore.Run(t.Context(), w.r, p, o)
+		return err
+	}
+	o := w.options("other")
+	if err := os.MkdirAll(filepath.Join(o.To, "photos"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o.Mode = restore.Delta
+	golden(t, w, "no-cluster", run(o))
+
+	o = w.options("spaces")
+	source := p.Snapshot.Facts.Tablespaces[0].Location
+	o.Tablespaces = map[string]string{"far": source}
+	golden(t, &world{base: filepath.Dir(source)}, "source-tablespace", run(o))
+	o.Tablespaces = map[string]string{"fra": "/nowhere"}
+	golden(t, &world{base: filepath.Dir(source)}, "unknown-tablespace", run(o))
+	o.Tablespaces = map[string]string{"far": filepath.Join(o.To, "within")}
+	golden(t, w, "tablespace-within", run(o))
+	if _, err := os.Stat(o.To); err == nil {
+		t.Error("a refused restore left a directory")
+	}
+
+	for _, target := range []string{"2020-01-01T00:00:00Z", "2199-01-01T00:00:00Z", "F/0", "0/1", "name:nobody"} {
+		_, err := w.plan(target, pointsLatest)
+		golden(t, w, "target-"+strings.NewReplacer("/", "-", ":", "-").Replace(target), err)
+	}
+}
+
+// A damaged chunk: the file is named, everything else is there, and the directory cannot be started.
+func TestDamagedChunk(t *testing.T) {
+	w := smallWorld(t)
+	whole, p := w.options("whole"), w.mustPlan("latest")
+	if _, err := restore.Run(t.Context(), w.r, p, whole); err != nil {
+		t.Fatal(err)
+	}
+	packs, err := filepath.Glob(filepath.Join(w.dir, "packs", "main", "*", "*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatal(packs, err)
+	}
+	// The pack with the most chunks of files: trees and lists are written last.
+	pack := packs[0]
+	for _, other := range packs {
+		if size(t, other) > size(t, pack) {
+			pack = other
+		}
+	}
+	b, err := os.ReadFile(pack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Clone(b)
+	bad[len(bad)/2] ^= 1
+	if err := os.WriteFile(pack, bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := w.options("damaged")
+	result, err := restore.Run(t.Context(), w.r, p, o)
+	var damage *restore.DamageError
+	if !errors.As(err, &damage) || result == nil {
+		t.Fatalf("got %v, want damage", err)
+	}
+	// One chunk, which equal files of several databases share.
+	hit := map[string]bool{}
+	for _, r := range damage.Ranges {
+		hit[r.File] = true
+		if r.Reason != damage.Ranges[0].Reason {
+			t.Errorf("more than one chunk: %s and %s", r.Reason, damage.Ranges[0].Reason)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(o.To, control.Path)); err == nil {
+		t.Error("a damaged restore can be started")
+	}
+	g, err := digest(o.To)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := digest(whole.To)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range h {
+		if !hit[name] && name != control.Path && !strings.HasPrefix(name, "pg_tblspc") && g[name] != h[name] {
+			t.Errorf("%s differs, and only %v are damaged", name, hit)
+		}
+	}
+	if !strings.Contains(damage.Error(), damage.Ranges[0].File) {
+		t.Errorf("the message does not name the file: %v", damage)
+	}
+	// With the chunk back, the same restore finishes.
+	if err := os.WriteFile(pack, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := restore.Run(t.Context(), w.r, p, o); err != nil {
+		t.Fatal(err)
+	}
+	same(t, o.To, whole.To)
+}
+
+func size(t *testing.T, path string) int64 {
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fi.Size()
+}
+
+// A target that is too small is refused before anything is written; one that fills up meanwhile fails, and
+// continues when there is room.
+func TestDiskFull(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small file system needs root")
+	}
+	w := smallWorld(t)
+	p := w.mustPlan("latest")
+	small := filepath.Join(w.base, "small")
+	if err := os.Mkdir(small, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mount := func(size string, flags uintptr) {
+		if err := unix.Mount("tmpfs", small, "tmpfs", flags, "size="+size); err != nil {
+			t.Skipf("mount a tmpfs: %v", err)
+		}
+	}
+	mount("16m", 0)
+	defer unix.Unmount(small, unix.MNT_DETACH)
+	o := w.options("small/data")
+	o.Tablespaces = map[string]string{"far": filepath.Join(w.base, "far")}
+	_, err := restore.Run(t.Context(), w.r, p, o)
+	golden(t, w, "too-small", err)
+	if _, err := os.Stat(o.To); err == nil {
+		t.Error("a refused restore left a directory")
+	}
+	mount("140m", unix.MS_REMOUNT)
+	filler := filepath.Join(small, "filler")
+	o.Progress = fillWhenWriting(t, filler)
+	_, err = restore.Run(t.Context(), w.r, p, o)
+	if err == nil || !strings.Contains(err.Error(), "make room") {
+		t.Fatalf("got %v, want advice to make room", err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	o.Progress = nil
+	if _, err := restore.Run(t.Context(), w.r, p, o); err != nil {
+		t.Fatal(err)
+	}
+}

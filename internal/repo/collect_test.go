@@ -2,10 +2,13 @@ package repo
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
@@ -190,4 +193,62 @@ func commit(t testing.TB, w *Writer, fs files) *Manifest {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// beforeCreate calls do before an object is created whose name ends in suffix.
+type beforeCreate struct {
+	store.Store
+	do map[string]func()
+}
+
+func (b *beforeCreate) Create(ctx context.Context, name string, body []byte) error {
+	for suffix, do := range b.do {
+		if strings.HasPrefix(name, prefixCollect) && strings.HasSuffix(name, suffix) {
+			delete(b.do, suffix)
+			do()
+		}
+	}
+	return b.Store.Create(ctx, name, body)
+}
+
+// TestNobodySharesWhatWillNotCount lets an aborted writer put its index object after the collection has read the
+// index, and before that becomes the valid one: a writer that begins in between must not rely on it.
+func TestNobodySharesWhatWillNotCount(t *testing.T) {
+	st := storetest.NewMemory()
+	r := newRepository(t, st)
+	gone := mustSave(t, r, littleFiles(1, nil))
+	if err := r.Forget(t.Context(), "orders-db", gone.ID); err != nil {
+		t.Fatal(err)
+	}
+	want := littleFiles(2, nil)
+	w, err := r.Begin(t.Context(), "orders-db", DefaultGroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	saveAll(t, w, want)
+	var kept *Manifest
+	collecting := reopen(t, st)
+	collecting.store = &beforeCreate{Store: st, do: map[string]func(){
+		"00000001": func() { // its packs come after the packs were listed: they are not condemned
+			for _, l := range w.lanes {
+				if err := l.flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.drain(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		".done": func() {
+			if err := w.writeIndex(t.Context(), &w.pending); err != nil {
+				t.Fatal(err)
+			}
+			kept = mustSave(t, reopen(t, st), want)
+		},
+	}}
+	rep := mustCollect(t, collecting, CollectOptions{Patience: NoPatience})
+	if len(rep.Aborted) != 1 || kept == nil {
+		t.Fatalf("the scene was not played: %+v", rep)
+	}
+	wantFiles(t, reopen(t, st), kept, want)
 }

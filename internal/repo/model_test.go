@@ -261,7 +261,7 @@ func (s *sim) cleanUp(t *testing.T) {
 		t.Errorf("a fourth collection still removed %d packs", rep.RemovedPacks)
 	}
 	s.check(t, -1, &call{p: &process{}})
-	if n := count(s.st, prefixCollect); n > 9 {
+	if n := count(s.st, prefixCollect); n > 20 {
 		t.Errorf("%d objects of collections are left", n)
 	}
 }

@@ -132,7 +132,8 @@ func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, [
 		if ctx.Err() != nil {
 			return i, ctx.Err()
 		}
-		if moved, ok := rd.r.moved(ctx, run[0], err); ok {
+		moved, err := rd.r.moved(ctx, run[0], err)
+		if err == nil {
 			return rd.run(ctx, i, []location{moved}, fn)
 		}
 		if len(run) > 1 {
@@ -158,16 +159,31 @@ func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, [
 	return i, ctx.Err()
 }
 
-// moved looks for a chunk whose pack vanished: a collection has put it elsewhere.
-func (r *Repository) moved(ctx context.Context, l location, err error) (location, bool) {
-	if !errors.Is(err, store.ErrNotExist) {
-		return l, false
+// moved looks for a chunk whose pack vanished: a collection has put it elsewhere. cause is why the pack could not be
+// read; it is returned, with what happened since, where the chunk is nowhere else.
+func (r *Repository) moved(ctx context.Context, l location, cause error) (location, error) {
+	if !errors.Is(cause, store.ErrNotExist) {
+		return l, cause
 	}
-	if _, err := r.loadIndex(ctx); err != nil {
-		return l, false
+	var before *view
+	for {
+		v, err := r.loadIndex(ctx)
+		if err != nil {
+			return l, errors.Join(cause, err)
+		}
+		now, ok, err := r.index.find(l.id)
+		if err != nil {
+			return l, errors.Join(cause, err)
+		}
+		if ok && now.pack.id != l.pack.id {
+			return now, nil
+		}
+		// Index objects may have been replaced while they were listed: two readings of one state are proof.
+		if v.same(before) {
+			return l, cause
+		}
+		before = v
 	}
-	now, ok, err := r.index.find(l.id)
-	return now, err == nil && ok && now.pack.id != l.pack.id
 }
 
 // one opens, decodes and proves one chunk into rd.plain.

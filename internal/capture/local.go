@@ -62,39 +62,37 @@ type localFile struct {
 
 // readFiles walks the data directory and hands its files to the workers, piece by piece.
 func (s *snapshot) readFiles(ctx context.Context) error {
-	eg, ctx := errgroup.WithContext(ctx)
-	pieces := make(chan piece)
-	done := make(chan treeEntry)
-	var read, total atomic.Int64
-	total.Store(s.info.Size)
-	eg.Go(func() error {
+	all, ctx := errgroup.WithContext(ctx)
+	// The walk and the workers both send to done, which is closed when the last of them has ended.
+	senders, sctx := errgroup.WithContext(ctx)
+	pieces, done := make(chan piece), make(chan treeEntry)
+	senders.Go(func() error {
 		defer close(pieces)
-		return s.walk(ctx, pieces, done)
+		return s.walk(sctx, pieces, done)
 	})
-	workers, wctx := errgroup.WithContext(ctx)
-	results := make([]pageChecker, s.cfg.Workers)
-	for i := range s.cfg.Workers {
-		checker := &results[i]
-		*checker = pageChecker{checksums: s.info.Checksums, segmentBlocks: s.info.SegmentBlocks}
-		w := &localWorker{s: s, lane: s.w.Lane(), check: checker, buf: make([]byte, repo.Grid), progress: func(n int) {
-			s.cfg.Progress(dr.Progress{Phase: "reading " + s.cfg.System, Done: dr.Bytes(read.Add(int64(n))), Total: dr.Bytes(total.Load())})
-		}}
-		workers.Go(func() error { return w.run(wctx, pieces, done) })
+	var read atomic.Int64
+	progress := func(n int) {
+		s.cfg.Progress(dr.Progress{Phase: "reading " + s.cfg.System, Done: dr.Bytes(read.Add(int64(n))), Total: dr.Bytes(s.info.Size)})
 	}
-	eg.Go(func() error {
-		err := workers.Wait()
-		close(done)
-		return err
+	checkers := make([]pageChecker, s.cfg.Workers)
+	for i := range checkers {
+		checkers[i] = pageChecker{checksums: s.info.Checksums, segmentBlocks: s.info.SegmentBlocks}
+		w := &localWorker{s: s, lane: s.w.Lane(), check: &checkers[i], buf: make([]byte, repo.Grid), progress: progress}
+		senders.Go(func() error { return w.run(sctx, pieces, done) })
+	}
+	all.Go(func() error {
+		defer close(done)
+		return senders.Wait()
 	})
-	eg.Go(func() error {
+	all.Go(func() error {
 		for e := range done {
 			s.entries = append(s.entries, e)
 		}
 		return nil
 	})
-	err := eg.Wait()
-	for i := range results {
-		s.report.add(&results[i])
+	err := all.Wait()
+	for i := range checkers {
+		s.report.add(&checkers[i])
 	}
 	return err
 }

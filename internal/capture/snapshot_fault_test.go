@@ -1,0 +1,74 @@
+package capture_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/pg/page"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
+)
+
+// Every call that a snapshot makes to the store fails once, before its effect, after it, and in its middle: the
+// snapshot says so or exists, and the next one succeeds in a clean repository.
+func TestSnapshotEveryFault(t *testing.T) {
+	s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: true})
+	s.Exec("", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i", "CHECKPOINT")
+	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := seal.NewSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := repo.Options{Signer: signer, Codecs: []repo.Codec{page.NewCodec()}}
+	open := func(t *testing.T, st store.Store) (*repo.Repository, error) {
+		return repo.Open(t.Context(), st, seal.Credentials{Passphrase: "correct horse battery staple"}, options)
+	}
+	take := func(t *testing.T, st store.Store) error {
+		r, err := open(t, st)
+		if err != nil {
+			return err
+		}
+		_, err = capture.Snapshot(t.Context(), r, snapshotConfig(s, true))
+		return errors.Join(err, r.Close())
+	}
+	storetest.EachFault(t, storetest.Sweep{
+		Kind: store.Denied,
+		Prepare: func(t *testing.T, st store.Store) {
+			r, err := repo.Init(t.Context(), st, []seal.Recipient{to}, options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Close()
+			if err := take(t, st); err != nil {
+				t.Fatal(err)
+			}
+			s.Exec("", "UPDATE t SET i = i + 1") // so that the snapshot under test has something to store
+		},
+		Run: take,
+		Check: func(t *testing.T, st store.Store, failed error) {
+			if err := take(t, st); err != nil {
+				t.Fatalf("after %v, the next snapshot: %v", failed, err)
+			}
+			r, err := open(t, st)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			list, err := r.Snapshots(t.Context(), "orders-db")
+			if want := 3; err != nil || len(list) > want || len(list) < want-1 || (failed == nil && len(list) != want) {
+				t.Fatalf("after %v there are %d snapshots, %v", failed, len(list), err)
+			}
+			report, err := r.Check(t.Context(), repo.CheckOptions{ReadData: true})
+			if err != nil || len(report.Problems) > 0 {
+				t.Fatalf("after %v the check finds %+v, %v", failed, report.Problems, err)
+			}
+		},
+	})
+}

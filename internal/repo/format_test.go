@@ -2,7 +2,6 @@ package repo
 
 import (
 	"bytes"
-	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ed25519"
@@ -17,15 +16,11 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"testing"
 
 	"filippo.io/age"
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"lukechampine.com/blake3"
-
-	"github.com/holdfast-dr/holdfast/internal/seal"
-	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 // stranger is a reader that was written from docs/format/repository-v1.md alone. It decodes with nothing of this
@@ -321,82 +316,4 @@ func (s *stranger) extent(name string) (start uint64, data []byte) {
 		data = must(s2.Decode(nil, data))
 	}
 	return binary.LittleEndian.Uint64(b[4:]), data
-}
-
-func strangerTo(t *testing.T, st *storetest.Memory) *stranger {
-	s := &stranger{objects: map[string][]byte{}}
-	for _, n := range st.Names() {
-		s.objects[n] = must(st.Get(context.Background(), n, 1<<30))
-	}
-	return s
-}
-
-func TestAStrangerReadsTheFormat(t *testing.T) {
-	l := newLittle(t)
-	r, err := openAgain(t, l.st)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id := must(age.GenerateX25519Identity())
-	if err := r.AddRecipient(t.Context(), must(seal.KeyRecipient("ops", id.Recipient().String()))); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.Rotate(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	big := randomFiles(3, 12) // with lists, and sealed in the second epoch
-	l.snapshots[mustSave(t, r, big).ID] = big
-	for name, open := range map[string]func(*stranger){
-		"passphrase": func(s *stranger) { s.unlock(passphrase) },
-		"identity":   func(s *stranger) { s.unlock("", id) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := strangerTo(t, l.st)
-			open(s)
-			s.readIndex()
-			l.compare(t, s)
-		})
-	}
-}
-
-func (l *little) compare(t *testing.T, s *stranger) {
-	found := 0
-	for _, n := range s.names("snapshots/" + s.nameHash("orders-db") + "/") {
-		got := s.snapshot(n)
-		if got == nil {
-			continue
-		}
-		found++
-		want := l.snapshots[SnapshotID(path.Base(n))]
-		if len(got) != len(want) {
-			t.Errorf("%s: %d files, want %d", n, len(got), len(want))
-		}
-		for p, b := range want {
-			if !bytes.Equal(got[p], b) {
-				t.Errorf("%s: %s differs", n, p)
-			}
-		}
-	}
-	if found != len(l.snapshots) {
-		t.Errorf("found %d snapshots, want %d", found, len(l.snapshots))
-	}
-	for _, n := range s.names("packs/") {
-		if !s.directoryAgrees(n) {
-			t.Errorf("%s: its directory is not as the index says", n)
-		}
-	}
-	extents := s.names("log/")
-	if len(extents) != len(l.log) {
-		t.Errorf("found %d parts of the log, want %d", len(extents), len(l.log))
-	}
-	for _, n := range extents {
-		if start, data := s.extent(n); !bytes.Equal(data, l.log[start]) {
-			t.Errorf("%s differs", n)
-		}
-	}
-	var mark struct{ LSN uint64 }
-	s.json(s.signed(s.open(slices.Max(s.names("marks/")), 9), "mark"), &mark)
-	if mark.LSN != 1<<24+2000 {
-		t.Errorf("mark %x", mark.LSN)
-	}
 }

@@ -72,7 +72,7 @@ const (
 type ExtentEncoder struct {
 	log   *Log
 	coder *coder
-	plain []byte
+	buf   []byte // the object that was made last: extents are large, and one is made after the other
 }
 
 // Encoder returns a new encoder.
@@ -88,25 +88,30 @@ func (e *ExtentEncoder) Put(ctx context.Context, s StreamID, start uint64, data 
 		return fmt.Errorf("a log extent of %d bytes is not within 1 and %d", len(data), MaxExtent)
 	}
 	end := start + uint64(len(data))
-	b := append(e.plain[:0], 1, extentRaw, 0, 0)
+	name := e.log.r.extentName(e.log.system, s, start, end)
+	object := e.log.r.keys.NewObject(seal.KindLogExtent, name)
+	b := append(object.AppendHeader(e.buf[:0]), 1, extentRaw, 0, 0)
 	b = binary.LittleEndian.AppendUint64(b, start)
 	b = binary.LittleEndian.AppendUint64(b, end)
 	b = binary.LittleEndian.AppendUint64(b, uint64(micros(clock.Source)))
 	b = binary.LittleEndian.AppendUint64(b, uint64(micros(clock.Writer)))
+	encoding := &b[seal.HeaderSize+1]
 	if c == Small {
-		b[1] = extentZstd
+		*encoding = extentZstd
 		b = e.coder.enc.EncodeAll(data, b)
 	} else {
-		b[1] = extentS2
+		*encoding = extentS2
 		need := s2.MaxEncodedLen(len(data))
 		b = slices.Grow(b, need)
 		b = b[:len(b)+len(s2.Encode(b[len(b):len(b)+need], data))]
 	}
-	e.plain = b
-	name := e.log.r.extentName(e.log.system, s, start, end)
-	if err := e.log.r.store.Put(ctx, name, e.log.r.keys.SealWhole(seal.KindLogExtent, name, b)); err != nil {
+	// Sealed in place: the frame begins where its plain bytes do.
+	b = object.Seal(b[:seal.HeaderSize], b[seal.HeaderSize:], seal.HeaderSize)
+	e.buf = nil // a request that was given up may still be reading it
+	if err := e.log.r.store.Put(ctx, name, b); err != nil {
 		return fmt.Errorf("store the log: %w", err)
 	}
+	e.buf = b
 	return nil
 }
 

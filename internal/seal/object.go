@@ -134,7 +134,8 @@ func (o *Object) Header() Header { return o.header }
 func (o *Object) AppendHeader(dst []byte) []byte { return o.header.append(dst) }
 
 // Seal appends the sealed frame that begins at byte offset of the object to dst. No two frames of one object
-// may have one offset: an offset is the frame's nonce. plain must not overlap dst's spare capacity.
+// may have one offset: an offset is the frame's nonce. plain may begin
+// exactly at dst's end, and is then overwritten; it must not overlap dst's spare capacity otherwise.
 func (o *Object) Seal(dst, plain []byte, offset int64) []byte {
 	n := nonce(offset)
 	return o.aead.Seal(dst, n[:], plain, nil)

@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/restore"
 )
@@ -19,10 +21,12 @@ func BenchmarkRestore(b *testing.B) {
 	p := w.mustPlan("immediate")
 	o := w.options("to")
 	run := func(b *testing.B) {
+		before := cpu(b, unix.RUSAGE_SELF)
 		result, err := restore.Run(b.Context(), w.r, p, o)
 		if err != nil {
 			b.Fatal(err)
 		}
+		b.ReportMetric((cpu(b, unix.RUSAGE_SELF)-before).Seconds()*1e9/float64(result.Bytes), "cpu-s/GB")
 		b.SetBytes(result.Bytes)
 		b.ReportMetric(float64(result.Bytes)/result.Took.Seconds()/1e9, "GB/s")
 	}

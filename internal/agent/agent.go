@@ -31,8 +31,8 @@ type Config struct {
 	// The rest is for tests.
 	listening func(net.Addr)               // is told where we listen
 	snapshots func(config.Policy) calendar // instead of the policy's
+	retry     time.Duration                // instead of firstRetry
 	takeover  time.Duration                // instead of takeoverWait
-	running   func(dr.SystemName, *keeper) // is given each keeper before it runs
 }
 
 const (
@@ -126,9 +126,12 @@ func (a *agent) add(s config.System) error {
 	ops := &systemOperations{ws: workspace.New(a.config, log), system: s, policy: policy, workers: a.share.workers, log: log}
 	k := &keeper{
 		system: s, policy: policy, site: a.config.RepositoryOf(s).Replicas[0].Site,
-		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows},
+		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows, retry: firstRetry},
 		file: &stateFile{path: filepath.Join(dir, "agent.json")}, ops: ops, heavy: a.share.heavy,
 		now: wallClock, log: log, failures: newFailures(),
+	}
+	if a.cfg.retry != 0 {
+		k.plan.retry = a.cfg.retry
 	}
 	if a.cfg.snapshots != nil {
 		k.plan.snapshots = a.cfg.snapshots(policy)
@@ -140,9 +143,6 @@ func (a *agent) add(s config.System) error {
 		}
 		ops.stream = &systemStream{ws: workspace.New(a.config, log), system: s, policy: policy, blocks: a.share.blocks, takeover: takeover, log: log}
 		k.stream = ops.stream
-	}
-	if a.cfg.running != nil {
-		a.cfg.running(s.Name, k)
 	}
 	a.keepers = append(a.keepers, k)
 	return nil

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -9,7 +10,7 @@ import (
 // task is what a keeper does by the clock.
 type task string
 
-// The tasks, in the order of their urgency.
+// The tasks.
 const (
 	taskSnapshot   task = "snapshot"
 	taskRetention  task = "retention"
@@ -41,7 +42,8 @@ type plan struct {
 	system    dr.SystemName
 	snapshots calendar
 	checks    calendar
-	windows   dr.Windows // when a snapshot may begin
+	windows   dr.Windows    // when a snapshot may begin
+	retry     time.Duration // after the first failure; each time it doubles
 }
 
 // action is what to do now: a task, or nothing until a time.
@@ -55,7 +57,7 @@ type action struct {
 // a task too early does no harm, and one that waits for a date in the future does.
 func decide(s State, now time.Time, p plan) action {
 	var next action
-	for _, t := range tasks {
+	for _, t := range byUrgency(s) {
 		at := dueAt(t, s, now, p)
 		switch {
 		case at.IsZero():
@@ -68,21 +70,45 @@ func decide(s State, now time.Time, p plan) action {
 	return next
 }
 
+// byUrgency returns the tasks in the order in which they are done when several are due. What a snapshot leaves to
+// be done comes before the next one: where snapshots take longer than their interval, one is always due. Whatever
+// fails comes after the snapshot, and so does a collection that no snapshot asked for.
+func byUrgency(s State) []task {
+	order := []task{taskSnapshot, taskRetention, taskCollection, taskCheck}
+	if s.Snapshot.Pending {
+		return order
+	}
+	follows := func(t task) bool {
+		r := s.run(t)
+		return t != taskSnapshot && r.Pending && r.Failures == 0 && !r.Waits
+	}
+	slices.SortStableFunc(order, func(a, b task) int {
+		switch fa, fb := follows(a), follows(b); {
+		case fa && !fb:
+			return -1
+		case fb && !fa:
+			return 1
+		}
+		return 0
+	})
+	return order
+}
+
 // dueAt returns when a task is due; the zero time is never.
 func dueAt(t task, s State, now time.Time, p plan) time.Time {
 	switch t {
 	case taskSnapshot:
 		return snapshotDue(s.Snapshot, now, p)
 	case taskRetention:
-		return pendingDue(s.Retention, now)
+		return pendingDue(s.Retention, now, p)
 	case taskCollection:
-		return collectionDue(s, now)
+		return collectionDue(s, now, p)
 	case taskCheck:
 		last := s.Check.Succeeded
 		if last.IsZero() {
 			last = s.Since
 		}
-		return scheduledDue(s.Check, last, now, p.system, p.checks)
+		return scheduledDue(s.Check, last, now, p, p.checks)
 	}
 	return time.Time{}
 }
@@ -90,9 +116,9 @@ func dueAt(t task, s State, now time.Time, p plan) time.Time {
 // snapshotDue is also the catch-up: what was due while nothing ran is due once, as soon as a window is open.
 func snapshotDue(r TaskRun, now time.Time, p plan) time.Time {
 	if r.Pending {
-		return retryDue(r, now, now) // nothing can be recovered until there is one: windows do not count
+		return retryDue(r, now, now, p) // nothing can be recovered until there is one: windows do not count
 	}
-	at := scheduledDue(r, r.Succeeded, now, p.system, p.snapshots)
+	at := scheduledDue(r, r.Succeeded, now, p, p.snapshots)
 	if at.IsZero() {
 		return at
 	}
@@ -104,30 +130,30 @@ func snapshotDue(r TaskRun, now time.Time, p plan) time.Time {
 
 // scheduledDue returns when a task with a calendar is due: as the calendar says after the last success, and
 // after a failure as retryDue says.
-func scheduledDue(r TaskRun, last, now time.Time, system dr.SystemName, c calendar) time.Time {
+func scheduledDue(r TaskRun, last, now time.Time, p plan, c calendar) time.Time {
 	if r.Failures > 0 && !r.Started.IsZero() && !r.Started.After(now) {
-		return retryDue(r, now, c.Next(system, r.Started))
+		return retryDue(r, now, c.Next(p.system, r.Started), p)
 	}
 	if last.IsZero() || last.After(now) {
-		if c.Next(system, now).IsZero() {
+		if c.Next(p.system, now).IsZero() {
 			return time.Time{}
 		}
 		return now
 	}
-	return c.Next(system, last)
+	return c.Next(p.system, last)
 }
 
 // retryDue returns when a task that failed is tried again, which is never later than its regular time.
-func retryDue(r TaskRun, now, regular time.Time) time.Time {
+func retryDue(r TaskRun, now, regular time.Time, p plan) time.Time {
 	if r.Failures == 0 || r.Finished.After(now) {
 		return now
 	}
 	n := (r.Failures - 1) % (maxRetries + 1)
 	if n == maxRetries {
 		// The regular time may have passed while the last try ran.
-		return later(regular, r.Finished.Add(firstRetry))
+		return later(regular, r.Finished.Add(p.retry))
 	}
-	at := r.Finished.Add(firstRetry << n)
+	at := r.Finished.Add(p.retry << n)
 	if regular.After(now) && regular.Before(at) {
 		return regular
 	}
@@ -142,14 +168,14 @@ func later(a, b time.Time) time.Time {
 }
 
 // pendingDue is for a task that follows another one: at once, then as retries go, then not before that one.
-func pendingDue(r TaskRun, now time.Time) time.Time {
+func pendingDue(r TaskRun, now time.Time, p plan) time.Time {
 	if !r.Pending || r.Failures > maxRetries {
 		return time.Time{}
 	}
-	return retryDue(r, now, time.Time{})
+	return retryDue(r, now, time.Time{}, p)
 }
 
-func collectionDue(s State, now time.Time) time.Time {
+func collectionDue(s State, now time.Time, p plan) time.Time {
 	r := s.Collection
 	last := r.Succeeded
 	if last.IsZero() {
@@ -161,7 +187,7 @@ func collectionDue(s State, now time.Time) time.Time {
 	}
 	switch {
 	case r.Failures > 0 && r.Failures <= maxRetries:
-		return retryDue(r, now, time.Time{})
+		return retryDue(r, now, time.Time{}, p)
 	case r.Failures > 0:
 		return r.Finished.Add(collectEvery)
 	case r.Pending && r.Waits && !r.Finished.After(now):

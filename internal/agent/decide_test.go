@@ -81,7 +81,10 @@ func TestDecide(t *testing.T) {
 		{"the clock went back: the last snapshot is in the future", now, hourly, State{Snapshot: done("2027-01-01 00:00:00")}, action{task: taskSnapshot}},
 		{"the clock went back after a failure", now, hourly, State{Snapshot: failed("2026-03-02 13:00:00", "2026-05-02 14:04:00", 3)}, action{task: taskSnapshot}},
 		{"retention follows", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Retention: TaskRun{Pending: true}}, action{task: taskRetention}},
-		{"a snapshot that is due comes first", now, hourly, State{Snapshot: done("2026-03-02 13:00:00"), Retention: TaskRun{Pending: true}}, action{task: taskSnapshot}},
+		{"retention comes before the next snapshot", now, hourly, State{Snapshot: done("2026-03-02 13:00:00"), Retention: TaskRun{Pending: true}}, action{task: taskRetention}},
+		{"and so does collection", now, hourly, State{Snapshot: done("2026-03-02 13:00:00"), Collection: TaskRun{Pending: true}}, action{task: taskCollection}},
+		{"but not what failed", now, hourly, State{Snapshot: done("2026-03-02 13:00:00"), Retention: TaskRun{Pending: true, Failures: 1}}, action{task: taskSnapshot}},
+		{"nor before a snapshot that is wanted", now, hourly, State{Snapshot: TaskRun{Succeeded: at("2026-03-02 13:00:00"), Pending: true}, Retention: TaskRun{Pending: true}}, action{task: taskSnapshot}},
 		{"retention gives up until the next snapshot", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Retention: TaskRun{Pending: true, Failures: 6, Finished: at("2026-03-02 14:04:00")}}, action{until: at("2026-03-02 15:00:00")}},
 		{"collection follows", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Collection: TaskRun{Pending: true}}, action{task: taskCollection}},
 		{"collection waits for a writer", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Collection: TaskRun{Pending: true, Waits: true, Finished: at("2026-03-02 13:50:00"), Succeeded: at("2026-03-02 13:50:00")}}, action{until: at("2026-03-02 14:50:00")}},
@@ -89,7 +92,7 @@ func TestDecide(t *testing.T) {
 		{"the hour that is skipped is made up for after the gap", "2026-03-29 01:59:00", early, State{Snapshot: done("2026-03-28 02:30:00"), Collection: done("2026-03-29 01:00:00")}, action{until: at("2026-03-29 03:30:00")}},
 		{"the hour that comes twice comes once: the collection is next", "2026-10-25 03:10:00", early, State{Snapshot: done("2026-10-25 02:30:00"), Collection: done("2026-10-25 01:00:00")}, action{until: at("2026-10-26 00:00:00")}},
 	} {
-		p := plan{system: "a", snapshots: c.timing, checks: dr.Timing{}, windows: c.timing.Windows}
+		p := plan{system: "a", snapshots: c.timing, checks: dr.Timing{}, retry: firstRetry, windows: c.timing.Windows}
 		got := decide(rested(c.state), at(c.now), p)
 		if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(action{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
@@ -99,7 +102,7 @@ func TestDecide(t *testing.T) {
 
 func TestDecideChecks(t *testing.T) {
 	at := func(s string) time.Time { return mustTime(t, s) }
-	p := plan{system: "a", snapshots: dr.Timing{}, checks: mustTiming(t, "daily", 0)}
+	p := plan{system: "a", snapshots: dr.Timing{}, checks: mustTiming(t, "daily", 0), retry: firstRetry}
 	collected := TaskRun{Succeeded: at("2026-03-02 14:00:00")}
 	for _, c := range []struct {
 		name  string
@@ -120,7 +123,7 @@ func TestDecideChecks(t *testing.T) {
 }
 
 func TestJitterSpreadsAndStaysTheSame(t *testing.T) {
-	p := plan{system: "orders-db", snapshots: mustTiming(t, "hourly", 10*time.Minute), checks: dr.Timing{}}
+	p := plan{system: "orders-db", snapshots: mustTiming(t, "hourly", 10*time.Minute), checks: dr.Timing{}, retry: firstRetry}
 	last := mustTime(t, "2026-03-02 14:00:00")
 	s := State{Since: last, Snapshot: TaskRun{Succeeded: last}}
 	a := decide(s, last, p)

@@ -199,8 +199,9 @@ func (k *keeper) tell(t task, o outcome, took time.Duration) {
 	case o.stopped:
 		k.log.Info("task stopped with the agent", args...)
 	case o.err != nil:
-		a := decide(k.state, k.now(), k.plan)
-		k.log.Error("task failed", append(args, dr.KeyError, o.err, dr.KeyNext, dr.Advice(o.err), "again", a.until)...)
+		now := k.now()
+		again := later(dueAt(t, k.state, now, k.plan), now).Sub(now)
+		k.log.Error("task failed", append(args, dr.KeyError, o.err, dr.KeyNext, dr.Advice(o.err), "again", again.Round(time.Second))...)
 	case t == taskSnapshot:
 		k.log.Info("snapshot taken", append(args, dr.KeySnapshot, o.last.ID, dr.KeyBytes, o.last.Bytes, "added", o.last.Added)...)
 	default:

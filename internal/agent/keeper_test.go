@@ -104,7 +104,7 @@ func (s *noStream) recoveryPoint() time.Time { return time.Time{} }
 func newKeeper(t *testing.T, j *journal, dir string) *keeper {
 	return &keeper{
 		system: config.System{Name: "a", Repository: "main"}, site: "here",
-		plan: plan{system: "a", snapshots: mustTiming(t, "hourly", 0), checks: dr.Timing{}},
+		plan: plan{system: "a", snapshots: mustTiming(t, "hourly", 0), checks: dr.Timing{}, retry: firstRetry},
 		file: &stateFile{path: filepath.Join(dir, "agent.json")}, ops: j, heavy: make(chan struct{}, 1),
 		now: j.now, log: slog.New(slog.DiscardHandler), failures: newFailures(),
 	}
@@ -140,6 +140,18 @@ func TestLoopFollowsTheSchedule(t *testing.T) {
 		if j.most != 1 {
 			t.Errorf("%d tasks ran at once", j.most)
 		}
+	})
+}
+
+// Where a snapshot takes longer than its interval, one is always due.
+func TestLoopDoesNotStarveRetention(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal(utc)
+		j.took, j.forget = 70*time.Minute, 1
+		play(t, newKeeper(t, j, t.TempDir()), 11*time.Hour)
+		want(t, j, taskSnapshot, "00:00:00", "03:30:00", "07:00:00", "10:30:00")
+		want(t, j, taskRetention, "01:10:00", "04:40:00", "08:10:00")
+		want(t, j, taskCollection, "02:20:00", "05:50:00", "09:20:00")
 	})
 }
 

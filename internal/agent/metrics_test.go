@@ -24,8 +24,10 @@ func fullStatus() Status {
 	run := TaskRun{Started: at, Finished: at, Succeeded: at}
 	return Status{Healthy: true, Systems: []SystemStatus{{
 		System: "orders-db", Repository: "main", Site: "here", RecoveryPoint: at, RPO: 5, RTO: 60, Healthy: true,
-		State: State{Snapshot: run, Retention: run, Collection: run, Check: run, Next: at,
-			Last: &LastSnapshot{ID: "x", Started: at, Finished: at.Add(2 * time.Second), Bytes: 1000, Added: 10}},
+		State: State{
+			Snapshot: run, Retention: run, Collection: run, Check: run, Next: at,
+			Last: &LastSnapshot{ID: "x", Started: at, Finished: at.Add(2 * time.Second), Bytes: 1000, Added: 10},
+		},
 		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30},
 		Failures: newFailures(),
 	}}}
@@ -126,10 +128,16 @@ func TestHealth(t *testing.T) {
 		{"nothing wrong", SystemStatus{Stream: &StreamStatus{Connected: true, Since: ago(time.Hour)}}, nil},
 		{"no stream by policy", SystemStatus{}, nil},
 		{"away for a moment", SystemStatus{Stream: &StreamStatus{Since: ago(time.Minute), Error: "refused"}}, nil},
-		{"away", SystemStatus{Stream: &StreamStatus{Since: ago(3 * time.Minute), Error: "no\n  reason: x"}},
-			[]string{"the log is not received since 2026-03-02T13:57:00Z: no reason: x"}},
-		{"away since the future", SystemStatus{Stream: &StreamStatus{Since: ago(-time.Hour), Error: "no"}},
-			[]string{"the log is not received since 2026-03-02T15:00:00Z: no"}},
+		{
+			"away",
+			SystemStatus{Stream: &StreamStatus{Since: ago(3 * time.Minute), Error: "no\n  reason: x"}},
+			[]string{"the log is not received since 2026-03-02T13:57:00Z: no reason: x"},
+		},
+		{
+			"away since the future",
+			SystemStatus{Stream: &StreamStatus{Since: ago(-time.Hour), Error: "no"}},
+			[]string{"the log is not received since 2026-03-02T15:00:00Z: no"},
+		},
 		{"received and not stored", SystemStatus{Stream: &StreamStatus{Connected: true, Since: ago(time.Hour), Error: "denied"}}, []string{"denied"}},
 		{"a snapshot failed once", SystemStatus{State: State{Snapshot: TaskRun{Failures: 1, Error: "x"}}}, nil},
 		{"snapshots fail", SystemStatus{State: State{Snapshot: TaskRun{Failures: 6, Error: "x"}}}, []string{"the last 6 tries to take a snapshot failed: x"}},

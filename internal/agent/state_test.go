@@ -38,8 +38,10 @@ func childState(arg string) int {
 
 func stateNumber(n int) State {
 	at := time.Date(2026, 3, n, 0, 0, 0, 0, time.UTC)
-	return State{Version: stateVersion, Since: at, Snapshot: TaskRun{Started: at, Error: strings.Repeat("x", n*100)},
-		Last: &LastSnapshot{ID: "20260301t000000z-00000000", Started: at, Finished: at, Bytes: int64(n)}}
+	return State{
+		Version: stateVersion, Since: at, Snapshot: TaskRun{Started: at, Error: strings.Repeat("x", n*100)},
+		Last: &LastSnapshot{ID: "20260301t000000z-00000000", Started: at, Finished: at, Bytes: int64(n)},
+	}
 }
 
 func TestStateSurvivesAKillAtEveryStep(t *testing.T) {

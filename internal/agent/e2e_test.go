@@ -330,6 +330,7 @@ func TestAgentProtectsAServer(t *testing.T) {
 		t.Fatalf("the agent's clean stop: %v\n%s", err, p.said())
 	}
 	s.contiguous(end)
+	s.checked()
 	if left := s.server.Query("", "SELECT active FROM pg_replication_slots"); left != "f" {
 		t.Errorf("the slot is active (%s) after the agent's end", left)
 	}
@@ -393,6 +394,33 @@ func (s *site) contiguous(end wal.LSN) {
 		if !r.Complete() || r.To < end {
 			s.t.Errorf("snapshot %s reaches %s (gap %v, mark %s), want %s", r.Snapshot, r.To, r.Gap, r.Mark, end)
 		}
+	}
+}
+
+// checked checks the repository as the agent does, and then once more after an object was lost.
+func (s *site) checked() {
+	s.t.Helper()
+	c, err := config.Load(s.path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	system := c.Systems[testSystem]
+	o := &systemOperations{ws: workspace.New(c, log), system: system, policy: c.PolicyOf(system), log: log}
+	defer o.ws.Close()
+	o.policy.Check.Sample = 1
+	if got := o.do(s.t.Context(), taskCheck, nil); got.err != nil || got.damage != "" {
+		s.t.Errorf("the check says %v, damage %q", got.err, got.damage)
+	}
+	packs, err := filepath.Glob(filepath.Join(s.dir, "repository", "packs", "*", "*", "*"))
+	if err != nil || len(packs) == 0 {
+		s.t.Fatalf("packs: %v, %v", packs, err)
+	}
+	if err := os.Remove(packs[0]); err != nil {
+		s.t.Fatal(err)
+	}
+	if got := o.do(s.t.Context(), taskCheck, nil); got.err != nil || got.problems == 0 || !strings.Contains(got.damage, filepath.Base(packs[0])) {
+		s.t.Errorf("after pack %s was lost the check says %v, damage %q", packs[0], got.err, got.damage)
 	}
 }
 

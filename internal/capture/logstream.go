@@ -224,14 +224,14 @@ func (s *LogStream) disconnected(err error, wait time.Duration) {
 		s.status.Since = time.Now()
 	}
 	s.mu.Unlock()
-	level := slog.LevelDebug // told once, not at each try
+	tell := s.cfg.Logger.Debug // told once, not at each try
 	switch {
 	case errors.Is(err, stream.ErrStopped):
-		level = slog.LevelInfo
+		tell = s.cfg.Logger.Info
 	case was:
-		level = slog.LevelWarn
+		tell = s.cfg.Logger.Warn
 	}
-	s.cfg.Logger.Log(context.Background(), level, "the log is not received", dr.KeySlot, s.cfg.Slot, dr.KeyError, err)
+	tell("the log is not received", dr.KeySlot, s.cfg.Slot, dr.KeyError, err)
 	s.cfg.Changed()
 }
 

@@ -49,8 +49,10 @@ var bans = []ban{
 	{
 		pkg: "time", name: "Sleep", why: "nobody can interrupt it; use a timer and ctx.Done(), or synctest in tests", inTests: true,
 		allowed: map[string]string{
-			"internal/pg/pgtest/control.go": "waits for the end of a process that is no child of ours, which nothing announces",
-			"internal/cli/progress_test.go": "inside testing/synctest, whose clock nobody waits for",
+			"internal/capture/logwriter_test.go": "in synctest bubbles, whose clock is not real",
+			"internal/capture/logcrash_test.go":  "the child that is killed writes at the pace of a source",
+			"internal/pg/pgtest/control.go":      "waits for the end of a process that is no child of ours, which nothing announces",
+			"internal/cli/progress_test.go":      "inside testing/synctest, whose clock nobody waits for",
 		},
 	},
 	{

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -173,15 +174,14 @@ func (o operation) settled(t *testing.T, st store.Store) {
 func TestEachFault(t *testing.T) {
 	for _, o := range operations {
 		t.Run(o.name, func(t *testing.T) {
+			prepared := storetest.NewMemory()
+			if o.prepare != nil {
+				if err := o.prepare(t.Context(), prepared); err != nil {
+					t.Fatal(err)
+				}
+			}
 			storetest.EachFault(t, storetest.Sweep{
-				Prepare: func(t *testing.T, s store.Store) {
-					if o.prepare == nil {
-						return
-					}
-					if err := o.prepare(t.Context(), s); err != nil {
-						t.Fatal(err)
-					}
-				},
+				New:   func(*testing.T) store.Store { return prepared.Clone() },
 				Run:   func(t *testing.T, s store.Store) error { return o.run(t.Context(), s) },
 				Check: func(t *testing.T, s store.Store, _ error) { o.settled(t, s) },
 				Kind:  store.Busy,
@@ -223,16 +223,30 @@ func TestChild(t *testing.T) {
 	}
 }
 
-// TestEachKill kills a process with SIGKILL before each change that an operation makes to a directory.
+// killStride is over 1 because neighbours differ little, and odd so that each sort of step has its turn.
+var killStride = flag.Int("kill.stride", 5, "of how many changes of the disk one is tried; 1 tries all")
+
+// TestEachKill kills a process with SIGKILL before changes that an operation makes to a directory.
 func TestEachKill(t *testing.T) {
 	for _, o := range operations {
 		t.Run(o.name, func(t *testing.T) {
-			for n, killed := 1, true; killed; n += 3 { // the three neighbours of one write differ little
+			prepared := t.TempDir()
+			st, err := local.Open(prepared, local.Options{})
+			if err == nil && o.prepare != nil {
+				err = o.prepare(t.Context(), st)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := st.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for n, killed := 1, true; killed; n += *killStride {
 				dir := t.TempDir()
-				st, err := local.Open(dir, local.Options{})
-				if err == nil && o.prepare != nil {
-					err = o.prepare(t.Context(), st)
+				if err := os.CopyFS(dir, os.DirFS(prepared)); err != nil {
+					t.Fatal(err)
 				}
+				st, err := local.Open(dir, local.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -21,8 +21,8 @@ import (
 
 var (
 	modelSeed  = flag.Uint64("model.seed", 0, "run this one history of the collection's model test")
-	modelRuns  = flag.Int("model.runs", 12, "how many histories the collection's model test runs")
-	modelSteps = flag.Int("model.steps", 2500, "calls to the store in each of them")
+	modelRuns  = flag.Int("model.runs", 5, "how many histories the collection's model test runs")
+	modelSteps = flag.Int("model.steps", 2000, "calls to the store in each of them")
 )
 
 // TestCollectionModel lets processes write, forget, read and collect at once, one call to the store at a time, in an
@@ -177,18 +177,18 @@ func (s *sim) let(c *call) bool {
 		i := s.rnd.IntN(len(s.late))
 		s.late[i]()
 		s.late = slices.Delete(s.late, i, i+1)
-		s.done["late"]++
+		s.count("late", 1)
 	}
 	switch n := s.rnd.IntN(1000); {
 	case n < 2:
 		c.p.dead = true
 		c.reply <- busy(errDead)
-		s.done["killed before"]++
+		s.count("killed before", 1)
 	case n < 7 && !read:
 		_ = c.effect()
 		c.p.dead = true
 		c.reply <- busy(errDead)
-		s.done["killed after"]++
+		s.count("killed after", 1)
 	case n < 12:
 		c.reply <- busy(errCut)
 	case n < 18 && !read:
@@ -197,7 +197,7 @@ func (s *sim) let(c *call) bool {
 			err = busy(errCut)
 		}
 		c.reply <- err
-		s.done["cut after"]++
+		s.count("cut after", 1)
 	case n < 26 && !read:
 		effect := c.effect
 		s.late = append(s.late, func() { _ = effect() })

@@ -101,10 +101,11 @@ func storeFiles(ctx context.Context, w *Writer, fs files) (*Manifest, error) {
 		entries = append(entries, &Entry{Type: TypeFile, Mode: 0o600})
 	}
 	var eg errgroup.Group
-	for lane := range 3 {
+	lanes := 1 + min(2, len(paths)/8) // an encoder is megabytes: few of them for a few small files
+	for lane := range lanes {
 		l := w.Lane()
 		eg.Go(func() error {
-			for i := lane; i < len(paths); i += 3 {
+			for i := lane; i < len(paths); i += lanes {
 				if err := saveFile(ctx, w, l, entries[i], fs[paths[i]]); err != nil {
 					return err
 				}

@@ -103,6 +103,9 @@ func (s *snapshot) walk(ctx context.Context, pieces chan<- piece, done chan<- tr
 		s.report.Skipped = append(s.report.Skipped, path+": "+why)
 	}
 	return cluster.Walk(ctx, s.cfg.DataDir, cluster.WalkOptions{Skipped: skipped}, func(e cluster.Entry) error {
+		if e.Type == cluster.TablespaceLink {
+			s.links = append(s.links, e.Path)
+		}
 		if e.Type != cluster.File || e.Size == 0 {
 			return send(ctx, done, treeEntry{e.Path, newEntry(e)})
 		}

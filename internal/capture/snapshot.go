@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -124,6 +126,7 @@ type snapshot struct {
 	info    cluster.Info
 	report  *SnapshotReport
 	entries []treeEntry // in no order until they are put into the tree
+	links   []string    // paths of the tablespaces' links that were met
 }
 
 // treeEntry is a finished entry. About 200 bytes are kept for each file of the cluster, and 32 for each 128 MiB
@@ -177,6 +180,7 @@ func (s *snapshot) manifest(ctx context.Context, result cluster.Result, stopTime
 	for _, p := range s.report.Problems {
 		m.Problems = append(m.Problems, p.String())
 	}
+	s.leaveOutNewTablespaces(result.Tablespaces)
 	sort.Slice(s.entries, func(i, j int) bool { return s.entries[i].path < s.entries[j].path })
 	tree := s.w.NewTree(ctx)
 	for _, e := range s.entries {
@@ -185,6 +189,23 @@ func (s *snapshot) manifest(ctx context.Context, result cluster.Result, stopTime
 		}
 	}
 	return m, tree.Finish(m)
+}
+
+// leaveOutNewTablespaces removes what was met of tablespaces that did not exist when the backup began. Replay makes
+// them anew, and fails where a directory with files stands in the place of the link that it makes.
+func (s *snapshot) leaveOutNewTablespaces(known []cluster.Tablespace) {
+	was := map[string]bool{}
+	for _, t := range known {
+		was[fmt.Sprintf("pg_tblspc/%d", t.OID)] = true
+	}
+	for _, link := range s.links {
+		if was[link] {
+			continue
+		}
+		s.entries = slices.DeleteFunc(s.entries, func(e treeEntry) bool {
+			return e.path == link || strings.HasPrefix(e.path, link+"/")
+		})
+	}
 }
 
 // keptSettings decide whether a server that replays this cluster's log, or accepts its sessions, starts at all.

@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"cli":  8, // a person's hands and eyes
 	"web":  8,
 	"demo": 8,
+	"e2e":  8, // the whole program, tests only
 }
 
 // families are packages of one floor that may import each other, because they are one thing in several rooms.

@@ -47,14 +47,16 @@ func restoreMain() int {
 		return 2
 	}
 	var step atomic.Int64
-	o := restore.Options{To: os.Getenv(toEnv), Mode: restore.Mode(os.Getenv(modeEnv)), Workers: 2,
+	o := restore.Options{
+		To: os.Getenv(toEnv), Mode: restore.Mode(os.Getenv(modeEnv)), Workers: 2,
 		Settings: restore.Settings{RestoreCommand: "false %f %p"},
 		Progress: func(dr.Progress) {
 			if step.Add(1) == int64(n) {
 				syscall.Kill(os.Getpid(), syscall.SIGKILL)
 				select {}
 			}
-		}}
+		},
+	}
 	if _, err := restore.Run(ctx, r, p, o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -32,8 +32,10 @@ const (
 
 // String returns the state as pg_controldata prints it.
 func (s State) String() string {
-	names := [...]string{"starting up", "shut down", "shut down in recovery", "shutting down",
-		"in crash recovery", "in archive recovery", "in production"}
+	names := [...]string{
+		"starting up", "shut down", "shut down in recovery", "shutting down",
+		"in crash recovery", "in archive recovery", "in production",
+	}
 	if int(s) < len(names) {
 		return names[s]
 	}

@@ -19,8 +19,10 @@ import (
 func TestScanRealLogs(t *testing.T) {
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
-			s := pgtest.Start(t, pgtest.Options{Version: v, InitArgs: []string{"--wal-segsize=1"},
-				Conf: map[string]string{"wal_keep_size": "1GB", "track_commit_timestamp": "on", "max_prepared_transactions": "5"}})
+			s := pgtest.Start(t, pgtest.Options{
+				Version: v, InitArgs: []string{"--wal-segsize=1"},
+				Conf: map[string]string{"wal_keep_size": "1GB", "track_commit_timestamp": "on", "max_prepared_transactions": "5"},
+			})
 			const size = wal.SegmentSize(1 << 20)
 			var want []string // times of commits, as the server knows them
 			s.Exec("", "CREATE TABLE t (x xid, note text)", "CREATE TABLE filler AS SELECT md5(i::text) FROM generate_series(1, 30000) i")

@@ -52,8 +52,10 @@ func view(one, two [][2]uint64) (*View, *wal.Timelines) {
 		return s
 	}
 	way := &wal.Timelines{Timeline: 2, Ancestors: []wal.Switch{{Timeline: 1, End: 21 * mib}}}
-	return &View{streams: map[wal.TimelineID]*stream{1: extents(1, one), 2: extents(2, two)},
-		ways: map[wal.TimelineID]*wal.Timelines{1: {Timeline: 1}, 2: way}}, way
+	return &View{
+		streams: map[wal.TimelineID]*stream{1: extents(1, one), 2: extents(2, two)},
+		ways:    map[wal.TimelineID]*wal.Timelines{1: {Timeline: 1}, 2: way},
+	}, way
 }
 
 func TestReachFollowsTheWay(t *testing.T) {

@@ -45,8 +45,10 @@ func (t Target) String() string {
 }
 
 // layouts are the forms of a time. Those without a zone are in UTC: a recovery must not depend on who types.
-var layouts = []string{time.RFC3339Nano, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999 MST",
-	"2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999", "2006-01-02 15:04", "2006-01-02T15:04", "2006-01-02"}
+var layouts = []string{
+	time.RFC3339Nano, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999 MST",
+	"2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999", "2006-01-02 15:04", "2006-01-02T15:04", "2006-01-02",
+}
 
 // ParseTarget reads "latest", "immediate", an LSN ("2/9A000028"), a time (RFC 3339, or "2026-03-02 14:05:00" in
 // UTC) or "name:NAME"; anything else is the name of a restore point.

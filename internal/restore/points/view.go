@@ -43,8 +43,10 @@ type stream struct {
 
 // Load reads what the repository holds of a system.
 func Load(ctx context.Context, r *repo.Repository, system string) (*View, error) {
-	v := &View{System: system, log: r.Log(system), streams: map[wal.TimelineID]*stream{},
-		ways: map[wal.TimelineID]*wal.Timelines{1: {Timeline: 1}}, clocks: map[repo.Extent]time.Time{}}
+	v := &View{
+		System: system, log: r.Log(system), streams: map[wal.TimelineID]*stream{},
+		ways: map[wal.TimelineID]*wal.Timelines{1: {Timeline: 1}}, clocks: map[repo.Extent]time.Time{},
+	}
 	v.reader = v.log.Reader()
 	if err := v.loadSnapshots(ctx, r); err != nil {
 		return nil, err

@@ -37,8 +37,7 @@ type Prefetcher struct {
 	Workers int           // fetched at once; 0: 2
 	Idle    time.Duration // without a request for so long, Run returns; 0: 30 s
 
-	dir   string
-	queue chan *slot // of what is asked for now; prefetching looks at slots
+	dir string
 
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot

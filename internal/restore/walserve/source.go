@@ -300,8 +300,10 @@ func (a *assembler) proven(name string, n wal.Name, got wal.LSN) file {
 	}
 	if got-n.Start >= wal.LongHeaderSize {
 		if _, err := wal.CheckSegment(a.head[:], n, a.s.size, a.s.policy.SystemID); err != nil {
-			return file{Result: Result{Outcome: StoreFailed, Name: name, Reason: "the stored log is not what it should be: " + err.Error(),
-				Next: "look for this log in another replica"}}
+			return file{Result: Result{
+				Outcome: StoreFailed, Name: name, Reason: "the stored log is not what it should be: " + err.Error(),
+				Next: "look for this log in another replica",
+			}}
 		}
 	}
 	return file{Result: Result{Outcome: Served, Name: name, From: got}, whole: got == n.Start+wal.LSN(a.s.size)}

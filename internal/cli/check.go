@@ -50,7 +50,7 @@ Exit code 3 means that damage was found.`,
 
 type checked struct {
 	*repo.CheckReport
-	Repaired *repo.RepairReport `json:",omitempty"`
+	Repaired *repo.RepairReport `json:"repaired,omitempty"`
 }
 
 func (c checked) writeText(w io.Writer) error {

@@ -29,9 +29,9 @@ func (d *demo) snapshots(ctx context.Context) ([]listed, error) {
 type restored struct {
 	Phases []Phase `json:"phases"`
 	Server struct {
-		PID    int    `json:"PID"`
-		Socket string `json:"Socket"`
-		Port   int    `json:"Port"`
+		PID    int    `json:"pid"`
+		Socket string `json:"socket"`
+		Port   int    `json:"port"`
 	} `json:"server"`
 }
 

@@ -29,28 +29,28 @@ const maxListed = 20
 
 // Problem is something that is not as it was stored, and what it touches. What no problem names is restorable.
 type Problem struct {
-	Object        string   // of the store
-	Reason        string   // several are joined
-	Snapshots     []string // "orders-db 20261123t204700z-5e1f09ab", at most 20 of SnapshotCount
-	SnapshotCount int
-	Paths         []string // in these snapshots, at most 20 of PathCount; a directory stands for what is below it
-	PathCount     int
+	Object        string   `json:"object"`    // of the store
+	Reason        string   `json:"reason"`    // several are joined
+	Snapshots     []string `json:"snapshots"` // "orders-db 20261123t204700z-5e1f09ab", at most 20 of SnapshotCount
+	SnapshotCount int      `json:"snapshotCount"`
+	Paths         []string `json:"paths"` // in these snapshots, at most 20 of PathCount; a directory stands for what is below it
+	PathCount     int      `json:"pathCount"`
 
 	last string // of Snapshots, also where it is no longer listed
 }
 
 // CheckReport is what a check saw.
 type CheckReport struct {
-	Systems      int
-	Snapshots    int
-	Packs        int
-	PacksRead    int
-	IndexObjects int
-	LogExtents   int
-	ExtentsRead  int
-	ReadBytes    int64
-	Problems     []Problem // sorted by object
-	Notes        []string  // leftovers that harm nobody
+	Systems      int       `json:"systems"`
+	Snapshots    int       `json:"snapshots"`
+	Packs        int       `json:"packs"`
+	PacksRead    int       `json:"packsRead"`
+	IndexObjects int       `json:"indexObjects"`
+	LogExtents   int       `json:"logExtents"`
+	ExtentsRead  int       `json:"extentsRead"`
+	ReadBytes    int64     `json:"readBytes"`
+	Problems     []Problem `json:"problems"` // sorted by object
+	Notes        []string  `json:"notes"`    // leftovers that harm nobody
 }
 
 // checker is one run of Check. Its memory is two bits for each chunk, 100 bytes for each pack, and the problems.
@@ -176,8 +176,12 @@ func (c *checker) small(ctx context.Context) error {
 		prefix string
 		kind   seal.Kind
 	}{
-		{prefixSystems, seal.KindSystem}, {prefixSigners, seal.KindSigner}, {prefixIntents, seal.KindIntent},
-		{prefixCollect, seal.KindCollection}, {prefixLogFiles, seal.KindLogFile}, {prefixMarks, seal.KindMark},
+		{prefixSystems, seal.KindSystem},
+		{prefixSigners, seal.KindSigner},
+		{prefixIntents, seal.KindIntent},
+		{prefixCollect, seal.KindCollection},
+		{prefixLogFiles, seal.KindLogFile},
+		{prefixMarks, seal.KindMark},
 	}
 	for _, k := range kinds {
 		var names []string

@@ -46,24 +46,24 @@ const pollEvery = 10 * time.Second
 
 // CollectReport says what a collection did, or would do.
 type CollectReport struct {
-	Number       uint32   // of the collection that was worked on last; 0 where there was nothing to do
-	Pending      []Intent // writers that must be decided before anything is deleted; run again later
-	Aborted      []Intent // writers for which nobody waits any longer
-	Snapshots    int      // that were marked
-	Packs        int      // that were there
-	RemovedPacks int
-	RemovedBytes int64
-	CopiedBytes  int64    // live bytes that were copied into new packs
-	Problems     []string // packs that should have been rewritten and could not be read
+	Number       uint32   `json:"number"`    // of the collection that was worked on last; 0 where there was nothing to do
+	Pending      []Intent `json:"pending"`   // writers that must be decided before anything is deleted; run again later
+	Aborted      []Intent `json:"aborted"`   // writers for which nobody waits any longer
+	Snapshots    int      `json:"snapshots"` // that were marked
+	Packs        int      `json:"packs"`     // that were there
+	RemovedPacks int      `json:"removedPacks"`
+	RemovedBytes int64    `json:"removedBytes"`
+	CopiedBytes  int64    `json:"copiedBytes"` // live bytes that were copied into new packs
+	Problems     []string `json:"problems"`    // packs that should have been rewritten and could not be read
 }
 
 // Intent is a writer that has announced itself and is not decided, as far as it can be read.
 type Intent struct {
-	Object  string
-	System  string
-	ID      SnapshotID
-	Host    string
-	Started time.Time // by the writer's clock
+	Object  string     `json:"object"`
+	System  string     `json:"system"`
+	ID      SnapshotID `json:"id"`
+	Host    string     `json:"host"`
+	Started time.Time  `json:"started"` // by the writer's clock
 }
 
 // collector is one run of Collect.

@@ -13,9 +13,9 @@ import (
 
 // LogReport says what CollectLog removed.
 type LogReport struct {
-	Extents   int
-	Bytes     int64 // stored
-	Undecided int   // writers that may need any part of the log: nothing was removed because of them
+	Extents   int   `json:"extents"`
+	Bytes     int64 `json:"bytes"`     // stored
+	Undecided int   `json:"undecided"` // writers that may need any part of the log: nothing was removed because of them
 }
 
 // CollectLog removes the extents of a system's log that end at or before their stream's floor: the position from

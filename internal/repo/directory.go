@@ -84,10 +84,10 @@ func (r *Repository) recoverIndex(ctx context.Context) (bool, error) {
 
 // RepairReport says what RebuildIndex did.
 type RepairReport struct {
-	Objects  []string // index objects that were written anew
-	Packs    int      // whose directories were read, since no index object named them
-	Dropped  []string // packs that are missing or cut off: what they held is stored again by the next snapshots
-	Problems []string // packs whose directories cannot be read
+	Objects  []string `json:"objects"`  // index objects that were written anew
+	Packs    int      `json:"packs"`    // whose directories were read, since no index object named them
+	Dropped  []string `json:"dropped"`  // packs that are missing or cut off: what they held is stored again by the next snapshots
+	Problems []string `json:"problems"` // packs whose directories cannot be read
 }
 
 // RebuildIndex makes every index object readable again: what a damaged or missing one named is taken from the

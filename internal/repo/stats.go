@@ -8,26 +8,26 @@ import (
 
 // Stats are figures of a repository. Bytes are as stored unless they are called logical or plain.
 type Stats struct {
-	Snapshots    int
-	Unreadable   int   // snapshots that cannot be read, which are not in the figures
-	LogicalBytes int64 // of the files of all snapshots together
-	PlainBytes   int64 // of the distinct chunks, before compression
-	Packs        int
-	PackBytes    int64
-	Chunks       int64 // distinct
-	IndexObjects int
-	IndexBytes   int64
-	Systems      []SystemStats // by name
+	Snapshots    int           `json:"snapshots"`
+	Unreadable   int           `json:"unreadable"`   // snapshots that cannot be read, which are not in the figures
+	LogicalBytes int64         `json:"logicalBytes"` // of the files of all snapshots together
+	PlainBytes   int64         `json:"plainBytes"`   // of the distinct chunks, before compression
+	Packs        int           `json:"packs"`
+	PackBytes    int64         `json:"packBytes"`
+	Chunks       int64         `json:"chunks"` // distinct
+	IndexObjects int           `json:"indexObjects"`
+	IndexBytes   int64         `json:"indexBytes"`
+	Systems      []SystemStats `json:"systems"` // by name
 }
 
 // SystemStats are figures of one system.
 type SystemStats struct {
-	Name         string
-	Group        ResidencyGroup
-	Snapshots    int
-	LogicalBytes int64 // of the files of its snapshots
-	LogExtents   int
-	LogBytes     int64 // stored
+	Name         string         `json:"name"`
+	Group        ResidencyGroup `json:"group"`
+	Snapshots    int            `json:"snapshots"`
+	LogicalBytes int64          `json:"logicalBytes"` // of the files of its snapshots
+	LogExtents   int            `json:"logExtents"`
+	LogBytes     int64          `json:"logBytes"` // stored
 }
 
 // DedupRatio is how many logical bytes one plain byte stands for; 0 where there is nothing.

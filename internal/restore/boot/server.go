@@ -19,11 +19,11 @@ import (
 
 // Server is a PostgreSQL that was started here. It goes on when this process ends.
 type Server struct {
-	Dir     string
-	Socket  string // directory of the socket
-	Port    int
-	PID     int
-	LogFile string
+	Dir     string `json:"dir"`
+	Socket  string `json:"socket"` // directory of the socket
+	Port    int    `json:"port"`
+	PID     int    `json:"pid"`
+	LogFile string `json:"logFile"`
 
 	opts    Options
 	cmd     *exec.Cmd

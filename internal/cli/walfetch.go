@@ -87,7 +87,7 @@ func (s *walSource) fetch(ctx context.Context, system, name, path string) error 
 	if err == nil && result.ExitCode() != exitDone {
 		err = fmt.Errorf("the log of %s has no %s", system, name)
 	}
-	return withExit(err, result.ExitCode())
+	return withExit(err, min(result.ExitCode(), exitLogBroken)) // one code for all that must stop a recovery
 }
 
 // startPrefetcher starts this program again, with the same flags, beside the server.

@@ -1,0 +1,181 @@
+package restore_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-dr/holdfast/internal/pg"
+	"github.com/holdfast-dr/holdfast/internal/pg/control"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
+)
+
+// tiny is a snapshot of a few files that looks like a cluster's: small enough to be restored hundreds of times.
+type tiny struct {
+	control []byte
+	facts   pg.Facts
+	files   map[string][]byte
+}
+
+func newTiny(t *testing.T) *tiny {
+	t.Helper()
+	s := pgtest.Start(t, pgtest.Options{Version: "15"})
+	s.Stop(pgtest.Fast)
+	c, content, err := control.Read(t.Context(), s.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const start = 0x2000028
+	return &tiny{
+		control: content,
+		facts: pg.Facts{
+			Version: 150000, SystemID: c.SystemID, Timeline: 1, StopTimeline: 1, StartLSN: start, StopLSN: start + 0x100, SegmentSize: 16 << 20, PageSize: 8192,
+			BackupLabel: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\nSTART TIMELINE: 1\n",
+		},
+		files: map[string][]byte{
+			"PG_VERSION": []byte("15\n"), "base/1/1259": bytes.Repeat([]byte("page"), repo.Grid/2), "base/1/empty": {},
+			"base/5/16384": bytes.Repeat([]byte("0123456789abcdef"), 5*repo.Grid/16), "postgresql.conf": []byte("port = 5432\n"),
+		},
+	}
+}
+
+func tinyOptions(signer *seal.Signer) repo.Options {
+	return repo.Options{Signer: signer, PackBytes: 128 << 10}
+}
+
+// store makes a repository with the snapshot in st.
+func (y *tiny) store(t *testing.T, st store.Store, signer *seal.Signer, to seal.Recipient) {
+	t.Helper()
+	r, err := repo.Init(t.Context(), st, []seal.Recipient{to}, tinyOptions(signer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	w, err := r.Begin(t.Context(), system, repo.DefaultGroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts, err := json.Marshal(y.facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &repo.Manifest{Engine: pg.Engine, Facts: facts, Log: repo.LogRange{Stream: 1, Start: uint64(y.facts.StartLSN), End: uint64(y.facts.StopLSN)}}
+	tree, lane := w.NewTree(t.Context()), w.Lane()
+	paths := []string{"PG_VERSION", "base", "base/1", "base/1/1259", "base/1/empty", "base/5", "base/5/16384", "global", "global/pg_control", "pg_wal", "postgresql.conf"}
+	for _, p := range paths {
+		e := &repo.Entry{Type: repo.TypeDir, Mode: 0o700}
+		content, ok := y.files[p]
+		if p == control.Path {
+			content, ok = y.control, true
+		}
+		if ok {
+			e.Type, e.Mode = repo.TypeFile, 0o600
+			var ids []seal.ChunkID
+			for rest := content; len(rest) > 0; rest = rest[min(repo.Grid, len(rest)):] {
+				id, err := lane.Save(t.Context(), rest[:min(repo.Grid, len(rest))], nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ids = append(ids, id)
+			}
+			if len(ids) > 0 {
+				list, err := w.SaveList(t.Context(), ids, int64(len(content)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				e.SetContent(int64(len(content)), []repo.FileList{list})
+			}
+		}
+		if err := tree.Add(p, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Finish(m); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Commit(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	err = r.Log(system).Encoder().Put(t.Context(), 1, 0x2000000, make([]byte, 0x1000), repo.ExtentClock{Writer: time.Now()}, repo.Fast)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (y *tiny) restore(t *testing.T, st store.Store, to string) error {
+	r, err := repo.Open(t.Context(), st, seal.Credentials{Passphrase: passphrase}, repo.Options{})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	v, err := points.Load(t.Context(), r, system)
+	if err != nil {
+		return err
+	}
+	p, err := v.Plan(t.Context(), points.Target{Kind: points.Immediate}, points.Timeline{}, points.RefuseLoss)
+	if err != nil {
+		return err
+	}
+	_, err = restore.Run(t.Context(), r, p, restore.Options{To: to, Workers: 2, Settings: restore.Settings{RestoreCommand: "false %f %p"}})
+	return err
+}
+
+// Every call that a restore makes to the store fails once: the restore says so and leaves nothing that starts, and
+// the same command then finishes it.
+func TestRestoreEveryFault(t *testing.T) {
+	y := newTiny(t)
+	to, err := seal.PassphraseRecipient("test", passphrase, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := seal.NewSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, n, target := pgtest.TempDir(t), 0, ""
+	failures := 0
+	storetest.EachFault(t, storetest.Sweep{
+		Kind: store.Denied,
+		Prepare: func(t *testing.T, st store.Store) {
+			y.store(t, st, signer, to)
+			n++
+			target = filepath.Join(base, fmt.Sprint(n))
+		},
+		Run: func(t *testing.T, st store.Store) error { return y.restore(t, st, target) },
+		Check: func(t *testing.T, st store.Store, failed error) {
+			if failed != nil {
+				failures++
+				if _, err := os.Stat(filepath.Join(target, control.Path)); err == nil {
+					t.Fatalf("after %v the directory could be started", failed)
+				}
+				if err := y.restore(t, st, target); err != nil {
+					t.Fatalf("after %v, the same restore: %v", failed, err)
+				}
+			}
+			for p, want := range y.files {
+				got, err := os.ReadFile(filepath.Join(target, p))
+				if err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("after %v: %s: %v, %s", failed, p, err, cmp.Diff(len(want), len(got)))
+				}
+			}
+			if _, err := os.Stat(filepath.Join(target, control.Path)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	})
+	if failures < 10 {
+		t.Errorf("only %d faults made the restore fail", failures)
+	}
+}

@@ -222,6 +222,7 @@ func change(t testing.TB, st *storetest.Memory, name string, how func([]byte) []
 }
 
 func TestOneFlippedBit(t *testing.T) {
+	t.Parallel()
 	l := newLittle(t)
 	for _, name := range l.samples(2) {
 		if kindOf(name) == markerName || kindOf(name) == "keys" || kindOf(name) == "epochs" {
@@ -240,6 +241,7 @@ func TestOneFlippedBit(t *testing.T) {
 }
 
 func TestTruncation(t *testing.T) {
+	t.Parallel()
 	l := newLittle(t)
 	for _, name := range l.samples(1) {
 		if kindOf(name) == markerName || kindOf(name) == "keys" || kindOf(name) == "epochs" {

@@ -174,6 +174,7 @@ func (o operation) settled(t *testing.T, st store.Store) {
 func TestEachFault(t *testing.T) {
 	for _, o := range operations {
 		t.Run(o.name, func(t *testing.T) {
+			t.Parallel()
 			prepared := storetest.NewMemory()
 			if o.prepare != nil {
 				if err := o.prepare(t.Context(), prepared); err != nil {
@@ -230,6 +231,7 @@ var killStride = flag.Int("kill.stride", 5, "of how many changes of the disk one
 func TestEachKill(t *testing.T) {
 	for _, o := range operations {
 		t.Run(o.name, func(t *testing.T) {
+			t.Parallel()
 			prepared := t.TempDir()
 			st, err := local.Open(prepared, local.Options{})
 			if err == nil && o.prepare != nil {

@@ -52,6 +52,7 @@ func TestWrongKeyNoKeyNewerFormat(t *testing.T) {
 
 // TestDamagedKeys flips every byte of every plain object: either it opens with the right keys, or it says no.
 func TestDamagedKeys(t *testing.T) {
+	t.Parallel()
 	st := storetest.NewMemory()
 	r := newRepository(t, st)
 	to, c := ageRecipient(t, "ops") // opens faster than a passphrase
@@ -123,6 +124,7 @@ func TestRotation(t *testing.T) {
 // TestRotationsAndAdditions tries every interleaving of two calls at the level of calls to the store: the second
 // one runs whole before the nth call of the first. Whoever was added successfully, or was kept, can open.
 func TestRotationsAndAdditions(t *testing.T) {
+	t.Parallel()
 	second := map[string]func(r *Repository, to seal.Recipient) error{
 		"rotate": func(r *Repository, _ seal.Recipient) error { _, err := r.Rotate(t.Context(), nil); return err },
 		"add":    func(r *Repository, to seal.Recipient) error { return r.AddRecipient(t.Context(), to) },

@@ -20,6 +20,8 @@ type operations interface {
 	// newest returns the newest snapshot that can be read and was begun before now, or nil; wanted tells that
 	// nothing after it can be recovered, because the log has a gap.
 	newest(ctx context.Context, now time.Time) (last *LastSnapshot, wanted bool, err error)
+	// settle gives the snapshots that an agent was taking when it died the outcome "aborted".
+	settle(ctx context.Context) error
 	do(ctx context.Context, t task, progress dr.ProgressFunc) outcome
 }
 
@@ -140,6 +142,12 @@ func (k *keeper) resume(ctx context.Context) {
 	if err != nil {
 		k.count(failureState)
 		k.log.Warn("the state cannot be read; what is due is found out from the repository", dr.KeyFile, k.file.path, dr.KeyError, err)
+	}
+	if s.Snapshot.Running {
+		// Without this every collection would wait for the dead writer until its patience ends.
+		if err := k.ops.settle(ctx); err != nil && ctx.Err() == nil {
+			k.log.Warn("a snapshot that was interrupted cannot be settled; a collection does it later", dr.KeyError, err)
+		}
 	}
 	k.set(resumed(s, k.now()))
 	k.learn(ctx)

@@ -20,8 +20,9 @@ import (
 
 // journal is what a keeper did: it stands for the database and the repository, about which the loop knows nothing.
 type journal struct {
-	now  func() time.Time
-	took time.Duration
+	settled int // calls of settle
+	now     func() time.Time
+	took    time.Duration
 
 	mu       sync.Mutex // guards what follows
 	done     map[task][]time.Time
@@ -35,6 +36,11 @@ type journal struct {
 
 func newJournal(now func() time.Time) *journal {
 	return &journal{now: now, done: map[task][]time.Time{}, fail: map[task]int{}}
+}
+
+func (j *journal) settle(context.Context) error {
+	j.settled++
+	return nil
 }
 
 func (j *journal) newest(context.Context, time.Time) (*LastSnapshot, bool, error) {
@@ -283,6 +289,24 @@ func TestTasksOfSystemsShareThePlaces(t *testing.T) {
 		all.Wait()
 		if j.most != 2 || len(j.done[taskSnapshot]) == 0 {
 			t.Errorf("%d tasks ran at once, want 2", j.most)
+		}
+	})
+}
+
+// What a killed agent had announced is settled by the next one, and only then: otherwise a writer that is alive
+// would be aborted.
+func TestKeeperSettlesWhatAKilledAgentBegan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, killed := range []bool{false, true} {
+			j, dir := newJournal(utc), t.TempDir()
+			k := newKeeper(t, j, dir)
+			if err := k.file.save(State{Version: stateVersion, Since: utc(), Snapshot: TaskRun{Running: killed, Started: utc()}}); err != nil {
+				t.Fatal(err)
+			}
+			play(t, k, time.Minute)
+			if got := j.settled == 1; got != killed {
+				t.Errorf("killed %v: settled %d times", killed, j.settled)
+			}
 		}
 	})
 }

@@ -166,6 +166,18 @@ func (o *systemOperations) newest(ctx context.Context, now time.Time) (*LastSnap
 	return lastSnapshot(newest), cutOff(newest, gaps), err
 }
 
+func (o *systemOperations) settle(ctx context.Context) error {
+	sys, err := o.open(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := sys.Repo.AbortWriters(ctx, o.name())
+	if n > 0 {
+		o.log.Info("interrupted snapshots were aborted", "count", n)
+	}
+	return err
+}
+
 // retain forgets the snapshots that no rule keeps, and the log that no snapshot needs.
 func (o *systemOperations) retain(ctx context.Context, sys workspace.System) outcome {
 	done, err := o.ws.Retain(ctx, sys, workspace.Apply)

@@ -23,7 +23,11 @@ import (
 // read again.
 func (s *snapshot) remote(ctx context.Context) (cluster.Result, error) {
 	began := time.Now()
-	conn, err := cluster.ConnectReplication(ctx, s.cfg.Connection)
+	host, err := oneHost(ctx, s.cfg.Connection)
+	if err != nil {
+		return cluster.Result{}, err
+	}
+	conn, err := cluster.ConnectReplication(ctx, host)
 	if err != nil {
 		return cluster.Result{}, err
 	}

@@ -40,23 +40,64 @@ func (w *Workspace) Snapshot(ctx context.Context, s System, o SnapshotOptions) (
 	if err := log.Register(ctx, s.Group()); err != nil {
 		return nil, err
 	}
+	stream := capture.NewLogStream(capture.StreamConfig{
+		Connection: s.Postgres.Connection.DSN(), Slot: fmt.Sprintf("holdfast_tmp_%d", os.Getpid()), Temporary: true,
+		Log: log, Interval: time.Second, Logger: w.log,
+	})
 	eg, egctx := errgroup.WithContext(ctx)
 	streaming, stop := context.WithCancel(egctx)
 	defer stop()
-	eg.Go(func() error {
-		return capture.StreamLog(streaming, capture.StreamConfig{
-			Connection: s.Postgres.Connection.DSN(), Slot: fmt.Sprintf("holdfast_tmp_%d", os.Getpid()), Temporary: true,
-			Log: log, Interval: time.Second, Logger: w.log,
-		})
-	})
+	eg.Go(func() error { return stream.Run(streaming) })
 	var report *capture.SnapshotReport
 	eg.Go(func() error {
 		defer stop()
-		var err error
-		report, err = w.snapshot(egctx, s, o)
+		err := awaitStream(egctx, s, stream)
+		if err == nil {
+			report, err = w.snapshot(egctx, s, o)
+		}
 		return err
 	})
 	return report, eg.Wait()
+}
+
+// streamPatience is how long a snapshot waits for a stream of its own that does not come nearer.
+const streamPatience = 30 * time.Second
+
+// awaitStream waits until the stream has received what the server has now. Before that its slot may not hold the log
+// of the backup: a stream that asks for log that the server has removed loses its connection, its slot with that,
+// and comes back later. A stream that does not move is not waited for: the snapshot's end finds out.
+func awaitStream(ctx context.Context, s System, stream *capture.LogStream) error {
+	conn, err := cluster.Connect(ctx, s.Postgres.Connection.DSN())
+	if err != nil {
+		return err
+	}
+	info, err := cluster.Identify(ctx, conn)
+	if err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))); err != nil {
+		return err
+	}
+	end := info.LSN
+	// After a switch of segments the position is behind the next one's header, which nobody has written yet.
+	if begin := wal.SegmentSize(info.WALSegmentSize).Floor(end); end <= begin+wal.LongHeaderSize {
+		end = begin
+	}
+	tick := time.NewTicker(20 * time.Millisecond) // it announces nothing: ask
+	defer tick.Stop()
+	moved := time.Now()
+	for last := end; time.Since(moved) < streamPatience; {
+		st := stream.Status()
+		if st.Connected && st.ReceivedLSN >= end {
+			return nil
+		}
+		if st.ReceivedLSN != last {
+			last, moved = st.ReceivedLSN, time.Now()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // snapshot takes a snapshot while somebody brings the log into the repository.

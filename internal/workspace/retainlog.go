@@ -13,6 +13,10 @@ import (
 // RetainLog removes the part of a system's log that none of its snapshots needs, and returns how many objects
 // and bytes that were. Where a snapshot cannot be read nothing is removed: it may need what the others do not.
 func (w *Workspace) RetainLog(ctx context.Context, s System) (objects int, bytes int64, err error) {
+	// A system that was added to the configuration, and has no snapshot yet.
+	if list, err := s.Repo.Snapshots(ctx, string(s.Name)); err != nil || len(list) == 0 {
+		return 0, 0, err
+	}
 	v, err := points.Load(ctx, s.Repo, string(s.Name))
 	if err != nil {
 		return 0, 0, err

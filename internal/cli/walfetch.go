@@ -146,11 +146,8 @@ func newWALPrefetchCommand(a *app) *cobra.Command {
 // restoreCommand is the restore_command for a recovery of system. A holdfast that is too old to know the command
 // ends with 2, which PostgreSQL would take for the end of the log: every code above 1 becomes 200.
 func (a *app) restoreCommand(system string, b *breakGlass) (string, error) {
-	self, err := os.Executable()
+	self, err := ownPath()
 	if err != nil {
-		return "", err
-	}
-	if self, err = filepath.EvalSymlinks(self); err != nil {
 		return "", err
 	}
 	command := quote(self) + " wal fetch " + quote(system) + ` "%f" "%p"`
@@ -158,6 +155,19 @@ func (a *app) restoreCommand(system string, b *breakGlass) (string, error) {
 		command += " " + quote(arg)
 	}
 	return fmt.Sprintf("%s; rc=$?; [ $rc -le 1 ] && exit $rc; exit %d", command, exitLogBroken), nil
+}
+
+// ownPath returns where this program is: on an empty machine there may be no /proc to say so.
+func ownPath() (string, error) {
+	self, err := os.Executable()
+	if err == nil {
+		return filepath.EvalSymlinks(self)
+	}
+	found, lookErr := exec.LookPath(os.Args[0])
+	if lookErr != nil {
+		return "", err
+	}
+	return filepath.Abs(found)
 }
 
 // quote makes one word of the shell of s, in which PostgreSQL replaces nothing.

@@ -1,0 +1,53 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+)
+
+// TestArchivingWithoutAStream recovers through archive_command and restore_command alone.
+func TestArchivingWithoutAStream(t *testing.T) {
+	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"archive_mode": "on"}})
+	w.configure(setup{log: "{stream: false}"})
+	w.run("repo", "init")
+	w.server.Exec("", fmt.Sprintf("ALTER SYSTEM SET archive_command = '%s --config %s wal push %s %%p'", w.binary, w.config, system), "SELECT pg_reload_conf()")
+	w.server.Until(t, "", "SELECT current_setting('archive_command') <> ''", "t")
+	w.run("snapshot", "create", system)
+	for i := range 5 {
+		w.server.Exec("", ledgerTable, fmt.Sprintf("INSERT INTO book SELECT '%d ' || i, repeat('x', 500) FROM generate_series(1, 2000) AS i", i), "SELECT pg_switch_wal()")
+	}
+	want := digest(t, w.server.ConnString, true)
+	last := w.server.Query("", "SELECT pg_walfile_name(pg_current_wal_lsn())")
+	w.server.Exec("", "SELECT pg_switch_wal()")
+	w.server.Until(t, "", "SELECT last_archived_wal >= '"+last+"' FROM pg_stat_archiver", "t")
+	w.server.Stop(pgtest.Fast)
+	if err := os.RemoveAll(w.server.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	r := w.restore("back", "--start")
+	if d := cmp.Diff(want, digest(t, r.connString, false)); d != "" {
+		t.Errorf("-source +restored:\n%s", d)
+	}
+	r.stop()
+}
+
+// TestLongestName protects a system whose name is as long as names may be, with a stream through its slot.
+func TestLongestName(t *testing.T) {
+	w := newWorld(t, pgtest.Options{Version: "15"})
+	for _, name := range []string{strings.Repeat("z", 63), "0"} {
+		w.configure(setup{systems: []string{name}, url: "file://" + filepath.Join(w.dir, "repository-"+name[:1])})
+		w.run("repo", "init")
+		agent := w.agent()
+		w.run("snapshot", "create", name)
+		agent.stop()
+		w.run("restore", name, "--to", filepath.Join(w.dir, "back"+name[:1]), "--at", "immediate", "--start")
+		w.program("pg_ctl", "-D", filepath.Join(w.dir, "back"+name[:1]), "-m", "fast", "-w", "stop")
+	}
+}

@@ -65,8 +65,8 @@ func (l *ledger) missing(t *testing.T, r *restored, before time.Time) []string {
 	return missing
 }
 
-// TestAcknowledgedCommitsSurvive kills the primary and the agent at random instants, again and again, and recovers
-// on the same repository: each round goes on from what the last one recovered.
+// TestAcknowledgedCommitsSurvive kills the primary and the agent at a random instant of a load, in several worlds, and
+// holds what is recovered against what was acknowledged.
 func TestAcknowledgedCommitsSurvive(t *testing.T) {
 	const rounds = 5
 	chance := random(t)

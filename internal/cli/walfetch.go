@@ -45,7 +45,9 @@ func (s *walSource) open(ctx context.Context, system string) (_ *walserve.Source
 		return nil, nil, errors.Join(err, w.Close())
 	}
 	policy.System = system
-	return walserve.NewSource(r, policy), w, nil
+	source := walserve.NewSource(r, policy)
+	source.DataDir = absolute(s.dataDir)
+	return source, w, nil
 }
 
 func newWALFetchCommand(a *app) *cobra.Command {

@@ -7,30 +7,32 @@ import (
 	"time"
 )
 
-// EventKind sorts the records that carry a time.
+// EventKind sorts the records that a Scanner tells of.
 type EventKind uint8
 
 // The kinds of events.
 const (
-	Commit       EventKind = iota + 1
-	Abort                  // of a transaction that had written something
-	RestorePoint           // pg_create_restore_point
+	Commit           EventKind = iota + 1
+	Abort                      // of a transaction that had written something
+	RestorePoint               // pg_create_restore_point
+	TablespaceCreate           // CREATE TABLESPACE: its replay touches a directory outside of the cluster
 )
 
-// Event is a record that carries a time: what recovery targets are made of.
+// Event is a record that somebody outside of PostgreSQL has to know: those that carry a time, of which recovery
+// targets are made, and those whose replay reaches out of the data directory.
 type Event struct {
 	Kind  EventKind
 	Start LSN
 	End   LSN       // the byte after the record: a log that reaches here holds the event
-	Time  time.Time // by the server's clock
-	Name  string    // of a RestorePoint
+	Time  time.Time // by the server's clock; zero for a TablespaceCreate, whose record has none
+	Name  string    // of a RestorePoint; the location of a TablespaceCreate
+	OID   uint32    // of a TablespaceCreate
 }
 
 // Scanner reads a log as it arrives, in pieces of any size, and finds the events in it and its valid end. It
 // begins at any page's start, and reads from the first record that begins after it. It checks each record's CRC;
 // what is not a valid record is passed over up to the next page that says where a record begins, so that
-// broken bytes give no event, but no error either: whoever needs to know looks at End. It keeps a few hundred
-// bytes.
+// broken bytes give no event, but no error either: whoever needs to know looks at End. It keeps about a kilobyte.
 type Scanner struct {
 	size SegmentSize
 	fn   func(Event)
@@ -50,13 +52,15 @@ type Scanner struct {
 }
 
 const (
-	recordHeader  = 24  // XLogRecord: xl_tot_len, xl_xid, xl_prev, xl_info, xl_rmid, padding, xl_crc
-	headKept      = 160 // a restore point needs most: headers, time and a name of 64 bytes
+	recordHeader  = 24   // XLogRecord: xl_tot_len, xl_xid, xl_prev, xl_info, xl_rmid, padding, xl_crc
+	headKept      = 1100 // a tablespace needs most: headers, OID and a path of 1024 bytes
 	maxRecord     = 1 << 30
 	shortHeader   = 24
 	firstIsCont   = 0x0001 // XLP_FIRST_IS_CONTRECORD
 	rmgrXLOG      = 0
 	rmgrXact      = 1
+	rmgrSpace     = 5    // RM_TBLSPC_ID
+	infoCreate    = 0x00 // XLOG_TBLSPC_CREATE
 	infoSwitch    = 0x40 // XLOG_SWITCH
 	infoRestore   = 0x70 // XLOG_RESTORE_POINT
 	infoMask      = 0xF0
@@ -82,6 +86,9 @@ func (s *Scanner) Reset(lsn LSN) {
 	// Within a page nobody says where a record begins.
 	s.resume = (lsn + PageSize - 1) / PageSize * PageSize
 }
+
+// Pending tells whether the last byte lies within a record that is not complete, and may become an event.
+func (s *Scanner) Pending() bool { return s.left > 0 || len(s.head) > 0 }
 
 // End returns the end of the last valid record; zero before the first.
 func (s *Scanner) End() LSN { return s.end }
@@ -252,13 +259,17 @@ func mainData(b []byte) []byte {
 	return nil
 }
 
-// event reads the records that carry a time (xl_xact_commit, xl_xact_abort, xl_restore_point): it comes first.
+// event reads xl_xact_commit, xl_xact_abort and xl_restore_point, in which the time comes first, and
+// xl_tblspc_create_rec.
 func event(info, rmgr uint8, data []byte) (Event, bool) {
 	var e Event
 	if len(data) < 8 {
 		return e, false
 	}
 	switch {
+	case rmgr == rmgrSpace && info&infoMask == infoCreate:
+		path, _, _ := bytes.Cut(data[4:], []byte{0})
+		return Event{Kind: TablespaceCreate, OID: binary.LittleEndian.Uint32(data), Name: string(path)}, true
 	case rmgr == rmgrXLOG && info&infoMask == infoRestore:
 		name, _, _ := bytes.Cut(data[8:], []byte{0})
 		e.Kind, e.Name = RestorePoint, string(name)

@@ -20,6 +20,7 @@ const (
 	BelowMark   Outcome = "below mark"
 	StoreFailed Outcome = "store failed"
 	BadRequest  Outcome = "bad request"
+	WouldTouch  Outcome = "would touch another cluster"
 )
 
 // Result is the answer to one request, as restore_command gives it. It travels over the Prefetcher's socket.
@@ -47,6 +48,8 @@ func (r Result) ExitCode() int {
 		return 202
 	case BadRequest:
 		return 203
+	case WouldTouch:
+		return 204
 	}
 	return 201
 }
@@ -66,6 +69,8 @@ func (r Result) Err() error {
 		f.What = fmt.Sprintf("serve %s: the log ends before it should", r.Name)
 		f.Reason = fmt.Sprintf("it ends at %s, and its high-water mark says that it was stored up to %s", r.From, r.To)
 		f.Next = fmt.Sprintf("look for the rest in another replica; to do without it, recover to the target %s", r.From)
+	case WouldTouch:
+		f.What = fmt.Sprintf("serve %s: replay would write into another cluster's tablespace", r.Name)
 	case BadRequest:
 		f.What = fmt.Sprintf("serve %s: this request cannot be answered", r.Name)
 	default:

@@ -17,6 +17,10 @@ import (
 // Source finds files of the log in a repository. Its methods may be called from several goroutines. What it
 // listed it remembers, and lists again before it says that something is not there.
 type Source struct {
+	// DataDir is the recovering cluster's data directory. With it, log whose replay would take over a directory
+	// that holds somebody else's files is not served; see guard.go.
+	DataDir string
+
 	log    *repo.Log
 	policy Policy
 	size   wal.SegmentSize
@@ -49,9 +53,21 @@ type assembler struct {
 	reader *repo.LogReader
 	out    *os.File
 	head   [wal.LongHeaderSize]byte // the beginning of what was written
+	scan   *wal.Scanner             // of what was written; nil where nobody looks
+	spaces []wal.Event              // tablespaces that the segment creates
 }
 
-func (s *Source) assembler() *assembler { return &assembler{s: s, reader: s.log.Reader()} }
+func (s *Source) assembler() *assembler {
+	a := &assembler{s: s, reader: s.log.Reader()}
+	if s.DataDir != "" {
+		a.scan = wal.NewScanner(0, s.size, func(e wal.Event) {
+			if e.Kind == wal.TablespaceCreate {
+				a.spaces = append(a.spaces, e)
+			}
+		})
+	}
+	return a
+}
 
 // haste says how hard is looked for what seems not to be there.
 type haste bool
@@ -182,7 +198,9 @@ func (a *assembler) segment(ctx context.Context, name string, n wal.Name, h hast
 	var got wal.LSN
 	for try := range 4 {
 		if got, err = a.fill(ctx, n, spans, try > 0); err == nil && got == n.Start+wal.LSN(a.s.size) {
-			return a.proven(name, n, got)
+			if err = a.scanOn(ctx, n, got); err == nil {
+				return a.proven(name, n, got)
+			}
 		}
 		if err != nil && !errors.Is(err, store.ErrNotExist) {
 			return file{Result: failed(name, err)}
@@ -221,6 +239,7 @@ func (a *assembler) beside(ctx context.Context, name string, n wal.Name) (file, 
 // where that ends.
 func (a *assembler) fill(ctx context.Context, n wal.Name, spans []span, fresh bool) (wal.LSN, error) {
 	at := n.Start
+	a.beginScan(n.Start)
 	// Where the new timeline's log holds the whole segment (as an archived file does), it is all that is needed.
 	own := span{n.Timeline, n.Start, n.Start + wal.LSN(a.s.size)}
 	for _, sp := range append([]span{own}, spans...) {
@@ -266,6 +285,9 @@ func (a *assembler) copy(ctx context.Context, extents []repo.Extent, at, to, sta
 		if off := at - start; off < wal.LongHeaderSize {
 			copy(a.head[off:], bytes)
 		}
+		if a.scan != nil {
+			a.scan.Write(bytes) //nolint:errcheck // it never fails
+		}
 		at = upto
 	}
 	return at, nil
@@ -304,6 +326,15 @@ func (a *assembler) proven(name string, n wal.Name, got wal.LSN) file {
 				Outcome: StoreFailed, Name: name, Reason: "the stored log is not what it should be: " + err.Error(),
 				Next: "look for this log in another replica",
 			}}
+		}
+	}
+	if r, refused := a.guard(name, n); refused {
+		if !a.s.policy.Bounded {
+			return file{Result: r}
+		}
+		// PostgreSQL itself refuses to end before its target: what lies before the record can be recovered.
+		if err := a.cutAt(r.From - n.Start); err != nil {
+			return file{Result: failed(name, err)}
 		}
 	}
 	return file{Result: Result{Outcome: Served, Name: name, From: got}, whole: got == n.Start+wal.LSN(a.s.size)}

@@ -1,0 +1,93 @@
+package walserve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+)
+
+// The replay of CREATE TABLESPACE takes the directory from the log, and that is the source's: PostgreSQL then
+// puts its files there, and up to version 14 it first removes what it finds (commands/tablespace.c,
+// create_tablespace_directories). Beside a live source, or on a machine where its files still are, that would destroy
+// what nobody asked to touch. So a segment that creates a tablespace is served only where its directory holds
+// no tablespace, or is the recovering cluster's own already. A recovery to a target gets it up to that record.
+
+// beginScan forgets what was seen of another segment.
+func (a *assembler) beginScan(start wal.LSN) {
+	if a.scan != nil {
+		a.scan.Reset(start)
+		a.spaces = a.spaces[:0]
+	}
+}
+
+// scanOn reads beyond the segment's end where a record begins in it and ends behind it.
+func (a *assembler) scanOn(ctx context.Context, n wal.Name, at wal.LSN) error {
+	if a.scan == nil || !a.scan.Pending() {
+		return nil
+	}
+	extents, err := a.s.list(ctx, n.Timeline, at, false)
+	if err != nil {
+		return err
+	}
+	for _, e := range extents {
+		if wal.LSN(e.Start) > at || wal.LSN(e.End) <= at || !a.scan.Pending() {
+			continue
+		}
+		data, _, err := a.reader.Read(ctx, e)
+		if err != nil {
+			return err
+		}
+		// Page by page: whatever else that segment says is told when it is served itself.
+		for data = data[at-wal.LSN(e.Start):]; len(data) > 0 && a.scan.Pending(); {
+			piece := data[:min(len(data), wal.PageSize)]
+			a.scan.Write(piece) //nolint:errcheck // it never fails
+			data, at = data[len(piece):], at+wal.LSN(len(piece))
+		}
+	}
+	return nil
+}
+
+// guard looks at the directories of the tablespaces that the segment creates.
+func (a *assembler) guard(name string, n wal.Name) (Result, bool) {
+	for _, e := range a.spaces {
+		if e.Start >= n.Start+wal.LSN(a.s.size) || !filepath.IsAbs(e.Name) || a.isOwn(e) || !holdsTablespace(e.Name) {
+			continue // of the next segment, in place, ours, or free
+		}
+		return Result{
+			Outcome: WouldTouch, Name: name, From: e.Start,
+			Reason: fmt.Sprintf("at %s the log creates tablespace %d in %q, where files of another cluster are", e.Start, e.OID, e.Name),
+			Next:   fmt.Sprintf("recover to a moment before it, on a machine without that directory, or, if its cluster is gone, move %q away", e.Name),
+		}, true
+	}
+	return Result{}, false
+}
+
+// cutAt leaves zeros from an offset on, where the log then ends.
+func (a *assembler) cutAt(off wal.LSN) error {
+	return errors.Join(a.out.Truncate(int64(off)), a.out.Truncate(int64(a.s.size)))
+}
+
+// isOwn tells whether the recovering cluster has the tablespace there already: a replay that was interrupted made it.
+func (a *assembler) isOwn(e wal.Event) bool {
+	to, err := os.Readlink(filepath.Join(a.s.DataDir, "pg_tblspc", fmt.Sprint(e.OID)))
+	return err == nil && filepath.Clean(to) == filepath.Clean(e.Name)
+}
+
+// holdsTablespace tells whether a directory has a server's folder in it. What cannot be looked at is taken for one.
+func holdsTablespace(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return !os.IsNotExist(err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "PG_") {
+			return true
+		}
+	}
+	return false
+}

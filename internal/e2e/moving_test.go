@@ -54,9 +54,11 @@ func movingFiles(t *testing.T, version string, long bool) {
 	pause(time.Second)
 	m.stop()
 	t.Logf("the load did: %v", m.done)
-	want := []string{"business", "commit prepared", "copy", "copy freeze", "create database file_copy", "create database wal_log", "create index",
+	want := []string{
+		"business", "commit prepared", "copy", "copy freeze", "create database file_copy", "create database wal_log", "create index",
 		"create index concurrently", "create tablespace", "drop database", "drop tablespace", "extension", "large object", "move from tablespace",
-		"prepared transaction", "truncate", "truncation", "unlogged", "vacuum full"}
+		"prepared transaction", "truncate", "truncation", "unlogged", "vacuum full",
+	}
 	if version == "13" {
 		want = append(append([]string{}, want[:4]...), append([]string{"create database"}, want[6:]...)...)
 	}

@@ -43,8 +43,6 @@ func (b *packBuilder) begin(keys *seal.Keyring, group ResidencyGroup, buf []byte
 	b.entries = nil
 }
 
-func (b *packBuilder) empty() bool { return len(b.entries) == 0 }
-
 // add seals encoded, which decodes to plainSize bytes with this ID, and appends it.
 func (b *packBuilder) add(id seal.ChunkID, encoded []byte, encoding byte, plainSize int) {
 	offset := len(b.buf)

@@ -316,12 +316,14 @@ func TestAgentProtectsAServer(t *testing.T) {
 		t.Errorf("%d snapshots failed because of the rotation", n)
 	}
 
-	// What was committed before the clean stop is in the repository after it.
+	// What was received before the clean stop is in the repository after it.
 	s.server.Exec("", "INSERT INTO ledger VALUES (-1, 'the last one')")
 	end, err := wal.ParseLSN(s.server.Query("", "SELECT pg_current_wal_flush_lsn()"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What has arrived is stored at the stop, however young it is; what has not stays with the server, for the slot.
+	p.until("the last commit arrived", func(st SystemStatus) bool { return st.Stream.Received >= end })
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

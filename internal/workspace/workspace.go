@@ -84,15 +84,11 @@ func (w *Workspace) Repository(ctx context.Context, name string) (*repo.Reposito
 	if err != nil {
 		return nil, err
 	}
-	o, err := w.options(c)
-	if err != nil {
-		return nil, err
-	}
 	st, err := open.Store(ctx, string(c.Replicas[0].URL), open.Options{})
 	if err != nil {
 		return nil, err
 	}
-	r, err := repo.Open(ctx, st, credentials, o)
+	r, err := repo.Open(ctx, st, credentials, w.options(c))
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -129,8 +125,7 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 		return nil, abilities, dr.Fail(fmt.Sprintf("repo init %s", name), errors.New("nobody could open it: the configuration names no key"),
 			"set repositories."+name+".keys.passphrase-file or identity-files, or give --recipient")
 	}
-	o, err := w.options(c)
-	if err != nil {
+	if _, err := Signer(w.Config.Agent.State); err != nil {
 		return nil, abilities, err
 	}
 	st, err := open.Create(ctx, string(c.Replicas[0].URL), open.Options{})
@@ -141,7 +136,7 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 	if err != nil {
 		return nil, abilities, errors.Join(err, st.Close())
 	}
-	r, err := repo.Init(ctx, st, recipients, o)
+	r, err := repo.Init(ctx, st, recipients, w.options(c))
 	if err != nil {
 		return nil, abilities, errors.Join(err, st.Close())
 	}
@@ -151,10 +146,11 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 	return r, abilities, nil
 }
 
-func (w *Workspace) options(c config.Repository) (repo.Options, error) {
+func (w *Workspace) options(c config.Repository) repo.Options {
+	// Reading needs no signing key: a recovery must not fail because another user's state cannot be read.
 	signer, err := Signer(w.Config.Agent.State)
 	if err != nil {
-		return repo.Options{}, err
+		w.log.Warn("this host's signing key cannot be used: nothing can be written", dr.KeyError, err)
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -166,7 +162,7 @@ func (w *Workspace) options(c config.Repository) (repo.Options, error) {
 		w.log.Warn("the cache directory cannot be used", dr.KeyFile, cache, dr.KeyError, err)
 		cache = ""
 	}
-	return repo.Options{CacheDir: cache, Codecs: []repo.Codec{w.codec}, Signer: signer, Host: host}, nil
+	return repo.Options{CacheDir: cache, Codecs: []repo.Codec{w.codec}, Signer: signer, Host: host}
 }
 
 // Codec returns the codec for relation files.

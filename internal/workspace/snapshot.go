@@ -34,7 +34,7 @@ func (w *Workspace) Snapshot(ctx context.Context, s System, o SnapshotOptions) (
 		return nil, err
 	}
 	if streamed {
-		return w.snapshot(ctx, s, o)
+		return capture.Snapshot(ctx, s.Repo, w.SnapshotConfig(s, o))
 	}
 	log := s.Repo.Log(string(s.Name))
 	if err := log.Register(ctx, s.Group()); err != nil {
@@ -51,10 +51,15 @@ func (w *Workspace) Snapshot(ctx context.Context, s System, o SnapshotOptions) (
 	var report *capture.SnapshotReport
 	eg.Go(func() error {
 		defer stop()
-		err := awaitStream(egctx, s, stream)
-		if err == nil {
-			report, err = w.snapshot(egctx, s, o)
+		if err := awaitStream(egctx, s, stream); err != nil {
+			return err
 		}
+		cfg := w.SnapshotConfig(s, o)
+		cfg.WaitLog = func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
+			return waitLog(ctx, log, tl, start, end, func() error { return gapWithin(stream.Status().Gaps, start, end) })
+		}
+		var err error
+		report, err = capture.Snapshot(egctx, s.Repo, cfg)
 		return err
 	})
 	return report, eg.Wait()
@@ -100,9 +105,14 @@ func awaitStream(ctx context.Context, s System, stream *capture.LogStream) error
 	return nil
 }
 
-// snapshot takes a snapshot while somebody brings the log into the repository.
-func (w *Workspace) snapshot(ctx context.Context, s System, o SnapshotOptions) (*capture.SnapshotReport, error) {
-	return capture.Snapshot(ctx, s.Repo, w.SnapshotConfig(s, o))
+// gapWithin returns an error where the log has a gap between start and end: nothing will fill it.
+func gapWithin(gaps []capture.LogGap, start, end wal.LSN) error {
+	for _, g := range gaps {
+		if g.From < end && g.To > start {
+			return dr.Fail("the log of this snapshot has a gap", errors.New(g.String()), "take another snapshot; holdfast agent keeps the log from being removed meanwhile")
+		}
+	}
+	return nil
 }
 
 // SnapshotConfig returns how a snapshot of the system is taken, with a WaitLog that looks into the repository.
@@ -116,7 +126,7 @@ func (w *Workspace) SnapshotConfig(s System, o SnapshotOptions) capture.Snapshot
 		Checkpoint: cluster.CheckpointMode(checkpoint == config.CheckpointFast), Codec: w.codec,
 		Progress: o.Progress, Log: w.log,
 		WaitLog: func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
-			return waitLog(ctx, s.Repo.Log(string(s.Name)), tl, start, end)
+			return waitLog(ctx, s.Repo.Log(string(s.Name)), tl, start, end, func() error { return nil })
 		},
 	}
 }
@@ -142,8 +152,9 @@ const (
 
 var errLogLate = errors.New("it did not arrive in the repository")
 
-// waitLog waits until the repository holds the log from start to end, on the way to timeline tl.
-func waitLog(ctx context.Context, log *repo.Log, tl wal.TimelineID, start, end wal.LSN) error {
+// waitLog waits until the repository holds the log from start to end, on the way to timeline tl, or until broken
+// says why it never will.
+func waitLog(ctx context.Context, log *repo.Log, tl wal.TimelineID, start, end wal.LSN, broken func() error) error {
 	deadline := time.NewTimer(logTimeout)
 	defer deadline.Stop()
 	tick := time.NewTicker(logPoll)
@@ -151,6 +162,9 @@ func waitLog(ctx context.Context, log *repo.Log, tl wal.TimelineID, start, end w
 	for {
 		ok, err := holds(ctx, log, tl, start, end)
 		if err != nil || ok {
+			return err
+		}
+		if err := broken(); err != nil {
 			return err
 		}
 		select {

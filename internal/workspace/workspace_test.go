@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -68,6 +69,19 @@ func TestReadingNeedsNoSigningKey(t *testing.T) {
 	}
 	if _, _, err := w.Init(t.Context(), "main", nil); err == nil || !strings.Contains(err.Error(), "state") {
 		t.Errorf("init without a signing key: %v", err)
+	}
+}
+
+// A gap that touches the snapshot's log ends the waiting at once.
+func TestWaitLogEndsAtAGap(t *testing.T) {
+	gaps := []capture.LogGap{{Timeline: 1, From: 0x2000, To: 0x3000, Reason: "removed"}}
+	for _, c := range []struct {
+		start, end wal.LSN
+		broken     bool
+	}{{0x1000, 0x2000, false}, {0x1000, 0x2001, true}, {0x2fff, 0x4000, true}, {0x3000, 0x4000, false}} {
+		if err := gapWithin(gaps, c.start, c.end); (err != nil) != c.broken {
+			t.Errorf("gapWithin(%s to %s) = %v", c.start, c.end, err)
+		}
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
-	"github.com/holdfast-dr/holdfast/internal/pg/page"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -13,8 +12,8 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
-// Every call that a snapshot makes to the store fails once, before its effect, after it, and in its middle: the
-// snapshot says so or exists, and the next one succeeds in a clean repository.
+// Every call that a snapshot makes to the store fails once, before its effect and after it: the snapshot says so or
+// exists, and the next one succeeds in a clean repository.
 func TestSnapshotEveryFault(t *testing.T) {
 	s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: true})
 	s.Exec("", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i", "CHECKPOINT")
@@ -26,7 +25,7 @@ func TestSnapshotEveryFault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := repo.Options{Signer: signer, Codecs: []repo.Codec{page.NewCodec()}}
+	options := repo.Options{Signer: signer}
 	open := func(t *testing.T, st store.Store) (*repo.Repository, error) {
 		return repo.Open(t.Context(), st, seal.Credentials{Passphrase: "correct horse battery staple"}, options)
 	}
@@ -35,23 +34,26 @@ func TestSnapshotEveryFault(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = capture.Snapshot(t.Context(), r, snapshotConfig(s, true))
+		cfg := snapshotConfig(s, true)
+		cfg.Codec = nil // what the chunks look like plays no part here, and the race detector makes the codec slow
+		_, err = capture.Snapshot(t.Context(), r, cfg)
 		return errors.Join(err, r.Close())
 	}
+	before := storetest.NewMemory()
+	r, err := repo.Init(t.Context(), before, []seal.Recipient{to}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	if err := take(t, before); err != nil {
+		t.Fatal(err)
+	}
+	s.Exec("", "UPDATE t SET i = i + 1") // so that the snapshot under test has something to store
 	storetest.EachFault(t, storetest.Sweep{
-		Kind: store.Denied,
-		Prepare: func(t *testing.T, st store.Store) {
-			r, err := repo.Init(t.Context(), st, []seal.Recipient{to}, options)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.Close()
-			if err := take(t, st); err != nil {
-				t.Fatal(err)
-			}
-			s.Exec("", "UPDATE t SET i = i + 1") // so that the snapshot under test has something to store
-		},
-		Run: take,
+		Kind:    store.Denied,
+		New:     func(*testing.T) store.Store { return before.Clone() },
+		Moments: []storetest.Moment{storetest.Before, storetest.After},
+		Run:     take,
 		Check: func(t *testing.T, st store.Store, failed error) {
 			if err := take(t, st); err != nil {
 				t.Fatalf("after %v, the next snapshot: %v", failed, err)

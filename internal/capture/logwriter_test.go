@@ -264,7 +264,7 @@ var errNotOpened = errors.New("the repository was not opened")
 
 // Every call to the store fails once, before and after its effect; the writer goes on, and what it acknowledged is there.
 func TestWriterMeetsEveryFault(t *testing.T) {
-	const begin, end = wal.LSN(10 * mib), wal.LSN(39 * mib)
+	const begin, end = wal.LSN(16*mib - 512<<10), wal.LSN(16*mib + 512<<10) // over a block's end
 	storetest.EachFault(t, storetest.Sweep{
 		Prepare: func(t *testing.T, s store.Store) { openTestLog(t, s) },
 		Run: func(t *testing.T, s store.Store) error {
@@ -272,7 +272,7 @@ func TestWriterMeetsEveryFault(t *testing.T) {
 			if err != nil {
 				return errNotOpened
 			}
-			w := NewLogWriter(log, LogOptions{Interval: time.Millisecond})
+			w := NewLogWriter(log, LogOptions{Interval: 20 * time.Millisecond})
 			finish := runWriter(t.Context(), w)
 			if err := w.Begin(t.Context(), 1, begin, nil, 0); err != nil {
 				return err

@@ -72,10 +72,20 @@ func (a *assembler) cutAt(off wal.LSN) error {
 	return errors.Join(a.out.Truncate(int64(off)), a.out.Truncate(int64(a.s.size)))
 }
 
-// isOwn tells whether the recovering cluster has the tablespace there already: a replay that was interrupted made it.
+// isOwn tells whether the recovering cluster uses the directory already: its replay, which is behind what is fetched
+// ahead and may have been interrupted, made this tablespace there, or one that will be dropped before this one is made.
 func (a *assembler) isOwn(e wal.Event) bool {
-	to, err := os.Readlink(filepath.Join(a.s.DataDir, "pg_tblspc", fmt.Sprint(e.OID)))
-	return err == nil && filepath.Clean(to) == filepath.Clean(e.Name)
+	links := filepath.Join(a.s.DataDir, "pg_tblspc")
+	entries, err := os.ReadDir(links)
+	if err != nil {
+		return false
+	}
+	for _, l := range entries {
+		if to, err := os.Readlink(filepath.Join(links, l.Name())); err == nil && filepath.Clean(to) == filepath.Clean(e.Name) {
+			return true
+		}
+	}
+	return false
 }
 
 // holdsTablespace tells whether a directory has a server's folder in it. What cannot be looked at is taken for one.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -92,17 +93,15 @@ func TestCrashChild(t *testing.T) {
 	crashLog(t, dir, step, os.Getenv(crashSpool) != "", os.Stdout)
 }
 
-// The process kills itself before every change that it makes on disk, one after the other. What it acknowledged is
+var crashStride = flag.Int("crash.stride", 4, "die before every n-th change on disk; 1 tries all, in minutes")
+
+// The process kills itself before the changes that it makes on disk, one after the other. What it acknowledged is
 // stored after the next run, and nothing has other bytes than were written.
 func TestWriterKilledAtEveryStep(t *testing.T) {
 	for _, ackSpool := range []bool{false, true} {
 		t.Run(fmt.Sprintf("spool=%v", ackSpool), func(t *testing.T) {
 			t.Parallel()
-			stride := 1
-			if testing.Short() {
-				stride = 7
-			}
-			for step := 1; ; step += stride {
+			for step := 1; ; step += *crashStride {
 				if killedAt(t, step, ackSpool) {
 					t.Logf("%d steps", step)
 					return

@@ -70,7 +70,9 @@ func (x *run) settings() []setting {
 		{"recovery_min_apply_delay", "0"},
 		{"synchronous_standby_names", ""},
 		{"hot_standby", "on"},
-		{"wal_retrieve_retry_interval", "1s"},
+		// Longer than any restore_command takes: boot knows the end of the log by the wait for it, and a promotion ends
+		// that wait at once.
+		{"wal_retrieve_retry_interval", "1min"},
 	}
 	if s.Archiving == NoArchiving {
 		out = append(out, setting{"archive_mode", "off"})

@@ -9,8 +9,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/partial"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
 // partialFlags say which part of a system is wanted, where not the whole.
@@ -57,7 +59,8 @@ func (e extracted) writeText(w io.Writer) error {
 	return err
 }
 
-func (r *restoreFlags) runPartial(ctx context.Context, system string) error {
+// checkPartial refuses flags that say nothing about a part.
+func (r *restoreFlags) checkPartial(system string) error {
 	p := &r.partial
 	if r.to != "" || r.delta || r.start {
 		return usage(dr.Fail("restore a part of "+system, errors.New("--to, --delta and --start are for the whole"), "say where the part goes with --dump or --into"))
@@ -65,19 +68,12 @@ func (r *restoreFlags) runPartial(ctx context.Context, system string) error {
 	if p.format != string(partial.Custom) && p.format != string(partial.Plain) {
 		return usage(fmt.Errorf("--dump-format %q: write custom or plain", p.format))
 	}
-	w, err := r.app.workspace(&r.glass)
-	if err != nil {
-		return err
-	}
-	defer w.Close() //nolint:errcheck // only read
-	o, err := r.options(system, w)
-	if err != nil {
-		return err
-	}
-	repository, err := r.app.repositoryOf(ctx, w, system)
-	if err != nil {
-		return err
-	}
+	return nil
+}
+
+// runPartial brings a part back; o says to which moment, and how.
+func (r *restoreFlags) runPartial(ctx context.Context, repository *repo.Repository, system string, o workspace.RecoverOptions) error {
+	p := &r.partial
 	v, err := points.Load(ctx, repository, system)
 	if err != nil {
 		return err

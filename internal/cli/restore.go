@@ -131,9 +131,10 @@ func parsePairs(flag string, texts []string) (map[string]string, error) {
 
 func (r *restoreFlags) run(ctx context.Context, system string) error {
 	if r.partial.wanted() {
-		return r.runPartial(ctx, system)
-	}
-	if r.to == "" {
+		if err := r.checkPartial(system); err != nil {
+			return err
+		}
+	} else if r.to == "" {
 		return usage(dr.Fail("restore "+system, errors.New("no directory was given"), "add --to DIR"))
 	}
 	w, err := r.app.workspace(&r.glass)
@@ -148,6 +149,9 @@ func (r *restoreFlags) run(ctx context.Context, system string) error {
 	repository, err := r.app.repositoryOf(ctx, w, system)
 	if err != nil {
 		return err
+	}
+	if r.partial.wanted() {
+		return r.runPartial(ctx, repository, system, o)
 	}
 	progress, stop := r.app.progress()
 	o.Progress = progress

@@ -4,7 +4,8 @@ SHELL   := /bin/bash
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X github.com/holdfast-dr/holdfast/internal/cli.version=$(VERSION)
 GO      ?= go
-TESTFLAGS ?= -race -timeout 25m
+# -count=1: the tests that build and run the program are not seen by the test cache.
+TESTFLAGS ?= -race -count=1 -timeout 25m
 FUZZTIME  ?= 10s
 MANDIR    ?= man
 

@@ -32,13 +32,13 @@ func Fetch(ctx context.Context, name, path string, o FetchOptions) Result {
 	if err != nil {
 		return failed(name, err)
 	}
-	walDir := filepath.Dir(path)
-	if r, err := ask(ctx, walDir, request{name, path}); err == nil {
+	walDir, base := filepath.Split(path)
+	if r, err := ask(ctx, walDir, request{name, base}); err == nil {
 		return r
 	}
 	if o.StartPrefetcher != nil {
 		if died, err := o.StartPrefetcher(walDir); err == nil {
-			if r, err := askSoon(ctx, walDir, request{name, path}, o.Patience, died); err == nil {
+			if r, err := askSoon(ctx, walDir, request{name, base}, o.Patience, died); err == nil {
 				return r
 			}
 		}
@@ -50,7 +50,12 @@ func Fetch(ctx context.Context, name, path string, o FetchOptions) Result {
 	if err != nil {
 		return failed(name, err)
 	}
-	return s.assembler().get(ctx, name, path, asked).Result
+	in, err := openPlace(walDir, nil)
+	if err != nil {
+		return failed(name, err)
+	}
+	defer in.close()
+	return s.assembler().get(ctx, name, in, base, asked).Result
 }
 
 // ask sends a request to the Prefetcher of a directory.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/restore/rights"
 )
 
 // The replay of CREATE TABLESPACE takes the directory from the log, and that is the source's: PostgreSQL then
@@ -55,7 +56,7 @@ func (a *assembler) scanOn(ctx context.Context, n wal.Name, at wal.LSN) error {
 // guard looks at the directories of the tablespaces that the segment creates.
 func (a *assembler) guard(name string, n wal.Name) (Result, bool) {
 	for _, e := range a.spaces {
-		if e.Start >= n.Start+wal.LSN(a.s.size) || !filepath.IsAbs(e.Name) || a.isOwn(e) || !holdsTablespace(e.Name) {
+		if e.Start >= n.Start+wal.LSN(a.s.size) || !filepath.IsAbs(e.Name) || a.isOwn(e) || !a.holdsTablespace(e.Name) {
 			continue // of the next segment, in place, ours, or free
 		}
 		return Result{
@@ -76,21 +77,26 @@ func (a *assembler) cutAt(off wal.LSN) error {
 // ahead and may have been interrupted, made this tablespace there, or one that will be dropped before this one is made.
 func (a *assembler) isOwn(e wal.Event) bool {
 	links := filepath.Join(a.s.DataDir, "pg_tblspc")
-	entries, err := os.ReadDir(links)
-	if err != nil {
-		return false
-	}
-	for _, l := range entries {
-		if to, err := os.Readlink(filepath.Join(links, l.Name())); err == nil && filepath.Clean(to) == filepath.Clean(e.Name) {
-			return true
+	own := false
+	err := rights.As(a.s.Owner, func() error {
+		entries, err := os.ReadDir(links)
+		for _, l := range entries {
+			to, err := os.Readlink(filepath.Join(links, l.Name()))
+			own = own || err == nil && filepath.Clean(to) == filepath.Clean(e.Name)
 		}
-	}
-	return false
+		return err
+	})
+	return err == nil && own
 }
 
-// holdsTablespace tells whether a directory has a server's folder in it. What cannot be looked at is taken for one.
-func holdsTablespace(dir string) bool {
-	entries, err := os.ReadDir(dir)
+// holdsTablespace tells whether a directory has a server's folder in it. What the server's user cannot look at is
+// taken for one.
+func (a *assembler) holdsTablespace(dir string) bool {
+	var entries []os.DirEntry
+	err := rights.As(a.s.Owner, func() (err error) {
+		entries, err = os.ReadDir(dir)
+		return err
+	})
 	if err != nil {
 		return !os.IsNotExist(err)
 	}

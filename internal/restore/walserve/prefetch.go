@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -30,14 +29,17 @@ const (
 )
 
 // Prefetcher answers requests and fetches the segments ahead that will be asked for next. Each request costs
-// its process a connection; keys are unlocked once.
+// its process a connection; keys are unlocked once. Where it is root's, it serves its Source's owner: see place and
+// peer.go.
 type Prefetcher struct {
 	Source  *Source
 	Ahead   int           // segments that are kept ready; 0: 128 MiB worth of them, at least one
 	Workers int           // fetched at once; 0: 2
 	Idle    time.Duration // without a request for so long, Run returns; 0: 30 s
+	// Listening is called once requests are answered; nil: nobody waits for that.
+	Listening func()
 
-	dir string
+	in *place // the server's pg_wal
 
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot
@@ -57,7 +59,7 @@ type slot struct {
 // request is what a client sends, as a line of JSON; the answer is a Result.
 type request struct {
 	Name string `json:"name"`
-	Path string `json:"path"` // absolute
+	File string `json:"file"` // that it becomes, in the directory that is served: a plain name
 }
 
 func (p *Prefetcher) setDefaults() {
@@ -77,11 +79,15 @@ func (p *Prefetcher) setDefaults() {
 // another Prefetcher serves it already, Run returns nil at once. It leaves nothing behind.
 func (p *Prefetcher) Run(ctx context.Context, walDir string) error {
 	p.setDefaults()
-	p.dir = filepath.Join(walDir, SpoolName)
-	if err := os.Mkdir(p.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	var err error
+	if p.in, err = openPlace(walDir, p.Source.Owner); err != nil {
 		return err
 	}
-	lock, err := os.OpenFile(filepath.Join(p.dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	defer p.in.close()
+	if err := p.in.mkdir(SpoolName); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	lock, err := p.in.open(p.path(lockName), os.O_CREATE|os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -93,22 +99,22 @@ func (p *Prefetcher) Run(ctx context.Context, walDir string) error {
 	if err := p.sweep(); err != nil {
 		return err
 	}
-	l, err := listen(p.dir)
+	l, err := p.in.listen(SpoolName)
 	if err != nil {
 		return err
 	}
 	err = p.serve(ctx, l)
-	return errors.Join(err, os.RemoveAll(p.dir))
+	return errors.Join(err, p.in.removeAll(SpoolName))
 }
 
 func (p *Prefetcher) sweep() error {
-	entries, err := os.ReadDir(p.dir)
+	entries, err := p.in.list(SpoolName)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if e.Name() != lockName {
-			err = errors.Join(err, os.Remove(filepath.Join(p.dir, e.Name())))
+			err = errors.Join(err, p.in.remove(p.path(e.Name())))
 		}
 	}
 	return err
@@ -120,7 +126,11 @@ func (p *Prefetcher) serve(ctx context.Context, l net.Listener) error {
 	idle := time.AfterFunc(p.Idle, stop)
 	defer idle.Stop()
 	context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept
+	if p.Listening != nil {
+		p.Listening()
+	}
 	var eg errgroup.Group
+	eg.SetLimit(p.Workers + maxClients)
 	for range p.Workers {
 		eg.Go(func() error { return p.work(ctx) })
 	}
@@ -142,13 +152,11 @@ func (p *Prefetcher) serve(ctx context.Context, l net.Listener) error {
 
 // answer reads one request and answers it. A client that goes away is no error of ours.
 func (p *Prefetcher) answer(ctx context.Context, conn net.Conn, stop func()) {
-	defer conn.Close()                            //nolint:errcheck // the client sees a missing answer
-	conn.SetDeadline(time.Now().Add(time.Minute)) //nolint:errcheck // a socket has deadlines
-	var q request
-	if json.NewDecoder(conn).Decode(&q) != nil {
+	defer conn.Close() //nolint:errcheck // the client sees a missing answer
+	q, ok := p.receive(ctx, conn)
+	if !ok {
 		return
 	}
-	conn.SetDeadline(time.Time{}) //nolint:errcheck // as above
 	if q.Name == stopName {
 		stop()
 		return
@@ -161,6 +169,9 @@ func (p *Prefetcher) get(ctx context.Context, q request) Result {
 	n, err := wal.ParseName(q.Name, p.Source.size)
 	if err != nil {
 		return Result{Outcome: BadRequest, Name: q.Name, Reason: err.Error()}
+	}
+	if !isPlain(q.File) {
+		return Result{Outcome: BadRequest, Name: q.Name, Reason: "the file is to be made elsewhere than in pg_wal"}
 	}
 	for {
 		s := p.want(n, q.Name)
@@ -178,14 +189,15 @@ func (p *Prefetcher) get(ctx context.Context, q request) Result {
 		if s.file.Outcome != Served {
 			return s.file.Result
 		}
-		if err := os.Rename(p.path(q.Name), q.Path); err != nil {
+		if err := p.in.rename(p.path(q.Name), q.File); err != nil {
 			return failed(q.Name, err)
 		}
 		return s.file.Result
 	}
 }
 
-func (p *Prefetcher) path(name string) string { return filepath.Join(p.dir, name) }
+// path returns where a file of the spool is in the directory that is served.
+func (p *Prefetcher) path(name string) string { return filepath.Join(SpoolName, name) }
 
 // want returns the slot of what is asked for now, and makes slots of what will be asked for next. Slots that
 // the recovery has passed by are given up.
@@ -205,7 +217,7 @@ func (p *Prefetcher) want(n wal.Name, name string) *slot {
 	for k, old := range p.slots {
 		if !keep[k] && old.order > 0 && (!old.taken || isDone(old)) {
 			delete(p.slots, k)
-			os.Remove(p.path(k)) //nolint:errcheck // it may never have been there
+			p.in.remove(p.path(k)) //nolint:errcheck // it may never have been there
 		}
 	}
 	return s
@@ -262,7 +274,7 @@ func (p *Prefetcher) work(ctx context.Context) error {
 				return nil
 			}
 		}
-		s.file = a.get(ctx, s.name, p.path(s.name), haste(s.ahead))
+		s.file = a.get(ctx, s.name, p.in, p.path(s.name), haste(s.ahead))
 		close(s.done)
 	}
 }
@@ -293,21 +305,4 @@ func (p *Prefetcher) next() *slot {
 		}
 	}
 	return best
-}
-
-// listen opens the socket. A socket's path has at most 107 bytes, and data directories may be deep: the
-// directory is named by a descriptor.
-func listen(dir string) (net.Listener, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close() //nolint:errcheck // only read
-	l, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketName))
-	if err != nil {
-		return nil, err
-	}
-	// Its path will name nothing once d is closed; the directory is removed as a whole.
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	return l, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -20,6 +21,9 @@ type Source struct {
 	// DataDir is the recovering cluster's data directory. With it, log whose replay would take over a directory
 	// that holds somebody else's files is not served; see guard.go.
 	DataDir string
+	// Owner is the user whose server recovers, where that is another one and this process root's: files are made, and
+	// directories looked at, with his rights. nil: this process's user.
+	Owner *syscall.Credential
 
 	log    *repo.Log
 	policy Policy
@@ -77,10 +81,11 @@ const (
 	ahead haste = true  // nobody waits: what is not whole at first sight is left for later
 )
 
-// get answers the request for a file by name. Where it is served it then is at path, whole; otherwise nothing is.
-func (a *assembler) get(ctx context.Context, name, path string, h haste) file {
+// get answers the request for a file by name. Where it is served it then is at path in a place, whole; otherwise
+// nothing is.
+func (a *assembler) get(ctx context.Context, name string, in *place, path string, h haste) file {
 	part := path + ".part"
-	out, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	out, err := in.create(part)
 	if err != nil {
 		return file{Result: failed(name, err)}
 	}
@@ -88,13 +93,13 @@ func (a *assembler) get(ctx context.Context, name, path string, h haste) file {
 	f := a.build(ctx, name, h)
 	err = out.Close()
 	if err == nil && f.Outcome == Served {
-		err = os.Rename(part, path)
+		err = in.rename(part, path)
 	}
 	if err != nil {
 		f = file{Result: failed(name, err)}
 	}
 	if f.Outcome != Served {
-		os.Remove(part) //nolint:errcheck // nobody looks at it, and the next request writes over it
+		in.remove(part) //nolint:errcheck // nobody looks at it, and the next request writes over it
 	}
 	return f
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -128,17 +129,36 @@ func settings(ctx context.Context, conn *pgx.Conn, i *Info) error {
 			&s.SyncStandbyNames, &s.ClusterName)
 }
 
+// dropping is how long DROP TABLESPACE may take from the removal of the link in pg_tblspc to its commit.
+const dropping = 10 * time.Second
+
+// tablespaces lists the tablespaces. Their locations are read from links in the data directory, which DROP TABLESPACE
+// removes before its row is gone: the list is read again then.
 func tablespaces(ctx context.Context, conn *pgx.Conn, i *Info) error {
-	rows, err := conn.Query(ctx, `SELECT oid, spcname, pg_tablespace_location(oid) FROM pg_tablespace
-		WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid`)
-	if err != nil {
-		return err
+	give := time.Now().Add(dropping)
+	for {
+		rows, err := conn.Query(ctx, `SELECT oid, spcname, pg_tablespace_location(oid) FROM pg_tablespace
+			WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid`)
+		if err != nil {
+			return err
+		}
+		i.Tablespaces, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (t Tablespace, err error) {
+			err = r.Scan(&t.OID, &t.Name, &t.Location)
+			return t, err
+		})
+		var missing *pgconn.PgError
+		if !errors.As(err, &missing) || missing.Code != "58P01" { // undefined_file
+			return err
+		}
+		if time.Now().After(give) {
+			return dr.Advise(fmt.Errorf("a tablespace has lost its link: %w", err), "look in pg_tblspc of the data directory; drop the tablespace, or restore the link")
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	i.Tablespaces, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (t Tablespace, err error) {
-		err = r.Scan(&t.OID, &t.Name, &t.Location)
-		return t, err
-	})
-	return err
 }
 
 // privileged asks for what not every role may see.

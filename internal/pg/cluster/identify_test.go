@@ -48,6 +48,37 @@ func TestIdentify(t *testing.T) {
 	}
 }
 
+// TestIdentifyBesideDrop asks while tablespaces come and go: their links are removed before their rows.
+func TestIdentifyBesideDrop(t *testing.T) {
+	s := pgtest.Start(t, pgtest.Options{})
+	dir := s.Tablespace("first") // made once, so that the directory is there
+	s.Exec("", "DROP TABLESPACE first")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				s.Exec("", "CREATE TABLESPACE comes LOCATION '"+dir+"'", "DROP TABLESPACE comes")
+			}
+		}
+	}()
+	conn, err := cluster.Connect(t.Context(), s.ConnString(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 500 {
+		if _, err := cluster.Identify(t.Context(), conn); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+}
+
 func TestServersThatCannotBeProtected(t *testing.T) {
 	s := pgtest.Start(t, pgtest.Options{Conf: map[string]string{"full_page_writes": "off"}})
 	conn, err := cluster.Connect(t.Context(), s.ConnString(""))

@@ -69,7 +69,7 @@ func TestIdentifyBesideDrop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 500 {
+	for range 150 {
 		if _, err := cluster.Identify(t.Context(), conn); err != nil {
 			t.Error(err)
 			break

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"lukechampine.com/blake3"
 )
 
 func testKeys(t testing.TB) *Keyring {
@@ -175,6 +176,23 @@ func TestNamesOfChunks(t *testing.T) {
 	}
 	if got, err := ParseChunkID(a.String()); err != nil || got != a {
 		t.Errorf("ParseChunkID: %v, %v", got, err)
+	}
+}
+
+// The hash is BLAKE3's keyed mode, whatever library makes it and however long the chunk is: another library says so.
+func TestChunkIDsAreKeyedBLAKE3(t *testing.T) {
+	k := testKeys(t)
+	key := derive(k.epochs[0].Secret, k.repository, contextChunkID+"/main")
+	plain := make([]byte, 512<<10)
+	for i := range plain {
+		plain[i] = byte(i * i >> 5)
+	}
+	for _, n := range []int{0, 1, 63, 64, 65, 1023, 1024, 1025, 2048, 8191, 8192, 8193, 9216, 16384, 100000, len(plain) - 1, len(plain)} {
+		h := blake3.New(32, key[:])
+		h.Write(plain[:n])
+		if got := k.ChunkID("main", plain[:n]); string(got[:]) != string(h.Sum(nil)) {
+			t.Errorf("%d bytes: got %s, want %x", n, got, h.Sum(nil))
+		}
 	}
 }
 

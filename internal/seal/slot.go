@@ -12,7 +12,7 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/agessh"
-	"lukechampine.com/blake3"
+	"github.com/zeebo/blake3"
 )
 
 // The kinds of recipients.
@@ -114,7 +114,7 @@ func (r Recipient) ID() string {
 
 func (k *Keyring) slotMAC(s *Slot) string {
 	key := derive(k.epochs[len(k.epochs)-1].Secret, k.repository, contextSlot)
-	h := blake3.New(32, key[:])
+	h := newHasher(key)
 	for _, f := range []string{s.Name, s.Kind, s.Recipient, s.Identity, s.Created.UTC().Format(time.RFC3339Nano)} {
 		fmt.Fprintf(h, "%d:%s;", len(f), f)
 	}

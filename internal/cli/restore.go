@@ -52,7 +52,9 @@ own interrupted run), or to the source's tablespaces. A recovery to the end of t
 writes where log is missing that once was there, unless --accept-loss says so.
 
 Without --start the directory is ready for pg_ctl start. Run it as the user that will run PostgreSQL: the server
-fetches its log through the same configuration.`,
+fetches its log through the same configuration. With --start this command hands the log to the server, so that root may
+run it with a configuration, keys and a repository that only root can read; a server that is paused at its target
+(--action pause) then fetches for itself.`,
 		Example: `  holdfast restore orders-db --to /var/lib/postgresql/15/main --start
   holdfast restore orders-db --to /tmp/then --at '2026-03-02 14:05:00' --start --port 5433
   holdfast restore orders-db --repo s3://bucket/hf?region=eu-central-1 --identity break-glass.key --to ./pgdata
@@ -74,7 +76,7 @@ fetches its log through the same configuration.`,
 	f.BoolVar(&r.archiving, "keep-archiving", false, "keep the source's archive_mode (default: off, so that a copy never writes into its archive)")
 	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
 	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
-	f.StringVar(&r.action, "action", "promote", "what the server does at the target, without --start: promote, pause or shutdown")
+	f.StringVar(&r.action, "action", "promote", "what the server does at a target: promote, pause or, without --start, shutdown")
 	r.partial.addFlags(f)
 	r.glass.addFlags(c)
 	return c
@@ -97,6 +99,9 @@ func (r *restoreFlags) options(system string, w *workspace.Workspace) (workspace
 	case "promote":
 		o.Ending = restore.Promote
 	case "pause", "shutdown":
+		if r.start && r.action == "shutdown" {
+			return o, usage(errors.New("--action shutdown with --start: a server that is started is not shut down again; leave one of them out"))
+		}
 		o.Ending = restore.Ending(r.action)
 	default:
 		return o, usage(fmt.Errorf("--action %q: write promote, pause or shutdown", r.action))

@@ -79,6 +79,7 @@ type world struct {
 	server *pgtest.Server
 	config string   // path of holdfast.yaml
 	env    []string // of every command, beside the test's own
+	root   bool     // commands run as root, not as the servers' user
 	setup  setup
 }
 
@@ -208,7 +209,7 @@ var started struct {
 	n int
 }
 
-// launch begins a program as the servers' user, in a process group of its own.
+// launch begins a program as the servers' user, or as root, in a process group of its own.
 func (w *world) launch(program string, args ...string) *process {
 	w.t.Helper()
 	started.Lock()
@@ -219,7 +220,10 @@ func (w *world) launch(program string, args ...string) *process {
 	p.cmd = exec.Command(program, args...)
 	p.cmd.Dir = w.dir
 	p.cmd.Env = append(append(os.Environ(), "HOME="+w.dir, "HOLDFAST_CONFIG=", "TMPDIR="+w.dir, "LC_ALL=C", "TZ=UTC", "GOTRACEBACK=all"), w.env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: serverUser(w.t)}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if !w.root {
+		p.cmd.SysProcAttr.Credential = serverUser(w.t)
+	}
 	// Files, not pipes: what the command leaves behind (a server) would hold a pipe open.
 	out, err1 := os.Create(p.out)
 	serr, err2 := os.Create(p.err)

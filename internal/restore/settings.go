@@ -96,13 +96,18 @@ func (x *run) settings() []setting {
 	return append(out, setting{"recovery_target_action", action})
 }
 
-// writeSettings writes all that the server reads before it recovers.
-func (x *run) writeSettings() error {
-	p := x.plan
-	policy := walserve.Policy{
+// LogPolicy says how the log of a plan's recovery is served.
+func LogPolicy(p *points.Plan) walserve.Policy {
+	return walserve.Policy{
 		System: p.System, SystemID: p.Snapshot.Facts.SystemID, SegmentSize: p.Snapshot.Facts.SegmentSize,
 		Timeline: p.Way.Timeline, Bounded: !IsLatest(p), AllowLoss: bool(p.Loss),
 	}
+}
+
+// writeSettings writes all that the server reads before it recovers.
+func (x *run) writeSettings() error {
+	p := x.plan
+	policy := LogPolicy(p)
 	encoded, err := policy.Encode()
 	if err != nil {
 		return err

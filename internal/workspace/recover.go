@@ -88,7 +88,7 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 		return out, err
 	}
 	b := *o.Boot
-	b.Owner, b.Ending, b.Progress = owner, ending, o.Progress
+	b.Owner, b.Ending, b.Progress, b.Log = owner, ending, o.Progress, r
 	out.Server, out.Boot, err = boot.Start(ctx, o.To, plan, b)
 	if out.Boot != nil {
 		out.Phases = append(out.Phases, out.Boot.Phases...)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/rights"
 )
 
 // access exchanges the two files that decide who may connect. While a recovery runs only this process's user
@@ -25,6 +26,11 @@ const savedSuffix = ".holdfast"
 
 // lock puts ours in place. Files that an earlier run has put aside already are the real ones.
 func (a access) lock() error {
+	// A link that a hostile backup brought must not lead root to files that are not the server's.
+	return rights.As(a.owner.Credential(), a.lockAsOwner)
+}
+
+func (a access) lockAsOwner() error {
 	me, err := user.Current()
 	if err != nil {
 		return err
@@ -51,7 +57,9 @@ func (a access) lock() error {
 }
 
 // unlock gives the real ones back. The server has to be told to read them.
-func (a access) unlock() error {
+func (a access) unlock() error { return rights.As(a.owner.Credential(), a.unlockAsOwner) }
+
+func (a access) unlockAsOwner() error {
 	for _, name := range []string{"pg_hba.conf", "pg_ident.conf"} {
 		path := filepath.Join(a.dir, name)
 		if err := os.Rename(path+savedSuffix, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -64,14 +72,14 @@ func (a access) unlock() error {
 // write replaces a file whole: a server that reads it never sees a part.
 func (a access) write(path string, content []byte) error {
 	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(content)
-	if a.owner != nil {
-		err = errors.Join(err, f.Chown(a.owner.UID, a.owner.GID))
-	}
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}

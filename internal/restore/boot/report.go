@@ -8,7 +8,6 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
-	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
 )
 
 // Phase is a part of a recovery and how long it took.
@@ -77,7 +76,9 @@ func (b *booting) finish(ctx context.Context) error {
 		if wal.TimelineID(tl) <= b.plan.Way.Timeline {
 			return fmt.Errorf("the server writes on timeline %d, which is not new: the recovery did not take place", tl)
 		}
-		walserve.Stop(ctx, b.dir)
+		b.endPrefetcher(ctx)
+	} else if b.opts.Log != nil && b.opts.Owner != nil {
+		b.report.note("the recovery is paused, and its log is no longer served by us: until it ends, the server's user must be able to read the configuration, the keys and the repository")
 	}
 	b.report.Timeline = wal.TimelineID(tl)
 	b.report.RPO = b.rpo()

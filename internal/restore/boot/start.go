@@ -14,9 +14,9 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
-	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
 )
 
 // Options say how a restored directory is started. The zero value starts it with the programs found on this
@@ -32,7 +32,10 @@ type Options struct {
 	LogFile   string            // where the server's messages go; empty: beside the data directory, with ".log"
 	Ending    restore.Ending    // that of the restore's settings
 	Access    Access
-	Progress  dr.ProgressFunc
+	// Log is the repository that the restore came from, whose log this process then serves to the server: its user
+	// needs no access to the repository and its keys. nil: the restore_command is left to itself.
+	Log      *repo.Repository
+	Progress dr.ProgressFunc
 }
 
 // Access says who may connect once the recovery is done.
@@ -69,11 +72,18 @@ func Start(ctx context.Context, dir string, p *points.Plan, o Options) (*Server,
 	if err := b.access.lock(); err != nil {
 		return nil, nil, fmt.Errorf("keep others out of %s: %w", dir, err)
 	}
+	stop, err := b.serveLog(ctx)
+	if err != nil {
+		return nil, nil, errors.Join(dr.Fail(fmt.Sprintf("serve the log to %q", dir), err, "see whom its pg_wal belongs to, and run this again"), b.access.unlock())
+	}
 	err = b.run(ctx)
+	if stopErr := stop(); stopErr != nil {
+		b.report.note("what served the log could not tidy up: %v", stopErr)
+	}
 	if err == nil {
 		return b.server, b.report, nil
 	}
-	walserve.Stop(context.WithoutCancel(ctx), dir)
+	b.endPrefetcher(context.WithoutCancel(ctx))
 	if b.server != nil {
 		err = errors.Join(err, b.server.Stop(ctx))
 	}

@@ -81,7 +81,7 @@ func Extract(ctx context.Context, r *repo.Repository, p *points.Plan, o Options)
 	result := &Result{Phases: []boot.Phase{{Name: "files", Took: files.Took}}, Notes: files.Notes}
 	server, report, err := boot.Start(ctx, files.To, p, boot.Options{
 		BinDir: tools.dir, Owner: owner, Superuser: o.Superuser, Ending: ending, Access: boot.KeepOthersOut, Progress: o.Progress,
-		LogFile: filepath.Join(sandbox, "log"), Config: sandboxConfig(),
+		LogFile: filepath.Join(sandbox, "log"), Config: sandboxConfig(), Log: r,
 	})
 	if err != nil {
 		return nil, err

@@ -119,6 +119,9 @@ func (w *LogWriter) runMarks(ctx context.Context) error {
 			continue
 		}
 		if err := w.putMark(ctx, mark); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx) // the end: what is missing lastMark writes, or Run's error tells
+			}
 			w.opts.Logger.Warn("a high-water mark cannot be stored", dr.KeyLSN, wal.LSN(mark.LSN), dr.KeyError, err)
 			if err := waitChange(ctx, nil, markBusy); err != nil {
 				return err

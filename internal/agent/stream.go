@@ -170,7 +170,7 @@ func (s *systemStream) watch(ctx context.Context, giveUp context.CancelCauseFunc
 		case <-changed:
 		}
 		st := stream.Status()
-		ours = ours || st.SourceEnd > 0 // the slot is taken only when the log is asked for, after connecting
+		ours = ours || st.Connected || st.SourceEnd > 0 // the second where the connection has come and gone by now
 		if st.Connected {
 			continue
 		}

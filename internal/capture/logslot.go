@@ -13,8 +13,15 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/stream"
 )
 
-// slotInterval is how often the slot's state is asked for.
-const slotInterval = 10 * time.Second
+const (
+	// slotInterval is how often the slot's state is asked for, over a connection that is made for it: one that stayed
+	// would hold up a smart shutdown of the server.
+	slotInterval = 10 * time.Second
+	// settleInterval is how often while the stream settles, and settleTime how long that is after it has caught up: only
+	// then does the server count us as a synchronous standby, and until we know, each of its commits waits for our interval.
+	settleInterval = time.Second
+	settleTime     = time.Minute
+)
 
 // reserve makes the slot where it is missing or lost, and reads its state.
 func (s *LogStream) reserve(ctx context.Context, conn *pgconn.PgConn) error {
@@ -82,28 +89,48 @@ func (s *LogStream) askSlot(ctx context.Context, conn *pgx.Conn) (stream.Slot, e
 // waits for us. What it cannot learn it leaves as it is: the stream itself says when the server is gone.
 func (s *LogStream) watch(ctx context.Context) {
 	warned := 0.0
-	for ; ; waitChange(ctx, nil, slotInterval) { //nolint:errcheck // the loop's condition is below
-		if ctx.Err() != nil {
-			return
+	var settled time.Time // when we had caught up
+	for ctx.Err() == nil {
+		warned = s.look(ctx, warned)
+		now := time.Now()
+		if st := s.writer.Status(); settled.IsZero() && st.SourceEnd > 0 && st.ReceivedLSN >= st.SourceEnd {
+			settled = now
 		}
-		conn, err := cluster.Connect(ctx, s.host)
-		if err != nil {
-			continue
-		}
-		slot, err := s.askSlot(ctx, conn)
-		if err == nil {
-			s.askSync(ctx, conn, slot)
-			warned = s.warn(slot, warned)
-		}
-		_ = conn.Close(context.WithoutCancel(ctx))
+		_ = waitChange(ctx, nil, lookAfter(settled, now)) // the loop's condition sees the end
 	}
+}
+
+// lookAfter says when the slot is looked at again.
+func lookAfter(settled, now time.Time) time.Duration {
+	if settled.IsZero() || now.Sub(settled) < settleTime {
+		return settleInterval
+	}
+	return slotInterval
+}
+
+// look looks at the slot once, and returns what was warned of.
+func (s *LogStream) look(ctx context.Context, warned float64) float64 {
+	conn, err := cluster.Connect(ctx, s.host)
+	if err != nil {
+		return warned
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only asked
+	slot, err := s.askSlot(ctx, conn)
+	if err != nil {
+		return warned
+	}
+	s.askSync(ctx, conn, slot)
+	return s.warn(slot, warned)
 }
 
 // askSync finds out whether commits wait for us.
 func (s *LogStream) askSync(ctx context.Context, conn *pgx.Conn, slot stream.Slot) {
 	var sync bool
-	err := conn.QueryRow(ctx, `SELECT coalesce(bool_or(sync_state IN ('sync', 'quorum')), false)
-		FROM pg_stat_replication WHERE pid = $1`, slot.ActivePID).Scan(&sync)
+	// A role without pg_read_all_stats (pg_monitor has it) sees that we are there, and no more. Then it counts whether we
+	// are named: to be wrong costs requests, and no commit waits longer than it must.
+	err := conn.QueryRow(ctx, `SELECT coalesce(bool_or(coalesce(sync_state IN ('sync', 'quorum'),
+			strpos(names, '*') > 0 OR strpos(lower(names), lower(current_setting('application_name'))) > 0)), false)
+		FROM pg_stat_replication, current_setting('synchronous_standby_names') AS names WHERE pid = $1`, slot.ActivePID).Scan(&sync)
 	if err != nil {
 		return
 	}

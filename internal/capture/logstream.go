@@ -191,21 +191,29 @@ func (s *LogStream) session(ctx context.Context) error {
 		return err
 	}
 	pos := s.writer.position()
-	r := stream.NewReceiver(conn, stream.Options{Slot: s.cfg.Slot, SystemID: sys.ID})
-	s.connected(r, id)
 	watch, stop := context.WithCancel(ctx)
 	var g errgroup.Group
-	g.Go(func() error { s.watch(watch); return nil })
+	r := stream.NewReceiver(conn, stream.Options{Slot: s.cfg.Slot, SystemID: sys.ID, Started: func() {
+		s.connected(id)
+		g.Go(func() error { s.watch(watch); return nil })
+	}})
+	s.attach(r)
 	err = r.Run(ctx, pos.timeline, pos.lsn, &logSink{s.writer})
 	stop()
 	return errors.Join(s.moved(ctx, err), g.Wait())
 }
 
-// connected notes that the log arrives.
-func (s *LogStream) connected(r *stream.Receiver, id LogIdentity) {
+// attach lets a receiver acknowledge what is durable.
+func (s *LogStream) attach(r *stream.Receiver) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.receiver = r
 	r.Ack(s.acked)
+}
+
+// connected notes that the log arrives.
+func (s *LogStream) connected(id LogIdentity) {
+	s.mu.Lock()
 	s.status.System, s.status.Connected, s.status.Since = id, true, time.Now()
 	s.status.ConnErr, s.status.Reconnect = nil, 0
 	s.mu.Unlock()

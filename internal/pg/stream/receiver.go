@@ -47,6 +47,10 @@ type Options struct {
 	StatusInterval time.Duration
 	// IdleLimit is how long the server may be silent, being asked to answer at half of it; 60 s.
 	IdleLimit time.Duration
+
+	// Started is called by Run's goroutine when the server has agreed to send: the slot is ours. It returns at once;
+	// nil: nobody waits for that.
+	Started func()
 }
 
 // Receiver receives the log over one connection, once.
@@ -188,6 +192,10 @@ func (r *Receiver) timeline(ctx context.Context, iv intervals, tl wal.TimelineID
 	})
 	if err != nil {
 		return 0, 0, err
+	}
+	if tell := r.opt.Started; tell != nil {
+		r.opt.Started = nil // once
+		tell()
 	}
 	if copying {
 		if err := c.runWithStatus(ctx, iv); err != nil {

@@ -34,7 +34,7 @@ func (c *checker) snapshots(ctx context.Context) error {
 			continue
 		}
 		s := &snapshotCheck{checker: c, name: fmt.Sprintf("%s %s", m.System, m.ID), lists: c.private.Reader()}
-		if _, err := s.node(ctx, root, maxLevel+1, ""); err != nil {
+		if _, err := s.node(ctx, root, maxLevel+1, LostPaths{}); err != nil {
 			return err
 		}
 	}
@@ -54,8 +54,8 @@ type snapshotCheck struct {
 	lists *Reader
 }
 
-// node reports whether everything below a node is good. path is what comes before it, for messages.
-func (s *snapshotCheck) node(ctx context.Context, id seal.ChunkID, above int, path string) (bool, error) {
+// node reports whether everything below a node is good. paths is what it holds, for messages.
+func (s *snapshotCheck) node(ctx context.Context, id seal.ChunkID, above int, paths LostPaths) (bool, error) {
 	rank, ok, err := s.private.index.base.rank(id)
 	if err != nil {
 		return false, err
@@ -68,13 +68,13 @@ func (s *snapshotCheck) node(ctx context.Context, id seal.ChunkID, above int, pa
 		err = &ChunkError{ID: id, Pack: "tree", Err: errors.New("a tree node is not below its parent")}
 	}
 	if err != nil {
-		return false, s.blame(ctx, id, err, "paths after "+path+" (a part of the tree)")
+		return false, s.blame(ctx, id, err, paths.String())
 	}
-	good := true
+	good, path := true, paths.After
 	for i, key := range n.keys {
 		var below bool
 		if n.level > 0 {
-			below, err = s.node(ctx, seal.ChunkID(n.values[i]), n.level, path)
+			below, err = s.node(ctx, seal.ChunkID(n.values[i]), n.level, LostPaths{After: path, To: key})
 		} else {
 			below, err = s.entry(ctx, id, key, n.values[i])
 		}

@@ -110,7 +110,8 @@ func (m *marking) content(ctx context.Context, man *Manifest) error {
 	if err != nil {
 		return err
 	}
-	return m.tree.walk(ctx, root, "", maxLevel+1, m.enter, func(_ string, e *Entry) error {
+	w := treeWalk{rd: m.tree, visit: m.enter}
+	w.fn = func(_ string, e *Entry) error {
 		if err := m.chunks(e.Chunks); err != nil {
 			return err
 		}
@@ -130,7 +131,8 @@ func (m *marking) content(ctx context.Context, man *Manifest) error {
 			}
 		}
 		return nil
-	})
+	}
+	return w.below(ctx, root, maxLevel+1, "", "")
 }
 
 // enter marks a node or a list, and reports whether it is new: what is below it is marked already otherwise.

@@ -163,44 +163,6 @@ func (rd *Reader) node(ctx context.Context, id seal.ChunkID) (*node, error) {
 	return n, nil
 }
 
-// Walk calls fn for every entry of the tree at root whose path is at or after from, in order.
-func (rd *Reader) Walk(ctx context.Context, root seal.ChunkID, from string, fn func(path string, e *Entry) error) error {
-	return rd.walk(ctx, root, from, maxLevel+1, nil, fn)
-}
-
-// walk goes below id. visit, where it is not nil, is asked for each node whether to go into it.
-func (rd *Reader) walk(ctx context.Context, id seal.ChunkID, from string, above int, visit func(seal.ChunkID) (bool, error), fn func(string, *Entry) error) error {
-	if visit != nil {
-		if in, err := visit(id); err != nil || !in {
-			return err
-		}
-	}
-	n, err := rd.node(ctx, id)
-	if err != nil {
-		return err
-	}
-	if n.level >= above {
-		return &ChunkError{ID: id, Pack: "tree", Err: errors.New("a tree node is not below its parent")}
-	}
-	for i, key := range n.keys {
-		if key < from {
-			continue
-		}
-		if n.level > 0 {
-			err = rd.walk(ctx, seal.ChunkID(n.values[i]), from, n.level, visit, fn)
-		} else {
-			var e *Entry
-			if e, err = parseEntry(n.values[i]); err == nil {
-				err = fn(key, e)
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // FileChunks returns the IDs of list number n of a file (chunks n*ListLen to (n+1)*ListLen), at most ListLen.
 func (rd *Reader) FileChunks(ctx context.Context, e *Entry, n int) ([]seal.ChunkID, error) {
 	if len(e.Lists) == 0 {

@@ -33,6 +33,9 @@ func (x *run) begin() (err error) {
 		}
 	}()
 	if x.state != targetEmpty {
+		if _, err := x.layout.data.root.Lstat(control.Path); err == nil {
+			x.journal.distrust() // it was complete already, and a server may have run on it since
+		}
 		if err := x.disarm(); err != nil {
 			return err
 		}
@@ -43,7 +46,8 @@ func (x *run) begin() (err error) {
 	if err := x.linkTablespaces(); err != nil {
 		return err
 	}
-	if x.state == targetCluster {
+	// Also of an interrupted restore: a Delta may have ended before it had removed everything.
+	if x.state != targetEmpty {
 		return x.removeExtra()
 	}
 	return nil
@@ -126,7 +130,7 @@ func (x *run) linkTablespaces() error {
 	return syncDir(filepath.Join(x.opts.To, tablespaceDir))
 }
 
-// removeExtra removes what a stopped cluster has and the snapshot has not.
+// removeExtra removes what the directory has and the snapshot has not.
 func (x *run) removeExtra() error {
 	keep := newSeen()
 	for _, d := range append([]string{"global", tablespaceDir, "pg_wal"}, x.dirs...) {

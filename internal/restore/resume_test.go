@@ -2,6 +2,7 @@ package restore_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -93,6 +94,61 @@ func TestResumeAfterKill(t *testing.T) {
 		}
 		os.RemoveAll(to + "_tablespaces")
 	}
+}
+
+// Killed at any step, a Delta over a diverged cluster is finished by the same command, and is then what a fresh
+// restore is: also where it was killed before it had removed everything of the old cluster, and where it had come to
+// its end but for its journal, and a server has run on the directory since.
+func TestResumeDeltaAfterKill(t *testing.T) {
+	w := smallWorld(t)
+	whole, old := filepath.Join(w.base, "whole"), filepath.Join(w.base, "old")
+	if w.child(whole, 0, restore.Fresh) || w.child(old, 0, restore.Fresh) {
+		t.Fatal("killed at no step")
+	}
+	relation := filepath.Join("base", "5", w.s.Query("", "SELECT pg_relation_filenode('t')"))
+	diverge := func(dir string) {
+		t.Helper()
+		stale := bytes.Repeat([]byte("of another moment"), 2000)
+		for _, name := range []string{relation + "_vm", relation + ".1", "base/5/99999", "pg_wal/000000010000000000000099"} {
+			if err := os.WriteFile(filepath.Join(dir, name), stale, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	diverge(old)
+	for step := 1; ; step += 1 + step {
+		to := filepath.Join(w.base, fmt.Sprintf("killed-%d", step))
+		if out, err := exec.Command("cp", "-a", old, to).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if !w.child(to, step, restore.Delta) {
+			same(t, to, whole)
+			break
+		}
+		if _, err := os.Stat(filepath.Join(to, "holdfast.restore")); err == nil {
+			diverge(to) // what it removes, it may not have come to
+		}
+		w.child(to, 0, restore.Delta)
+		same(t, to, whole)
+		if err := os.RemoveAll(to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	journal := filepath.Join(old, "holdfast.restore")
+	head, err := json.Marshal(map[string]any{"system": system, "snapshot": w.mustPlan("latest").Snapshot.Manifest.ID, "root": w.mustPlan("latest").Snapshot.Manifest.Root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(filepath.Join(whole, relation))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := fmt.Sprintf("%s\n{\"path\":%q,\"size\":%d}\n", head, relation, fi.Size())
+	if err := errors.Join(os.WriteFile(journal, []byte(done), 0o600), os.WriteFile(filepath.Join(old, relation), make([]byte, fi.Size()), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	w.child(old, 0, restore.Fresh)
+	same(t, old, whole)
 }
 
 // Delta makes of a diverged cluster exactly what the snapshot is, and reads what it keeps.

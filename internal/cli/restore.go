@@ -72,7 +72,7 @@ run it with a configuration, keys and a repository that only root can read; a se
 	f.IntVar(&r.port, "port", 0, "`port` of the started server (default 5432)")
 	f.StringVar(&r.listen, "listen", "", "`addresses` that the started server listens on (default: its socket only)")
 	f.BoolVar(&r.acceptLoss, "accept-loss", false, "open the database although log is missing that once was there")
-	f.BoolVar(&r.keepDamage, "keep-damaged", false, "finish although chunks are lost: they become zeros, and are listed")
+	f.BoolVar(&r.keepDamage, "keep-damaged", false, "finish although the repository has lost something: lost parts of files become zeros, and all that is lost is listed")
 	f.BoolVar(&r.archiving, "keep-archiving", false, "keep the source's archive_mode (default: off, so that a copy never writes into its archive)")
 	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
 	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
@@ -162,10 +162,26 @@ func (r *restoreFlags) run(ctx context.Context, system string) error {
 	o.Progress = progress
 	rec, err := w.Recover(ctx, repository, system, o)
 	stop()
+	var damage *restore.DamageError
+	if errors.As(err, &damage) && (!r.start || rec.Server != nil || !damage.Startable) {
+		return r.reportDamage(system, rec, damage)
+	}
 	if err != nil {
 		return err
 	}
 	return r.app.emit(recovered{Recovery: rec, System: system, Started: r.start, Total: rec.RTO()})
+}
+
+// reportDamage lists all that is lost, beside what was restored.
+func (r *restoreFlags) reportDamage(system string, rec *workspace.Recovery, damage *restore.DamageError) error {
+	result := recovered{Recovery: rec, System: system, Started: rec.Server != nil, Total: rec.RTO(), unfinished: !damage.Startable}
+	if err := r.app.emit(result); err != nil {
+		return err
+	}
+	if damage.Startable {
+		return missed(damage)
+	}
+	return damage
 }
 
 // recovered is what restore prints.
@@ -174,6 +190,8 @@ type recovered struct {
 	System  string        `json:"system"`
 	Started bool          `json:"started"`
 	Total   time.Duration `json:"rtoNs"`
+
+	unfinished bool // the directory cannot be started
 }
 
 func (r recovered) writeText(w io.Writer) error {
@@ -186,11 +204,18 @@ func (r recovered) writeText(w io.Writer) error {
 	for name, dir := range f.Tablespaces {
 		fmt.Fprintf(w, "tablespace %s is in %s\n", name, dir)
 	}
+	for _, l := range f.Lost {
+		fmt.Fprintf(w, "LOST: %s: %s\n", l, l.Reason)
+	}
 	for _, d := range f.Damaged {
 		fmt.Fprintf(w, "LOST: %s, %d bytes from byte %d on: %s\n", d.File, d.Length, d.Offset, d.Reason)
 	}
 	for _, n := range append(append([]string{}, r.Notes...), f.Notes...) {
 		fmt.Fprintln(w, "note:", n)
+	}
+	if r.unfinished {
+		_, err := fmt.Fprintf(w, "the directory cannot be started: it has no pg_control until the rest is there\n")
+		return err
 	}
 	if r.Boot == nil {
 		_, err := fmt.Fprintf(w, "files took %s; start the server on it, and it recovers to %s\n", round(f.Took), r.Target)

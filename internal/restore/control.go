@@ -38,6 +38,10 @@ func (x *run) readControl(ctx context.Context, e *repo.Entry) error {
 			return err
 		}, nil)
 	}
+	if isDamage(err) {
+		x.controlLost = &DamagedRange{File: control.Path, Length: e.Size, Reason: err.Error()}
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", control.Path, err)
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -20,30 +22,89 @@ type DamagedRange struct {
 	Reason string `json:"reason"`
 }
 
-// DamageError says which parts of which files could not be restored. Everything else was.
+// LostPaths is a part of the snapshot's tree that the repository has lost: all files and directories whose paths sort
+// behind After up to To, and To itself.
+type LostPaths struct {
+	After  string `json:"after"`
+	To     string `json:"to"`
+	Reason string `json:"reason"`
+}
+
+func (l LostPaths) String() string { return repo.LostPaths{After: l.After, To: l.To}.String() }
+
+// DamageError says which files, and which parts of files, could not be restored. Everything else was.
 type DamageError struct {
 	Snapshot  repo.SnapshotID
 	To        string
 	Ranges    []DamagedRange // by file and offset
+	Lost      []LostPaths    // in the tree's order
 	Startable bool           // KeepDamage: the directory was finished all the same
 }
 
 func (e *DamageError) Error() string {
+	var what, reason []string
+	if n := len(e.Lost); n > 0 {
+		what, reason = append(what, "of its tree "+e.Lost[0].String()+" is lost"), append(reason, e.Lost[0].Reason)
+		if n > 1 {
+			what = append(what, fmt.Sprintf("%d more parts of it are", n-1))
+		}
+	}
+	if len(e.Ranges) > 0 {
+		what, reason = append(what, e.damagedFiles()), append(reason, e.Ranges[0].Reason)
+	}
+	next := "everything else was restored; mend the repository from another replica and run this again, or choose another snapshot"
+	if e.Startable {
+		next = "everything else was restored; damaged parts are zeros, and lost files are not there: dump what can be read, and look at the other files with pg_amcheck"
+	}
+	return fmt.Sprintf("restore snapshot %s to %q: %s\n  reason: %s\n  next:   %s", e.Snapshot, e.To, strings.Join(what, "; "), strings.Join(reason, "; "), next)
+}
+
+func (e *DamageError) damagedFiles() string {
 	first, files := e.Ranges[0], 0
 	for i, r := range e.Ranges {
 		if i == 0 || r.File != e.Ranges[i-1].File {
 			files++
 		}
 	}
-	s := fmt.Sprintf("restore snapshot %s to %q: %d files are damaged, the first is %s at byte %d", e.Snapshot, e.To, files, first.File, first.Offset)
 	if files == 1 {
-		s = fmt.Sprintf("restore snapshot %s to %q: %s is damaged at byte %d", e.Snapshot, e.To, first.File, first.Offset)
+		return fmt.Sprintf("%s is damaged at byte %d", first.File, first.Offset)
 	}
-	s += "\n  reason: " + first.Reason
-	if e.Startable {
-		return s + "\n  next:   everything else was restored; the damaged parts are zeros: dump what can be read, and look at the other files with pg_amcheck"
+	return fmt.Sprintf("%d files are damaged, the first is %s at byte %d", files, first.File, first.Offset)
+}
+
+func (x *run) damaged() bool { return len(x.result.Damaged) > 0 || len(x.result.Lost) > 0 }
+
+// startable tells whether the directory may be finished.
+func (x *run) startable() bool {
+	return x.control != nil && (!x.damaged() || x.opts.Damage == KeepDamage)
+}
+
+// losePaths notes a part of the tree that is lost. The tree is walked more than once.
+func (x *run) losePaths(l repo.LostPaths) error {
+	if !isDamage(l.Err) {
+		return l.Err
 	}
-	return s + "\n  next:   everything else was restored; mend the repository from another replica and run this again, or choose another snapshot"
+	if lost := (LostPaths{l.After, l.To, l.Err.Error()}); !slices.Contains(x.result.Lost, lost) {
+		x.result.Lost = append(x.result.Lost, lost)
+	}
+	return nil
+}
+
+// isLost tells whether a path may have been in a part of the tree that is lost.
+func (x *run) isLost(path string) bool {
+	return slices.ContainsFunc(x.result.Lost, func(l LostPaths) bool { return path > l.After && (path <= l.To || l.To == "") })
+}
+
+// refuseDelta keeps an existing cluster from a restore that would remove files from it whose better copies are lost.
+func (x *run) refuseDelta() error {
+	if len(x.result.Lost) == 0 || x.state != targetCluster || x.opts.Damage == KeepDamage {
+		return nil
+	}
+	return &dr.Failure{
+		What:   fmt.Sprintf("restore %s onto the cluster in %q: of the snapshot's tree %s is lost", x.plan.System, x.opts.To, x.result.Lost[0]),
+		Reason: x.result.Lost[0].Reason + "; these files would be removed from the cluster, and nothing put in their place",
+		Next:   "nothing was changed: mend the repository from another replica, choose another snapshot, or restore into an empty directory",
+	}
 }
 
 // isDamage tells what the repository has lost from a store that does not answer: the latter is no property of
@@ -58,7 +119,7 @@ func isDamage(err error) bool {
 		return se.Kind == store.Gone || se.Kind == store.Damaged
 	}
 	var de *seal.DamagedError
-	return ce.Pack == "" || errors.As(err, &de) || errors.Is(err, seal.ErrUnknownEpoch) || ce.Pack == "list"
+	return ce.Pack == "" || errors.As(err, &de) || errors.Is(err, seal.ErrUnknownEpoch) || ce.Pack == "list" || ce.Pack == "tree"
 }
 
 // damageList collects damage from several workers.

@@ -41,8 +41,10 @@ type Damage string
 
 // What is done about damage. In both cases everything else is restored, and the damage is reported.
 const (
-	RefuseDamage Damage = ""     // the directory stays without pg_control, so that it cannot be started
-	KeepDamage   Damage = "keep" // lost chunks are zeros, and the directory can be started
+	RefuseDamage Damage = "" // the directory stays without pg_control, so that it cannot be started
+	// KeepDamage: lost chunks are zeros, lost files are not there, and the directory can be started, if only pg_control
+	// is whole.
+	KeepDamage Damage = "keep"
 )
 
 // Result is what a restore did.
@@ -56,6 +58,7 @@ type Result struct {
 	Resumed     bool              `json:"resumed"` // an interrupted restore was continued
 	Took        time.Duration     `json:"took"`
 	Damaged     []DamagedRange    `json:"damaged,omitempty"`
+	Lost        []LostPaths       `json:"lost,omitempty"` // files and directories that the repository does not even name any more
 	Notes       []string          `json:"notes,omitempty"`
 }
 
@@ -71,11 +74,13 @@ type run struct {
 
 	total    int64
 	progress progress
-	control  []byte   // pg_control's content, written last
+	control  []byte   // pg_control's content, written last; nil where the repository has lost it
 	dirs     []string // tree paths of the directories
 	files    seen     // tree paths of the files, for Delta
 	conf     bool     // the tree has postgresql.conf
 	hba      bool     // and pg_hba.conf
+
+	controlLost *DamagedRange // pg_control's content
 }
 
 // Run restores a plan's snapshot into a directory. An interrupted Run is continued by the same call. Where the
@@ -114,8 +119,8 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 		return nil, x.explain(err)
 	}
 	x.result.Took = time.Since(started)
-	if len(x.result.Damaged) > 0 {
-		return x.result, &DamageError{Snapshot: x.result.Snapshot, To: o.To, Ranges: x.result.Damaged, Startable: o.Damage == KeepDamage}
+	if x.damaged() {
+		return x.result, &DamageError{Snapshot: x.result.Snapshot, To: o.To, Ranges: x.result.Damaged, Lost: x.result.Lost, Startable: x.startable()}
 	}
 	return x.result, nil
 }
@@ -123,11 +128,13 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 // finish makes the directory one that can be started.
 func (x *run) finish() error {
 	x.progress.phase("finishing")
-	damaged := len(x.result.Damaged) > 0 && x.opts.Damage == RefuseDamage
+	if x.controlLost != nil {
+		x.result.Damaged = append(x.result.Damaged, *x.controlLost)
+	}
 	if err := x.writeSettings(); err != nil {
 		return err
 	}
-	if err := x.syncDirs(); err != nil || damaged {
+	if err := x.syncDirs(); err != nil || !x.startable() {
 		return err // the journal stays: with the chunks back, the same restore continues
 	}
 	if err := x.writeControl(); err != nil {

@@ -228,7 +228,11 @@ func (x *run) writeMissingConf() error {
 		if err := x.put("postgresql.conf", []byte(b.String())); err != nil {
 			return err
 		}
-		x.note("the snapshot has no postgresql.conf, because the source keeps it elsewhere; a minimal one was written, which listens on no network address")
+		why := "the snapshot has no postgresql.conf, because the source keeps it elsewhere"
+		if x.isLost("postgresql.conf") {
+			why = "the snapshot's postgresql.conf is lost"
+		}
+		x.note("%s; a minimal one was written, which listens on no network address", why)
 	}
 	if x.hba {
 		return nil

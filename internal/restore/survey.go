@@ -22,19 +22,20 @@ var leftOut = map[string]bool{
 	"postmaster.pid": true, "postmaster.opts": true, journalName: true, walserve.PolicyName: true,
 }
 
-// walk calls fn for every entry of the snapshot's tree that is to be written, with its place.
+// walk calls fn for every entry of the snapshot's tree that is to be written, with its place. It goes around parts of
+// the tree that the repository has lost, and notes them.
 func (x *run) walk(ctx context.Context, fn func(path string, e *repo.Entry, a *area, rel string) error) error {
 	root, err := x.plan.Snapshot.Manifest.RootID()
 	if err != nil {
 		return err
 	}
-	return x.repo.Reader().Walk(ctx, root, "", func(path string, e *repo.Entry) error {
+	return x.repo.Reader().WalkAround(ctx, root, func(path string, e *repo.Entry) error {
 		a, rel, err := x.layout.place(path)
 		if err != nil || leftOut[path] {
 			return err
 		}
 		return fn(path, e, a, rel)
-	})
+	}, x.losePaths)
 }
 
 // survey walks the tree once: it proves the paths, sums the sizes, and reads pg_control.
@@ -57,14 +58,17 @@ func (x *run) survey(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err == nil && x.control == nil {
+	if err == nil && x.control == nil && x.controlLost == nil && !x.isLost(control.Path) {
 		err = errors.New("the snapshot has no " + control.Path)
+	}
+	if err == nil && x.total == 0 && len(x.result.Lost) > 0 {
+		err = fmt.Errorf("of its tree %s is lost: %s", x.result.Lost[0], x.result.Lost[0].Reason)
 	}
 	if err != nil {
 		return dr.Fail(fmt.Sprintf("restore %s: snapshot %s cannot be restored", x.plan.System, x.plan.Snapshot.Manifest.ID), err,
 			"choose another snapshot with an earlier --at, or another replica")
 	}
-	return nil
+	return x.refuseDelta()
 }
 
 func (x *run) surveyFile(path string, e *repo.Entry, a *area, rel string) {

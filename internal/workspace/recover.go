@@ -2,6 +2,7 @@ package workspace
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -84,7 +85,9 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving},
 	})
 	out.phase("files", began)
-	if err != nil || o.Boot == nil {
+	damage := err // of a directory that was finished all the same
+	var d *restore.DamageError
+	if o.Boot == nil || (err != nil && !(errors.As(err, &d) && d.Startable)) {
 		return out, err
 	}
 	b := *o.Boot
@@ -93,7 +96,10 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 	if out.Boot != nil {
 		out.Phases = append(out.Phases, out.Boot.Phases...)
 	}
-	return out, err
+	if err == nil {
+		return out, damage
+	}
+	return out, errors.Join(err, damage)
 }
 
 func (r *Recovery) phase(name string, began time.Time) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store/meter"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -123,12 +124,18 @@ func (a *agent) add(s config.System) error {
 	a.locks = append(a.locks, lock)
 	policy := a.config.PolicyOf(s)
 	log := a.log.With(dr.KeySystem, string(s.Name))
-	ops := &systemOperations{ws: workspace.New(a.config, log), system: s, policy: policy, workers: a.share.workers, log: log}
+	requests := new(meter.Meter)
+	open := func() *workspace.Workspace {
+		w := workspace.New(a.config, log)
+		w.Meter = requests
+		return w
+	}
+	ops := &systemOperations{ws: open(), system: s, policy: policy, workers: a.share.workers, log: log}
 	k := &keeper{
 		system: s, policy: policy, site: a.config.RepositoryOf(s).Replicas[0].Site,
 		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows, retry: firstRetry},
 		file: &stateFile{path: filepath.Join(dir, "agent.json")}, ops: ops, heavy: a.share.heavy,
-		now: wallClock, log: log, failures: newFailures(),
+		now: wallClock, log: log, failures: newFailures(), requests: requests,
 	}
 	if a.cfg.retry != 0 {
 		k.plan.retry = a.cfg.retry
@@ -141,7 +148,7 @@ func (a *agent) add(s config.System) error {
 		if takeover == 0 {
 			takeover = takeoverWait
 		}
-		ops.stream = &systemStream{ws: workspace.New(a.config, log), system: s, policy: policy, blocks: a.share.blocks, takeover: takeover, log: log}
+		ops.stream = &systemStream{ws: open(), system: s, policy: policy, blocks: a.share.blocks, takeover: takeover, log: log}
 		k.stream = ops.stream
 	}
 	a.keepers = append(a.keepers, k)

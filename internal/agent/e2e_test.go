@@ -439,6 +439,8 @@ func checkMetrics(t *testing.T, p *process) {
 		`holdfast_objective_rpo_seconds{system="orders-db"} 5`,
 		`holdfast_failures_total{kind="retention",system="orders-db"} 0`,
 		`holdfast_slot_limit_bytes{system="orders-db"} `,
+		`holdfast_store_requests_total{operation="put",repository="main",result="ok",system="orders-db"} `,
+		`holdfast_store_bytes_total{direction="sent",repository="main",system="orders-db"} `,
 		`holdfast_build_info{`,
 		`go_goroutines `,
 	} {

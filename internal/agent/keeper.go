@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store/meter"
 )
 
 // operations are what a keeper does to its system. They are called by one goroutine, one at a time.
@@ -45,7 +46,8 @@ type keeper struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	gaps int // that the loop knows of
+	gaps     int          // that the loop knows of
+	requests *meter.Meter // what is asked of the store; nil: nobody counts
 
 	// mu guards what follows. Not held during I/O. Only the loop changes the state.
 	mu       sync.Mutex
@@ -282,6 +284,10 @@ func (k *keeper) status(now time.Time) SystemStatus {
 		if !s.State.Snapshot.Pending {
 			s.RecoveryPoint = later(s.RecoveryPoint, proven)
 		}
+	}
+	if k.requests != nil {
+		totals := k.requests.Read()
+		s.Store = &totals
 	}
 	s.Reasons = illnesses(s, refused, now)
 	s.Healthy = len(s.Reasons) == 0

@@ -97,6 +97,28 @@ var metrics = []metric{
 		},
 	},
 	{
+		"holdfast_store_requests_total", "Requests to the store since the agent was started.", prometheus.CounterValue,
+		[]string{"repository", "operation", "result"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Store == nil {
+				return
+			}
+			for _, r := range s.Store.Requests {
+				emit(float64(r.Count), s.Repository, r.Operation, r.Result)
+			}
+		},
+	},
+	{
+		"holdfast_store_bytes_total", "Bytes that went to the store and came from it since the agent was started.", prometheus.CounterValue,
+		[]string{"repository", "direction"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Store != nil {
+				emit(float64(s.Store.Sent), s.Repository, "sent")
+				emit(float64(s.Store.Received), s.Repository, "received")
+			}
+		},
+	},
+	{
 		"holdfast_healthy", "1 where the system is protected as its policy says, otherwise 0.", prometheus.GaugeValue, nil,
 		func(s SystemStatus, emit func(float64, ...string)) { emit(truth(s.Healthy)) },
 	},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store/meter"
 )
 
 // fullStatus has a value for every metric.
@@ -30,6 +31,7 @@ func fullStatus() Status {
 		},
 		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30},
 		Failures: newFailures(),
+		Store:    &meter.Totals{Requests: []meter.Requests{{Operation: "put", Result: "ok", Count: 7}}, Sent: 700, Received: 70},
 	}}}
 }
 
@@ -109,6 +111,8 @@ func TestMetricsText(t *testing.T) {
 		`holdfast_snapshot_last_duration_seconds{system="orders-db"} 2`,
 		`holdfast_task_last_success_timestamp_seconds{system="orders-db",task="check"} 1.7724600005e+09`,
 		`holdfast_log_lag_bytes{system="orders-db"} 40`,
+		`holdfast_store_requests_total{operation="put",repository="main",result="ok",system="orders-db"} 7`,
+		`holdfast_store_bytes_total{direction="received",repository="main",system="orders-db"} 70`,
 		`# TYPE holdfast_failures_total counter`,
 	} {
 		if !strings.Contains(body.Body.String(), line+"\n") {

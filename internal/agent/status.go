@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/store/meter"
 )
 
 // Status is what an agent knows of itself: /status shows it as JSON.
@@ -38,6 +39,7 @@ type SystemStatus struct {
 	State    State            `json:"state"`
 	Stream   *StreamStatus    `json:"stream,omitempty"` // nil where the policy streams no log
 	Failures map[string]int64 `json:"failures"`         // since the agent was started, by kind
+	Store    *meter.Totals    `json:"store,omitempty"`  // what the agent asked of the store since it was started
 }
 
 // StreamStatus is how a system's log stream stands.

@@ -16,12 +16,14 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/meter"
 	"github.com/holdfast-dr/holdfast/internal/store/open"
 )
 
 // Workspace holds what was opened, until Close. It may be used by several goroutines.
 type Workspace struct {
 	Config *config.Config
+	Meter  *meter.Meter // counts what is asked of the stores that are opened from now on; nil: nobody counts
 	log    *slog.Logger
 	codec  *page.Codec
 
@@ -84,7 +86,7 @@ func (w *Workspace) Repository(ctx context.Context, name string) (*repo.Reposito
 	if err != nil {
 		return nil, err
 	}
-	st, err := open.Store(ctx, string(c.Replicas[0].URL), open.Options{})
+	st, err := open.Store(ctx, string(c.Replicas[0].URL), open.Options{Meter: w.Meter})
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +130,7 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 	if _, err := Signer(w.Config.Agent.State); err != nil {
 		return nil, abilities, err
 	}
-	st, err := open.Create(ctx, string(c.Replicas[0].URL), open.Options{})
+	st, err := open.Create(ctx, string(c.Replicas[0].URL), open.Options{Meter: w.Meter})
 	if err != nil {
 		return nil, abilities, err
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/local"
+	"github.com/holdfast-dr/holdfast/internal/store/meter"
 	"github.com/holdfast-dr/holdfast/internal/store/s3"
 )
 
@@ -12,6 +13,7 @@ import (
 type Options struct {
 	Local local.Options
 	Retry store.Budget // zero fields have Retry's defaults
+	Meter *meter.Meter // counts each try; nil: nobody counts
 }
 
 // Store opens the store that url names; its calls are repeated within o.Retry. A directory must exist.
@@ -35,11 +37,19 @@ func open(ctx context.Context, url string, o Options, directory func(string, loc
 		if err != nil {
 			return nil, err
 		}
-		return store.Retry(s, o.Retry), nil
+		return o.dress(s), nil
 	}
 	s, err := s3.Open(ctx, l.S3)
 	if err != nil {
 		return nil, err
 	}
-	return store.Retry(s, o.Retry), nil
+	return o.dress(s), nil
+}
+
+// dress puts around a store what each has.
+func (o Options) dress(s store.Store) store.Store {
+	if o.Meter != nil {
+		s = o.Meter.Store(s)
+	}
+	return store.Retry(s, o.Retry)
 }

@@ -32,10 +32,12 @@ type restoreFlags struct {
 	acceptLoss  bool
 	keepDamage  bool
 	archiving   bool
-	owner       string
-	binDir      string
-	action      string
-	partial     partialFlags
+
+	subscriptions bool
+	owner         string
+	binDir        string
+	action        string
+	partial       partialFlags
 }
 
 func newRestoreCommand(a *app) *cobra.Command {
@@ -74,6 +76,7 @@ run it with a configuration, keys and a repository that only root can read; a se
 	f.BoolVar(&r.acceptLoss, "accept-loss", false, "open the database although log is missing that once was there")
 	f.BoolVar(&r.keepDamage, "keep-damaged", false, "finish although the repository has lost something: lost parts of files become zeros, and all that is lost is listed")
 	f.BoolVar(&r.archiving, "keep-archiving", false, "keep the source's archive_mode (default: off, so that a copy never writes into its archive)")
+	f.BoolVar(&r.subscriptions, "keep-subscriptions", false, "let the cluster's subscriptions run (default: they rest, so that a copy never uses the slots of its original at the publishers)")
 	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
 	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
 	f.StringVar(&r.action, "action", "promote", "what the server does at a target: promote, pause or, without --start, shutdown")
@@ -84,7 +87,7 @@ run it with a configuration, keys and a repository that only root can read; a se
 
 // options turns the flags into what Recover takes.
 func (r *restoreFlags) options(system string, w *workspace.Workspace) (workspace.RecoverOptions, error) {
-	o := workspace.RecoverOptions{To: r.to, Owner: r.owner, BinDir: r.binDir, Archiving: restore.Archiving(r.archiving), Loss: points.Loss(r.acceptLoss)}
+	o := workspace.RecoverOptions{To: r.to, Owner: r.owner, BinDir: r.binDir, Archiving: restore.Archiving(r.archiving), Subscriptions: restore.Subscriptions(r.subscriptions), Loss: points.Loss(r.acceptLoss)}
 	var err error
 	if o.Target, err = points.ParseTarget(r.at); err != nil {
 		return o, usage(err)

@@ -24,6 +24,9 @@ type Settings struct {
 	// Archiving keeps the source's archive_mode; otherwise it is off, so that a copy never writes into the
 	// archive of the original.
 	Archiving Archiving
+	// Subscriptions lets the cluster's subscriptions run; otherwise they rest, so that a copy never takes the changes
+	// that its original waits for: both would use the same slot of the publisher.
+	Subscriptions Subscriptions
 }
 
 // Ending is what a server does when it has recovered.
@@ -46,6 +49,15 @@ type Archiving bool
 const (
 	NoArchiving   Archiving = false
 	KeepArchiving Archiving = true
+)
+
+// Subscriptions says whether the restored server receives the changes that it subscribes to.
+type Subscriptions bool
+
+// The two ways.
+const (
+	RestSubscriptions Subscriptions = false
+	RunSubscriptions  Subscriptions = true
 )
 
 const (
@@ -76,6 +88,9 @@ func (x *run) settings() []setting {
 	}
 	if s.Archiving == NoArchiving {
 		out = append(out, setting{"archive_mode", "off"})
+	}
+	if s.Subscriptions == RestSubscriptions {
+		out = append(out, setting{"max_logical_replication_workers", "0"}) // not even the launcher
 	}
 	switch p.Target.Kind {
 	case points.AtTime:

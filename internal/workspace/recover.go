@@ -22,6 +22,7 @@ type RecoverOptions struct {
 	Mode           restore.Mode
 	Damage         restore.Damage
 	Archiving      restore.Archiving
+	Subscriptions  restore.Subscriptions
 	Ending         restore.Ending // for a recovery that is not started here
 	RestoreCommand string
 	Owner          string // user whom the files belong to; see restore.ChooseOwner
@@ -82,7 +83,7 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 	began = time.Now()
 	out.Files, err = restore.Run(ctx, r, plan, restore.Options{
 		To: o.To, Tablespaces: o.Tablespaces, Mode: o.Mode, Owner: owner, Damage: o.Damage, Progress: o.Progress,
-		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving},
+		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving, Subscriptions: o.Subscriptions},
 	})
 	out.phase("files", began)
 	damage := err // of a directory that was finished all the same

@@ -82,6 +82,9 @@ func (b *booting) finish(ctx context.Context) error {
 	}
 	b.report.Timeline = wal.TimelineID(tl)
 	b.report.RPO = b.rpo()
+	if err := b.noteSubscriptions(ctx); err != nil {
+		return err
+	}
 	if b.opts.Access == KeepOthersOut {
 		return nil
 	}
@@ -93,6 +96,21 @@ func (b *booting) finish(ctx context.Context) error {
 	}
 	b.report.note("the server runs with archive_mode off and private settings of this run: restart it by your service manager when it takes over")
 	return nil
+}
+
+// noteSubscriptions says which subscriptions rest, or contact their publishers.
+func (b *booting) noteSubscriptions(ctx context.Context) error {
+	var names string
+	var rest bool
+	err := b.conn.QueryRow(ctx, "SELECT coalesce(string_agg(quote_ident(subname), ', ' ORDER BY subname), ''), current_setting('max_logical_replication_workers') = '0' FROM pg_subscription WHERE subenabled").Scan(&names, &rest)
+	switch {
+	case err != nil || names == "":
+	case rest:
+		b.report.note("the subscriptions %s rest (max_logical_replication_workers = 0), since their slots at the publishers may serve the original: when this server takes its place, ALTER SYSTEM RESET max_logical_replication_workers and restart it", names)
+	default:
+		b.report.note("the subscriptions %s run, and use their slots at the publishers", names)
+	}
+	return err
 }
 
 func (b *booting) rpo() time.Duration {

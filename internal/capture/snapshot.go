@@ -145,12 +145,12 @@ func (s *snapshot) take(ctx context.Context) error {
 		result, err = s.remote(ctx)
 	}
 	if err != nil {
-		return err
+		return interrupted(err)
 	}
 	s.report.dropMended(uint64(result.Start), uint64(result.Stop))
 	end, err := cluster.Identify(ctx, s.conn) // a standby may follow another timeline than at the start
 	if err != nil {
-		return err
+		return interrupted(err)
 	}
 	began := time.Now()
 	if s.cfg.WaitLog != nil {

@@ -19,7 +19,8 @@ const (
 	Before Moment = "before" // nothing happened
 	Middle Moment = "middle" // an upload is cut off: no effect; a read: a part of the bytes or names, then the error
 	After  Moment = "after"  // it happened, and the caller gets the error all the same
-	Stall  Moment = "stall"  // nothing happens until the context ends
+	Stall  Moment = "stall"  // nothing happens until the context ends, or Until is closed; then the error
+	Late   Moment = "late"   // it happens, and well, but only when Until is closed
 )
 
 // Call is one call of a store's method: "put", "create", "get", "range", "stat", "list" or "delete".
@@ -39,6 +40,9 @@ type Fault struct {
 	When  Moment
 	Kind  store.Kind // of the error
 	Once  bool       // the first matching call only
+
+	Until   <-chan struct{} // the end of Stall and Late; nil never comes
+	Reached func()          // nil, or called when a call begins to wait in Stall or Late
 }
 
 // ErrInjected is found in every error that a Faulty store made itself.
@@ -132,11 +136,12 @@ func (f *Faulty) do(ctx context.Context, c Call, o *Fault, whole, part func() er
 	switch {
 	case o == nil:
 		return whole()
-	case o.When == Stall:
-		<-ctx.Done()
-		return &store.Error{
-			Op: c.Op, Name: c.Name, Store: f.String(), Kind: store.Busy,
-			Err: fmt.Errorf("%w %s: %w", ErrInjected, c, context.Cause(ctx)),
+	case o.When == Stall || o.When == Late:
+		if err := f.wait(ctx, c, o); err != nil {
+			return err
+		}
+		if o.When == Late {
+			return whole()
 		}
 	case o.When == Middle && part != nil:
 		if err := part(); err != nil {
@@ -148,6 +153,22 @@ func (f *Faulty) do(ctx context.Context, c Call, o *Fault, whole, part func() er
 		}
 	}
 	return f.fail(c, o)
+}
+
+// wait lets a call hang until its time has come; the error is of the context.
+func (f *Faulty) wait(ctx context.Context, c Call, o *Fault) error {
+	if o.Reached != nil {
+		o.Reached()
+	}
+	select {
+	case <-o.Until:
+		return nil
+	case <-ctx.Done():
+		return &store.Error{
+			Op: c.Op, Name: c.Name, Store: f.String(), Kind: store.Busy,
+			Err: fmt.Errorf("%w %s: %w", ErrInjected, c, context.Cause(ctx)),
+		}
+	}
 }
 
 // change runs a call that changes name, and notes for late listings what was there before.

@@ -1,0 +1,168 @@
+package storetest
+
+import (
+	"bytes"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Proxy is a line to an S3 server that is cut in the middle of requests, on order.
+type Proxy struct {
+	Endpoint string
+
+	target string
+	done   chan struct{} // closed at the end of the test
+
+	// mu guards cuts.
+	mu   sync.Mutex
+	cuts []*Cut
+}
+
+// Cut is an order to cut a line in the middle of a request.
+type Cut struct {
+	Kind   string // of the request: PUT, GET, LIST, HEAD or DELETE; empty is any
+	Answer bool   // cut in the answer, not in the request
+	After  int64  // once so many bytes of it have passed
+	Times  int    // so many requests; 0 is one
+	Do     func() // nil, or called before the line is cut: the request is in flight
+
+	hit chan struct{}
+}
+
+// NewProxy starts a line to the server at an endpoint, which ends with the test.
+func NewProxy(t testing.TB, endpoint string) *Proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{Endpoint: "http://" + l.Addr().String(), target: strings.TrimPrefix(endpoint, "http://"), done: make(chan struct{})}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { p.connect(c) })
+		}
+	})
+	t.Cleanup(func() {
+		close(p.done)
+		_ = l.Close()
+		wg.Wait()
+	})
+	return p
+}
+
+// Cut gives an order. The channel is closed when the last of its requests was cut off.
+func (p *Proxy) Cut(c Cut) <-chan struct{} {
+	c.Times, c.hit = max(c.Times, 1), make(chan struct{})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cuts = append(p.cuts, &c)
+	return c.hit
+}
+
+// line is one connection. Requests on it follow each other: none begins before the answer to the last has come.
+type line struct {
+	p *Proxy
+
+	// mu guards kind and moved.
+	mu    sync.Mutex
+	kind  string
+	moved [2]int64 // bytes of the request, and of its answer
+}
+
+func (p *Proxy) connect(c net.Conn) {
+	defer c.Close()
+	s, err := net.Dial("tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	l := &line{p: p}
+	ended := make(chan struct{}, 2)
+	var wg sync.WaitGroup
+	wg.Go(func() { l.copy(s, c, false); ended <- struct{}{} })
+	wg.Go(func() { l.copy(c, s, true); ended <- struct{}{} })
+	select {
+	case <-ended:
+	case <-p.done:
+	}
+	_, _ = c.Close(), s.Close()
+	wg.Wait()
+}
+
+func (l *line) copy(dst, src net.Conn, answer bool) {
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			if cut := l.pass(buf[:n], answer); cut != nil {
+				_, _ = dst.Write(buf[:n/2]) // in its middle
+				if cut.Do != nil {
+					cut.Do()
+				}
+				l.p.spend(cut)
+				return
+			}
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// pass counts bytes and returns the order that they fulfil.
+func (l *line) pass(b []byte, answer bool) *Cut {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	way := 0
+	if answer {
+		way = 1
+	} else if kind := requestKind(b); kind != "" {
+		l.kind, l.moved = kind, [2]int64{}
+	}
+	l.moved[way] += int64(len(b))
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	for _, c := range l.p.cuts {
+		if c.Times > 0 && c.Answer == answer && (c.Kind == "" || c.Kind == l.kind) && l.moved[way] > c.After {
+			c.Times--
+			return c
+		}
+	}
+	return nil
+}
+
+// spend notes that an order was carried out once.
+func (p *Proxy) spend(c *Cut) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.Times == 0 {
+		select {
+		case <-c.hit:
+		default:
+			close(c.hit)
+		}
+	}
+}
+
+// requestKind returns what kind of request begins with b; empty where none does.
+func requestKind(b []byte) string {
+	first, _, _ := bytes.Cut(b, []byte("\r\n"))
+	method, _, ok := bytes.Cut(first, []byte(" /"))
+	if !ok || !bytes.HasSuffix(first, []byte(" HTTP/1.1")) {
+		return ""
+	}
+	if string(method) == "GET" && bytes.Contains(first, []byte("list-type=2")) {
+		return "LIST"
+	}
+	return string(method)
+}

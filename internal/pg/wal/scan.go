@@ -263,13 +263,14 @@ func mainData(b []byte) []byte {
 // xl_tblspc_create_rec.
 func event(info, rmgr uint8, data []byte) (Event, bool) {
 	var e Event
+	if rmgr == rmgrSpace && info&infoMask == infoCreate && len(data) > 4 {
+		path, _, _ := bytes.Cut(data[4:], []byte{0})
+		return Event{Kind: TablespaceCreate, OID: binary.LittleEndian.Uint32(data), Name: string(path)}, true
+	}
 	if len(data) < 8 {
 		return e, false
 	}
 	switch {
-	case rmgr == rmgrSpace && info&infoMask == infoCreate:
-		path, _, _ := bytes.Cut(data[4:], []byte{0})
-		return Event{Kind: TablespaceCreate, OID: binary.LittleEndian.Uint32(data), Name: string(path)}, true
 	case rmgr == rmgrXLOG && info&infoMask == infoRestore:
 		name, _, _ := bytes.Cut(data[8:], []byte{0})
 		e.Kind, e.Name = RestorePoint, string(name)

@@ -48,7 +48,7 @@ func crashLog(t *testing.T, dir string, step int64, ackSpool bool, out *os.File)
 	if err != nil {
 		t.Fatal(err)
 	}
-	spool.step = before
+	spool.step = func(spoolStep) error { before(); return nil }
 	if err := UploadSpool(t.Context(), log, spool); err != nil {
 		t.Fatal(err)
 	}

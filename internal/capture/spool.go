@@ -27,7 +27,7 @@ type Spool struct {
 	scope string // first part of the name under which a file is sealed
 	limit dr.Bytes
 	lock  *os.File
-	step  func() // before each step that changes the directory: crash tests kill their process in it
+	step  func(spoolStep) error // before each change of the directory; an error stands for its own
 
 	// mu guards files and size. Not held during I/O. A file's open, object, dirty, fresh and ended
 	// belong to the goroutine that appends.
@@ -55,6 +55,7 @@ func OpenSpool(dir string, keys *seal.Keyring, system string, limit dr.Bytes) (*
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, dr.Fail("open the spool "+dir, err, "give holdfast a state directory that it may write to")
 	}
+	syncParents(dir)
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, dr.Fail("open the spool "+dir, err, "give holdfast a state directory that it may write to")
@@ -68,7 +69,7 @@ func OpenSpool(dir string, keys *seal.Keyring, system string, limit dr.Bytes) (*
 		}
 		return nil, errors.Join(err, lock.Close())
 	}
-	s := &Spool{dir: dir, keys: keys, scope: "spool/" + keys.NameHash(system) + "/", limit: limit, lock: lock, step: func() {}}
+	s := &Spool{dir: dir, keys: keys, scope: "spool/" + keys.NameHash(system) + "/", limit: limit, lock: lock, step: func(spoolStep) error { return nil }}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -134,8 +135,7 @@ func (s *Spool) Append(tl wal.TimelineID, start wal.LSN, data []byte, clock time
 		if err != nil {
 			return start, fmt.Errorf("make a file in the spool: %w", err)
 		}
-		s.step()
-		if err := f.append(start, data[:n], clock); err != nil {
+		if err := s.append(f, start, data[:n], clock); err != nil {
 			// How much of the frame is on the disk is unknown, and its offset is its nonce: never again here.
 			f.ended = true
 			return start, fmt.Errorf("write to the spool: %w", err)
@@ -181,8 +181,11 @@ func (s *Spool) Sync() error {
 	made := false
 	for _, f := range s.list() {
 		if f.open != nil && f.dirty {
-			s.step()
-			if err := unix.Fdatasync(int(f.open.Fd())); err != nil {
+			err := s.step(spoolStep{op: "sync", path: f.name()})
+			if err == nil {
+				err = unix.Fdatasync(int(f.open.Fd()))
+			}
+			if err != nil {
 				// After a failed sync the kernel may call the same pages clean: nothing may be added to this file.
 				f.ended = true
 				return fmt.Errorf("sync the spool: %w", err)
@@ -199,7 +202,7 @@ func (s *Spool) Sync() error {
 	if !made {
 		return nil
 	}
-	return syncDir(s.dir)
+	return s.syncDir()
 }
 
 // SpoolRange is a part of the log that the spool holds without a gap, within one block.
@@ -279,9 +282,8 @@ func (s *Spool) Drop(tl wal.TimelineID, before wal.LSN) error {
 	s.mu.Unlock()
 	var err error
 	for _, f := range gone {
-		s.step()
 		// No sync: a file that comes back after a power loss is stored a second time, with equal bytes.
-		if e := os.Remove(filepath.Join(s.dir, f.name())); !errors.Is(e, fs.ErrNotExist) {
+		if e := s.unlink(f.name()); !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
 		err = errors.Join(err, f.close())
@@ -297,6 +299,16 @@ func compareLSN(a, b wal.LSN) int {
 		return 1
 	}
 	return 0
+}
+
+// syncParents makes the way to a directory durable, which may have been made just now: what is synced in it is worth
+// nothing without it. Those that only another user may open are that user's.
+func syncParents(dir string) {
+	for p := filepath.Dir(dir); ; p = filepath.Dir(p) {
+		if err := syncDir(p); err != nil || p == filepath.Dir(p) {
+			return
+		}
+	}
 }
 
 func syncDir(dir string) error {

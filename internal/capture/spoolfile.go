@@ -70,21 +70,23 @@ func compareSpoolFiles(a, b *spoolFile) int { return strings.Compare(a.name(), b
 
 // create makes the file with its header.
 func (s *Spool) create(f *spoolFile) error {
-	s.step()
+	if err := s.step(spoolStep{op: "create", path: f.name()}); err != nil {
+		return err
+	}
 	w, err := os.OpenFile(filepath.Join(s.dir, f.name()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	f.object = s.keys.NewObject(seal.KindLogExtent, s.scope+f.name())
-	if _, err := w.Write(f.object.AppendHeader(nil)); err != nil {
-		return errors.Join(err, w.Close(), os.Remove(w.Name()))
+	if err := s.write(w, f.name(), f.object.AppendHeader(nil)); err != nil {
+		return errors.Join(err, w.Close(), s.unlink(f.name()))
 	}
 	f.open, f.size, f.dirty, f.fresh = w, seal.HeaderSize, true, true
 	return nil
 }
 
 // append writes one frame. The caller counts its size.
-func (f *spoolFile) append(start wal.LSN, data []byte, clock time.Time) error {
+func (s *Spool) append(f *spoolFile, start wal.LSN, data []byte, clock time.Time) error {
 	plain := make([]byte, spoolClock, spoolClock+len(data))
 	binary.LittleEndian.PutUint64(plain, uint64(start))
 	if !clock.IsZero() {
@@ -94,9 +96,8 @@ func (f *spoolFile) append(start wal.LSN, data []byte, clock time.Time) error {
 	frame := make([]byte, spoolFrameHead, spoolFrameHead+len(plain)+seal.Overhead)
 	binary.LittleEndian.PutUint32(frame, uint32(len(plain)+seal.Overhead))
 	frame = f.object.Seal(frame, plain, f.size+spoolFrameHead)
-	_, err := f.open.Write(frame)
 	f.dirty = true
-	return err
+	return s.write(f.open, f.name(), frame)
 }
 
 func (f *spoolFile) close() error {
@@ -210,20 +211,7 @@ func readWhole(r io.Reader, b []byte) (bool, error) {
 
 // PutFile keeps a small file, such as a timeline's history, durably. Its name has the characters [a-z0-9.].
 func (s *Spool) PutFile(name string, data []byte) error {
-	path := filepath.Join(s.dir, name+spoolFileSuffix)
-	w, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(s.keys.SealWhole(seal.KindLogFile, s.scope+name, data))
-	if err := errors.Join(err, w.Sync(), w.Close()); err != nil {
-		return err
-	}
-	s.step()
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return err
-	}
-	return syncDir(s.dir)
+	return s.writeFile(name+spoolFileSuffix, s.keys.SealWhole(seal.KindLogFile, s.scope+name, data))
 }
 
 const spoolFileSuffix = ".file"
@@ -250,7 +238,7 @@ func (s *Spool) Files() (map[string][]byte, error) {
 
 // DropFile removes what PutFile kept.
 func (s *Spool) DropFile(name string) error {
-	err := os.Remove(filepath.Join(s.dir, name+spoolFileSuffix))
+	err := s.unlink(name + spoolFileSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -98,16 +98,8 @@ func (r *restoreFlags) options(system string, w *workspace.Workspace) (workspace
 	if o.Tablespaces, err = parsePairs("--tablespace", r.tablespaces); err != nil {
 		return o, err
 	}
-	switch r.action {
-	case "promote":
-		o.Ending = restore.Promote
-	case "pause", "shutdown":
-		if r.start && r.action == "shutdown" {
-			return o, usage(errors.New("--action shutdown with --start: a server that is started is not shut down again; leave one of them out"))
-		}
-		o.Ending = restore.Ending(r.action)
-	default:
-		return o, usage(fmt.Errorf("--action %q: write promote, pause or shutdown", r.action))
+	if o.Ending, err = r.ending(o.Target); err != nil {
+		return o, err
 	}
 	if r.delta {
 		o.Mode = restore.Delta
@@ -123,6 +115,23 @@ func (r *restoreFlags) options(system string, w *workspace.Workspace) (workspace
 	}
 	o.RestoreCommand, err = r.app.restoreCommand(system, &r.glass)
 	return o, err
+}
+
+// ending reads --action. Without a target PostgreSQL knows no other end of a recovery than the promotion: to ask for
+// another one and to get that would be the worst of answers.
+func (r *restoreFlags) ending(target points.Target) (restore.Ending, error) {
+	e := restore.Ending(r.action)
+	switch {
+	case r.action == "promote":
+		return restore.Promote, nil
+	case e != restore.Pause && e != restore.Shutdown:
+		return e, usage(fmt.Errorf("--action %q: write promote, pause or shutdown", r.action))
+	case r.start && e == restore.Shutdown:
+		return e, usage(errors.New("--action shutdown with --start: a server that is started is not shut down again; leave one of them out"))
+	case target.Kind == points.Latest:
+		return e, usage(dr.Fail("--action "+r.action+" needs a target", errors.New("a recovery to the end of the log ends with the promotion"), "name a moment with --at, or leave --action out"))
+	}
+	return e, nil
 }
 
 func parsePairs(flag string, texts []string) (map[string]string, error) {

@@ -460,6 +460,8 @@ type restored struct {
 		Port   int
 		PID    int
 	}
+	Files    struct{ Notes []string }
+	Notes    []string
 	Recovery *struct {
 		Timeline int
 		Notes    []string

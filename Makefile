@@ -9,12 +9,13 @@ TESTFLAGS ?= -race -count=1 -timeout 25m
 FUZZTIME  ?= 10s
 MANDIR    ?= man
 
-.PHONY: help build setup test lint demo bench fuzz docs clean
+.PHONY: help build setup test test-minio lint demo bench fuzz docs clean
 
 help:
 	@echo "make build   the static binary ./bin/holdfast"
 	@echo "make demo    watch a real PostgreSQL being protected, destroyed and recovered"
 	@echo "make test    every test, with the race detector, on real servers"
+	@echo "make test-minio  the store's tests on MinIO too; building it takes minutes"
 	@echo "make lint    format, vet, staticcheck, the house rules, known vulnerabilities"
 	@echo "make bench   Holdfast beside the peers that are installed"
 	@echo "make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME))"
@@ -31,6 +32,10 @@ setup:
 test: setup
 	@if [ -x scripts/pg-versions.sh ]; then scripts/pg-versions.sh || echo "make test: goes on with the installed versions of PostgreSQL"; fi
 	$(GO) test $(TESTFLAGS) ./...
+
+test-minio:
+	$(GO) build -C tools/minio -trimpath -o $(CURDIR)/.bin/minio github.com/minio/minio
+	HOLDFAST_TEST_MINIO=$(CURDIR)/.bin/minio $(GO) test -count=1 -run TestConformanceMinio ./internal/store/s3
 
 lint:
 	@scripts/lint.sh

@@ -215,7 +215,8 @@ func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.In
 	if err := store.CheckPrefix(prefix); err != nil {
 		return s.fail(ctx, "list", prefix, err)
 	}
-	in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.key(prefix)}
+	asked := listable(prefix)
+	in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: s.key(asked)}
 	if after > prefix { // otherwise it excludes nothing
 		in.StartAfter = s.key(after)
 	}
@@ -231,12 +232,12 @@ func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.In
 		for _, o := range page.Contents {
 			key := aws.ToString(o.Key)
 			name, ours := strings.CutPrefix(key, s.prefix)
-			if !ours || key <= last || !strings.HasPrefix(name, prefix) {
+			if !ours || key <= last || !strings.HasPrefix(name, asked) {
 				return s.fail(ctx, "list", prefix, fmt.Errorf("the server lists %q after %q: not in order, or not asked for", key, last))
 			}
 			last = key
 			// A directory's marker that another tool made is no object of ours.
-			if name <= after || store.CheckName(name) != nil {
+			if name <= after || !strings.HasPrefix(name, prefix) || store.CheckName(name) != nil {
 				continue
 			}
 			if err := fn(store.Info{Name: name, Size: aws.ToInt64(o.Size)}); err != nil {
@@ -251,6 +252,15 @@ func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.In
 		}
 		in.ContinuationToken = page.NextContinuationToken
 	}
+}
+
+// listable returns a prefix that every server takes, which is prefix or shorter: MinIO refuses one that ends with an
+// element of dots alone, although names may begin with it ("a/." of "a/.b").
+func listable(prefix string) string {
+	if p := strings.TrimRight(prefix, "."); p == "" || strings.HasSuffix(p, "/") {
+		return p
+	}
+	return prefix
 }
 
 // Delete removes name.

@@ -27,7 +27,8 @@ type S3Server struct {
 	AccessKey, SecretKey string
 	Dir                  string // the bucket's files
 
-	binary, root, port string
+	root, port string
+	command    func() *exec.Cmd
 
 	// mu guards cmd and ended. Not held while waiting.
 	mu    sync.Mutex
@@ -46,18 +47,50 @@ func S3(t testing.TB) *S3Server {
 	if err != nil {
 		t.Fatalf("the S3 server for tests could not be built: %v", err)
 	}
-	s := &S3Server{
-		Bucket: "holdfast-test", AccessKey: "test-access", SecretKey: "test-secret-7f1b", binary: binary, root: t.TempDir(),
+	s := newS3Server(t)
+	// Attributes in files of their own: not every file system that holds temporary files has extended ones.
+	s.command = func() *exec.Cmd {
+		cmd := exec.Command(binary, "--port", "127.0.0.1:"+s.port, "--quiet", //nolint:gosec // our own build
+			"posix", "--sidecar", filepath.Join(s.root, "meta"), filepath.Join(s.root, "buckets"))
+		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
+		return cmd
 	}
+	s.begin(t)
+	return s
+}
+
+// Minio starts another maker's server in the same way, from the binary at a path: a second opinion on what S3 is.
+func Minio(t testing.TB, binary string) *S3Server {
+	t.Helper()
+	s := newS3Server(t)
+	s.command = func() *exec.Cmd {
+		cmd := exec.Command(binary, "server", "--quiet", "--address", "127.0.0.1:"+s.port, filepath.Join(s.root, "buckets")) //nolint:gosec // named by who runs the test
+		cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.AccessKey, "MINIO_ROOT_PASSWORD="+s.SecretKey, "MINIO_BROWSER=off", "MINIO_UPDATE=off", "HOME="+s.root)
+		return cmd
+	}
+	s.begin(t)
+	return s
+}
+
+func newS3Server(t testing.TB) *S3Server {
+	t.Helper()
+	s := &S3Server{Bucket: "holdfast-test", AccessKey: "test-access", SecretKey: "test-secret-7f1b", root: t.TempDir()}
 	s.Dir = filepath.Join(s.root, "buckets", s.Bucket)
 	for _, dir := range []string{"buckets", "meta"} {
 		if err := os.Mkdir(filepath.Join(s.root, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
+	var err error
 	if s.port, err = freePort(); err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// begin starts the server for the first time, and makes the bucket.
+func (s *S3Server) begin(t testing.TB) {
+	t.Helper()
 	s.Endpoint = "http://127.0.0.1:" + s.port
 	t.Cleanup(s.Kill)
 	s.Start(t)
@@ -67,7 +100,6 @@ func S3(t testing.TB) *S3Server {
 	if _, err := client.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: &s.Bucket}); err != nil {
 		t.Fatalf("create the test bucket: %v", err)
 	}
-	return s
 }
 
 // Credentials returns those of the server's one user.
@@ -98,10 +130,7 @@ func (s *S3Server) Start(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	// Attributes in files of their own: not every file system that holds temporary files has extended ones.
-	cmd := exec.Command(s.binary, "--port", "127.0.0.1:"+s.port, "--quiet", //nolint:gosec // our own build
-		"posix", "--sidecar", filepath.Join(s.root, "meta"), filepath.Join(s.root, "buckets"))
-	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.SecretKey)
+	cmd := s.command()
 	cmd.Stdout, cmd.Stderr = log, log
 	// It ends with us also when the test binary is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -136,6 +136,9 @@ func (s *LogStream) moved(ctx context.Context, err error) error {
 // skip notes a gap and goes on behind it.
 func (s *LogStream) skip(ctx context.Context, removed *stream.RemovedError) error {
 	g := LogGap{Timeline: removed.Timeline, From: s.writer.position().lsn, Reason: removed.Err.Error(), Noticed: time.Now().UTC()}
+	if s.slotLost {
+		g.Reason = fmt.Sprintf("replication slot %s was lost: the server kept as much log for us as max_slot_wal_keep_size allows (%s)", s.cfg.Slot, g.Reason)
+	}
 	conn, err := cluster.Connect(ctx, s.host)
 	if err != nil {
 		return err
@@ -164,7 +167,7 @@ func (s *LogStream) skip(ctx context.Context, removed *stream.RemovedError) erro
 	s.status.Gaps = append(s.status.Gaps, g)
 	s.mu.Unlock()
 	s.cfg.Logger.Error(g.String()+": no moment in it can be restored, and none after it before the next snapshot",
-		dr.KeyTimeline, g.Timeline, dr.KeyLSN, g.From, dr.KeyError, removed.Err, dr.KeyNext, "take a snapshot now")
+		dr.KeyTimeline, g.Timeline, dr.KeyLSN, g.From, dr.KeyError, g.Reason, dr.KeyNext, "take a snapshot now")
 	return s.writer.Begin(ctx, next, info.WALSegmentSize.Floor(g.To), nil, 0)
 }
 

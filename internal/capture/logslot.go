@@ -42,7 +42,11 @@ func (s *LogStream) reserve(ctx context.Context, conn *pgconn.PgConn) error {
 		return nil
 	}
 	// It keeps nothing any more and never will: the server may still have the log, which is asked for next.
-	s.cfg.Logger.Error("the slot was lost: the server kept more log for us than max_slot_wal_keep_size allows", dr.KeySlot, slot.Name)
+	s.slotLost = true
+	pos := s.writer.position()
+	s.cfg.Logger.Error("the slot was lost: the server kept as much log for us as max_slot_wal_keep_size allows; a new one is made, and what the server still has is received",
+		dr.KeySlot, slot.Name, dr.KeyTimeline, pos.timeline, dr.KeyLSN, pos.lsn,
+		dr.KeyNext, "see why the log was not received or stored, and raise max_slot_wal_keep_size if that was no longer than it may be; where the log has a gap now, the next line says which")
 	if err := stream.DropSlot(ctx, conn, s.cfg.Slot); err != nil {
 		return err
 	}
@@ -77,21 +81,16 @@ func (s *LogStream) askSlot(ctx context.Context, conn *pgx.Conn) (stream.Slot, e
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.status.Slot = slot
-	s.status.SlotUse = -1
-	if slot.Safe >= 0 && slot.Retained+slot.Safe > 0 {
-		s.status.SlotUse = float64(slot.Retained) / float64(slot.Retained+slot.Safe)
-	}
+	s.status.Slot, s.status.SlotUse = slot, slotUse(slot)
 	return slot, nil
 }
 
 // watch looks after the slot while the log arrives: how much the server keeps back for us, and whether somebody
 // waits for us. What it cannot learn it leaves as it is: the stream itself says when the server is gone.
 func (s *LogStream) watch(ctx context.Context) {
-	warned := 0.0
 	var settled time.Time // when we had caught up
 	for ctx.Err() == nil {
-		warned = s.look(ctx, warned)
+		s.look(ctx)
 		now := time.Now()
 		if st := s.writer.Status(); settled.IsZero() && st.SourceEnd > 0 && st.ReceivedLSN >= st.SourceEnd {
 			settled = now
@@ -108,19 +107,21 @@ func lookAfter(settled, now time.Time) time.Duration {
 	return slotInterval
 }
 
-// look looks at the slot once, and returns what was warned of.
-func (s *LogStream) look(ctx context.Context, warned float64) float64 {
+// look looks at the slot once.
+func (s *LogStream) look(ctx context.Context) {
 	conn, err := cluster.Connect(ctx, s.host)
 	if err != nil {
-		return warned
+		return
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only asked
 	slot, err := s.askSlot(ctx, conn)
 	if err != nil {
-		return warned
+		return
 	}
 	s.askSync(ctx, conn, slot)
-	return s.warn(slot, warned)
+	if message, next := s.warnings.due(slot); message != "" {
+		s.cfg.Logger.Warn(message, dr.KeySlot, slot.Name, dr.KeyError, s.writer.Status().Err, dr.KeyNext, next)
+	}
 }
 
 // askSync finds out whether commits wait for us.
@@ -140,29 +141,50 @@ func (s *LogStream) askSync(ctx context.Context, conn *pgx.Conn, slot stream.Slo
 	s.status.Sync = sync
 }
 
-// warn says when the slot endangers the server, or itself, at 50 % and at 80 %; it returns what was warned of.
-func (s *LogStream) warn(slot stream.Slot, warned float64) float64 {
-	s.mu.Lock()
-	use := s.status.SlotUse
-	s.mu.Unlock()
-	if slot.Safe < 0 {
-		if warned == 0 {
-			s.cfg.Logger.Warn("max_slot_wal_keep_size is not set: while we are away, the log kept for us may fill the primary's disk",
-				dr.KeySlot, slot.Name, dr.KeyNext, "ALTER SYSTEM SET max_slot_wal_keep_size = '40GB'; SELECT pg_reload_conf();")
-		}
-		return 1
-	}
-	step := 0.0
+// slotWarnings remembers what was warned of, so that each is said once.
+type slotWarnings struct {
+	unlimited bool
+	step      float64 // of slotSteps
+}
+
+// slotSteps are the parts of what a slot may keep back at which we warn: at all of it the slot is lost.
+var slotSteps = []float64{0.5, 0.8}
+
+// due returns what is to be said of a slot as it is now: that it endangers the server, or itself. Empty: nothing new.
+func (w *slotWarnings) due(slot stream.Slot) (message, next string) {
 	switch {
-	case use >= 0.8:
-		step = 0.8
-	case use >= 0.5:
-		step = 0.5
+	case slot.Name == "" || slot.Lost():
+		return "", ""
+	case slot.Safe < 0:
+		w.step = 0
+		if w.unlimited {
+			return "", ""
+		}
+		w.unlimited = true
+		return "max_slot_wal_keep_size is not set: while we are away, the log kept for us may fill the primary's disk",
+			"ALTER SYSTEM SET max_slot_wal_keep_size = '40GB'; SELECT pg_reload_conf();"
 	}
-	if step > warned {
-		s.cfg.Logger.Warn(SlotText(slot), dr.KeySlot, slot.Name, dr.KeyError, s.writer.Status().Err)
+	w.unlimited = false
+	step := 0.0
+	for _, s := range slotSteps {
+		if slotUse(slot) >= s {
+			step = s
+		}
 	}
-	return step
+	grown := step > w.step
+	w.step = step
+	if !grown {
+		return "", ""
+	}
+	return SlotText(slot), "mend what keeps the log from being stored, or raise max_slot_wal_keep_size: when the primary may keep no more, the slot is lost and the log has a gap"
+}
+
+// slotUse returns which part of what it may keep back a slot keeps; negative: without a limit, or not known.
+func slotUse(slot stream.Slot) float64 {
+	if slot.Safe < 0 || slot.Retained+slot.Safe <= 0 {
+		return -1
+	}
+	return float64(slot.Retained) / float64(slot.Retained+slot.Safe)
 }
 
 // SlotText says how much of the log a server keeps back for us.

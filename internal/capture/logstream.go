@@ -52,7 +52,10 @@ type StreamStatus struct {
 type LogStream struct {
 	cfg    StreamConfig
 	writer *LogWriter
-	host   string // connection string of the server of the current session; only the session uses it
+	// Only the session uses these, one at a time.
+	host     string       // connection string of its server
+	warnings slotWarnings // that were given
+	slotLost bool         // its slot was found lost
 
 	// mu guards what follows. Not held during I/O.
 	mu       sync.Mutex
@@ -170,7 +173,7 @@ func (s *LogStream) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.host = host
+	s.host, s.slotLost = host, false
 	conn, err := cluster.ConnectReplication(ctx, host)
 	if err != nil {
 		return err

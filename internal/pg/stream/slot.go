@@ -79,8 +79,8 @@ type Slot struct {
 	// checkpoint), "lost", or empty where the slot keeps nothing.
 	Status   string
 	Retained int64 // bytes of log kept since Restart
-	// Safe is how many bytes may be written before the slot is in danger; negative where there is no limit
-	// (max_slot_wal_keep_size = -1) or the slot is lost.
+	// Safe is how many bytes may be written before the slot is in danger: 0 where the next checkpoint may lose it, negative
+	// where there is no limit (max_slot_wal_keep_size = -1) or the slot is lost.
 	Safe int64
 }
 
@@ -92,7 +92,7 @@ func ReadSlot(ctx context.Context, conn *pgx.Conn, name string) (s Slot, ok bool
 	var restart string
 	err = conn.QueryRow(ctx, `
 		SELECT slot_name, slot_type = 'physical', temporary, active, coalesce(active_pid, 0),
-		       coalesce(restart_lsn, '0/0')::text, coalesce(wal_status, ''), coalesce(safe_wal_size, -1),
+		       coalesce(restart_lsn, '0/0')::text, coalesce(wal_status, ''), CASE WHEN safe_wal_size IS NULL THEN -1 ELSE greatest(safe_wal_size, 0) END,
 		       greatest(coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()
 		                ELSE pg_current_wal_lsn() END, restart_lsn), 0), 0)::int8
 		FROM pg_replication_slots WHERE slot_name = $1`, name).

@@ -3,13 +3,11 @@ package capture
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -19,34 +17,10 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
-// PushOptions say how Push works ahead. The zero value pushes the one file.
-type PushOptions struct {
-	// AckDir is a directory for what was pushed ahead of its turn; empty: nothing is.
-	AckDir string
-	// Repository names the repository and the system, so that what one has does not count for another.
-	Repository string
-	Workers    int           // 0: one for each processor that Go may use
-	Bytes      dr.Bytes      // most that one call pushes; 1 GiB
-	Time       time.Duration // no further segment is begun later than this; 10 s
-}
-
-func (o *PushOptions) setDefaults() {
-	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
-	}
-	if o.Bytes <= 0 {
-		o.Bytes = 1 << 30
-	}
-	if o.Time <= 0 {
-		o.Time = 10 * time.Second
-	}
-}
-
 // PushReport says what a call of Push did.
 type PushReport struct {
-	Known  bool     // an earlier call had pushed the file ahead
-	Pushed []string // names of the files that are in the repository now
-	Bytes  dr.Bytes
+	File  string // is in the repository now
+	Bytes dr.Bytes
 }
 
 // PushConflictError says that the repository holds other bytes than the file has. PostgreSQL demands that such a
@@ -63,31 +37,18 @@ func (e *PushConflictError) Error() string {
 
 // Push brings a file that PostgreSQL archives into the repository, as archive_command asks for: when it returns nil
 // the file is durable there. A file that is there already with the same content is a success, with another one a
-// *PushConflictError. With an AckDir it pushes further segments that wait beside it in pg_wal, as long as its budget
-// lasts, and PushKnown answers for them when their turn comes. log's system and signer are registered.
-func Push(ctx context.Context, log *repo.Log, path string, o PushOptions) (PushReport, error) {
-	o.setDefaults()
-	if PushKnown(o.AckDir, o.Repository, path) {
-		return PushReport{Known: true, Pushed: []string{filepath.Base(path)}}, nil
-	}
-	p := &push{log: log, opts: o, path: path, began: time.Now()}
-	err := p.file(ctx)
-	if err != nil {
-		return p.report, fmt.Errorf("push %s: %w", filepath.Base(path), p.advise(err))
+// *PushConflictError. log's system and signer are registered.
+func Push(ctx context.Context, log *repo.Log, path string) (PushReport, error) {
+	p := &push{log: log, path: path, report: PushReport{File: filepath.Base(path)}}
+	if err := p.file(ctx); err != nil {
+		return p.report, pushError(path, err)
 	}
 	return p.report, nil
 }
 
-// push is one call.
-type push struct {
-	log    *repo.Log
-	opts   PushOptions
-	path   string
-	began  time.Time
-	report PushReport
-}
-
-func (p *push) advise(err error) error {
+// pushError is why a file was not pushed, with the next step where one is known.
+func pushError(path string, err error) error {
+	err = fmt.Errorf("push %s: %w", filepath.Base(path), err)
 	var conflict *PushConflictError
 	switch {
 	case errors.As(err, &conflict):
@@ -98,41 +59,74 @@ func (p *push) advise(err error) error {
 	return err
 }
 
-// file pushes the file that was asked for, by the kind that its name tells.
+// push is one call.
+type push struct {
+	log    *repo.Log
+	path   string
+	report PushReport
+}
+
+// file pushes the file, by the kind that its name tells.
 func (p *push) file(ctx context.Context) error {
-	base := filepath.Base(p.path)
-	if strings.HasSuffix(base, ".history") || strings.HasSuffix(base, ".backup") {
-		return p.small(ctx, base)
+	if !isSegment(p.path) {
+		return p.small(ctx)
 	}
-	f, err := os.Open(p.path)
+	name, id, err := identifySegment(ctx, p.log, p.path)
 	if err != nil {
 		return err
+	}
+	stored, err := p.log.Extents(ctx, repo.StreamID(name.Timeline), uint64(name.Start))
+	if err != nil {
+		return err
+	}
+	w := newPushWorker(p.log)
+	if name.Kind == wal.Partial {
+		end, err := w.partial(ctx, p.path, name, id.SegmentSize, stored)
+		p.report.Bytes = dr.Bytes(end - name.Start)
+		return err // no mark: it may hold what the new timeline has left behind
+	}
+	if _, err = w.segment(ctx, p.path, name, id, stored, repo.Small); err != nil {
+		return err
+	}
+	p.report.Bytes = dr.Bytes(id.SegmentSize)
+	return putPushMark(ctx, p.log, name.Timeline, name.Start+wal.LSN(id.SegmentSize))
+}
+
+// putPushMark marks that the log was acknowledged up to end.
+func putPushMark(ctx context.Context, log *repo.Log, tl wal.TimelineID, end wal.LSN) error {
+	return log.PutMark(ctx, repo.Mark{Stream: repo.StreamID(tl), LSN: uint64(end), Writer: time.Now().UTC()})
+}
+
+// isSegment tells whether the file is log, and not one of those that PostgreSQL archives beside it.
+func isSegment(path string) bool {
+	return !strings.HasSuffix(path, ".history") && !strings.HasSuffix(path, ".backup")
+}
+
+// identifySegment reads whose log a file is, and refuses that of another server than the repository has.
+func identifySegment(ctx context.Context, log *repo.Log, path string) (name wal.Name, id LogIdentity, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return name, id, err
 	}
 	defer f.Close() //nolint:errcheck // only read
 	first := make([]byte, wal.LongHeaderSize)
 	if _, err := io.ReadFull(f, first); err != nil {
-		return fmt.Errorf("read its header: %w", err)
+		return name, id, fmt.Errorf("read its header: %w", err)
 	}
 	h, err := wal.ParseHeader(first)
 	if err != nil {
-		return err
+		return name, id, err
 	}
-	name, err := wal.ParseName(base, h.SegmentSize)
-	if err != nil {
-		return err
+	if name, err = wal.ParseName(filepath.Base(path), h.SegmentSize); err != nil {
+		return name, id, err
 	}
-	id := LogIdentity{h.SystemID, h.SegmentSize}
-	if err := checkLogIdentity(ctx, p.log, id); err != nil {
-		return err
-	}
-	if name.Kind == wal.Partial {
-		return p.partial(ctx, f, name, id)
-	}
-	return p.segments(ctx, name, id)
+	id = LogIdentity{h.SystemID, h.SegmentSize}
+	return name, id, checkLogIdentity(ctx, log, id)
 }
 
 // small pushes a history or a backup's label, which are kept as files beside the log.
-func (p *push) small(ctx context.Context, base string) error {
+func (p *push) small(ctx context.Context) error {
+	base := filepath.Base(p.path)
 	content, err := os.ReadFile(p.path)
 	if err != nil {
 		return err
@@ -152,7 +146,7 @@ func (p *push) small(ctx context.Context, base string) error {
 	if err != nil {
 		return err
 	}
-	p.report.Pushed = []string{base}
+	p.report.Bytes = dr.Bytes(len(content))
 	if name.Kind == wal.History {
 		if _, err := wal.ParseHistory(name.Timeline, content); err != nil {
 			return err
@@ -168,42 +162,4 @@ func (p *push) small(ctx context.Context, base string) error {
 		return &PushConflictError{File: base, Stream: repo.StreamID(name.Timeline)}
 	}
 	return err
-}
-
-// partial pushes the last segment of a timeline that was left: the part of it that is log. What lies behind is
-// what the file held before PostgreSQL used it again.
-func (p *push) partial(ctx context.Context, f *os.File, name wal.Name, id LogIdentity) error {
-	end, err := endOfLog(f, name, id.SegmentSize)
-	if err != nil {
-		return err
-	}
-	c, err := p.newPusher(ctx, name)
-	if err != nil {
-		return err
-	}
-	if err := c.put(ctx, p.path, name.Start, end); err != nil {
-		return err
-	}
-	p.report.Pushed, p.report.Bytes = []string{filepath.Base(p.path)}, dr.Bytes(end-name.Start)
-	return nil
-}
-
-// endOfLog returns the end of the last page of a segment that was written at its place. Every page begins with
-// magic, flags, timeline and position (access/xlog_internal.h, XLogPageHeaderData).
-func endOfLog(f io.ReaderAt, name wal.Name, size wal.SegmentSize) (wal.LSN, error) {
-	var head [16]byte
-	magic := uint16(0)
-	for at := name.Start; at < name.Start+wal.LSN(size); at += wal.PageSize {
-		if _, err := f.ReadAt(head[:], int64(at-name.Start)); err != nil {
-			return 0, err
-		}
-		m, tl := binary.LittleEndian.Uint16(head[:]), wal.TimelineID(binary.LittleEndian.Uint32(head[4:]))
-		if at == name.Start {
-			magic = m
-		}
-		if m != magic || tl == 0 || tl > name.Timeline || binary.LittleEndian.Uint64(head[8:]) != uint64(at) {
-			return at, nil
-		}
-	}
-	return name.Start + wal.LSN(size), nil
 }

@@ -2,6 +2,7 @@ package capture_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,8 +13,12 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/sidecar"
 	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/local"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
@@ -53,7 +58,7 @@ func TestPushStoresSegmentsOfEverySize(t *testing.T) {
 			}
 			for range 2 { // the second time everything is there already
 				for _, p := range paths {
-					if _, err := capture.Push(t.Context(), log, p, capture.PushOptions{}); err != nil {
+					if _, err := capture.Push(t.Context(), log, p); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -80,42 +85,159 @@ func TestPushStoresSegmentsOfEverySize(t *testing.T) {
 	}
 }
 
-func TestPushWorksAhead(t *testing.T) {
+// archiver is an Archiver that serves in this process.
+type archiver struct {
+	t    testing.TB
+	dir  string
+	stop func()
+}
+
+func startArchiver(t testing.TB, a *capture.Archiver) *archiver {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	dir := filepath.Join(t.TempDir(), "archiver")
+	died := make(chan struct{})
+	var err error
+	go func() {
+		defer close(died)
+		err = a.Serve(ctx, dir)
+	}()
+	stop := func() {
+		cancel()
+		<-died
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(stop)
+	return &archiver{t, dir, stop}
+}
+
+// push asks as archive_command does.
+func (a *archiver) push(path string) error {
+	a.t.Helper()
+	answer, err := sidecar.AskNew[capture.PushRequest, capture.PushAnswer](a.t.Context(), a.dir, capture.PushRequest{Path: path}, nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return answer.Err()
+}
+
+func TestArchiverWorksAhead(t *testing.T) {
 	s := archiving(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}})
 	load(s, "a", 8)
 	s.Exec("", "SELECT pg_switch_wal()")
-	_, log := logRepository(t, storetest.NewMemory())
+	mem := storetest.NewMemory()
+	_, log := logRepository(t, mem)
 	paths := ready(t, s)
-	o := capture.PushOptions{AckDir: t.TempDir(), Repository: "one", Bytes: 4 << 20}
-	rep, err := capture.Push(t.Context(), log, paths[0], o)
-	if err != nil || len(rep.Pushed) != 4 {
-		t.Fatalf("pushed %v, %v; want four segments", rep.Pushed, err)
+	a := startArchiver(t, &capture.Archiver{Log: log, Ahead: 4 << 20})
+	if err := a.push(paths[0]); err != nil {
+		t.Fatal(err)
 	}
-	for i, p := range paths[:6] {
-		if got := capture.PushKnown(o.AckDir, "one", p); got != (i < 4) {
-			t.Errorf("%s is known: %v", p, got)
+	// Three more come by themselves, and no fourth.
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		start, data := stored(t, log, 1)
+		if len(data) == 4<<20 {
+			break
 		}
-		if capture.PushKnown(o.AckDir, "another", p) {
-			t.Errorf("%s counts for another repository", p)
+		if len(data) > 4<<20 || time.Now().After(deadline) {
+			t.Fatalf("stored from %s: %d bytes", start, len(data))
+		}
+	}
+	for _, p := range paths {
+		if err := a.push(p); err != nil {
+			t.Fatal(err)
+		}
+		n, err := wal.ParseName(filepath.Base(p), 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What was acknowledged is marked.
+		if m, ok, err := log.Mark(t.Context(), 1); err != nil || !ok || wal.LSN(m.LSN) < n.Start+1<<20 {
+			t.Errorf("%s was acknowledged and the mark is %+v, %v", p, m, err)
 		}
 	}
 	// A file that was made anew under the name is not the one that was pushed.
-	b, err := os.ReadFile(paths[1])
+	last := paths[len(paths)-1]
+	b, err := os.ReadFile(last)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b[len(b)-1] ^= 1
-	if err := os.WriteFile(paths[1], b, 0o600); err != nil {
+	if err := os.WriteFile(last, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chtimes(paths[1], time.Time{}, time.Unix(1, 0)); err != nil {
+	if err := os.Chtimes(last, time.Time{}, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
-	var conflict *capture.PushConflictError
-	if _, err := capture.Push(t.Context(), log, paths[1], o); !errors.As(err, &conflict) {
+	a.stop()
+	if _, err := os.Stat(a.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the archiver has left something: %v", err)
+	}
+	a = startArchiver(t, &capture.Archiver{Log: log})
+	if err := a.push(last); err == nil || !strings.Contains(err.Error(), "other bytes") || dr.Advice(err) == "" {
 		t.Errorf("other bytes under a stored name: %v", err)
 	}
 }
+
+// Every call of the store fails once: what the archiver acknowledges is in the repository all the same and marked, and
+// what it refuses is pushed by the next attempt, which PostgreSQL makes.
+func TestArchiverMeetsEveryFault(t *testing.T) {
+	s := archiving(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}})
+	load(s, "a", 3)
+	s.Exec("", "SELECT pg_switch_wal()")
+	paths := ready(t, s)
+	s.Stop(pgtest.Fast)
+	var calm *repo.Log // the store of the run, undisturbed
+	storetest.EachFault(t, storetest.Sweep{
+		Kind:    store.Denied,
+		Prepare: func(t *testing.T, st store.Store) { _, calm = logRepository(t, st) },
+		Run: func(t *testing.T, st store.Store) error {
+			signer, err := seal.NewSigner()
+			if err != nil {
+				return err
+			}
+			r, err := repo.Open(t.Context(), st, seal.Credentials{Passphrase: "correct horse battery staple"}, repo.Options{Signer: signer, CacheDir: t.TempDir()})
+			if err != nil {
+				return errNoRepository
+			}
+			defer r.Close()
+			log := r.Log(logSystem)
+			if log.Register(t.Context(), repo.DefaultGroup) != nil {
+				return errNoRepository
+			}
+			a := startArchiver(t, &capture.Archiver{Log: log})
+			defer a.stop()
+			for _, p := range paths {
+				if a.push(p) != nil {
+					if err := a.push(p); err != nil {
+						t.Errorf("pushed again: %v", err)
+					}
+				}
+				n, err := wal.ParseName(filepath.Base(p), 1<<20)
+				if err != nil {
+					return err
+				}
+				have, err := calm.Extents(t.Context(), 1, uint64(n.Start))
+				if err != nil || len(have) == 0 || have[0].Start != uint64(n.Start) {
+					t.Errorf("%s was acknowledged and is not there: %v, %v", p, have, err)
+				}
+				if m, ok, err := calm.Mark(t.Context(), 1); err != nil || !ok || wal.LSN(m.LSN) < n.Start+1<<20 {
+					t.Errorf("%s was acknowledged and the mark is %+v, %v", p, m, err)
+				}
+			}
+			return nil
+		},
+		Check: func(t *testing.T, _ store.Store, err error) {
+			if _, data := stored(t, calm, 1); err == nil && len(data) != len(paths)<<20 {
+				t.Errorf("%d bytes of %d segments are stored", len(data), len(paths))
+			}
+		},
+	})
+}
+
+var errNoRepository = errors.New("the repository was not opened")
 
 func TestPushRefuses(t *testing.T) {
 	s := archiving(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}})
@@ -134,7 +256,7 @@ func TestPushRefuses(t *testing.T) {
 		}
 		return to
 	}
-	if _, err := capture.Push(t.Context(), log, paths[0], capture.PushOptions{}); err != nil {
+	if _, err := capture.Push(t.Context(), log, paths[0]); err != nil {
 		t.Fatal(err)
 	}
 	for what, path := range map[string]string{
@@ -143,13 +265,13 @@ func TestPushRefuses(t *testing.T) {
 		"a foreign name":   copyTo(paths[0], "notes.txt", 0),
 		"nothing":          filepath.Join(dir, "000000010000000000000099"),
 	} {
-		if _, err := capture.Push(t.Context(), log, path, capture.PushOptions{}); err == nil {
+		if _, err := capture.Push(t.Context(), log, path); err == nil {
 			t.Errorf("%s was accepted", what)
 		}
 	}
 	other := archiving(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}})
 	load(other, "a", 3)
-	if _, err := capture.Push(t.Context(), log, ready(t, other)[0], capture.PushOptions{}); !errors.Is(err, capture.ErrForeignLog) {
+	if _, err := capture.Push(t.Context(), log, ready(t, other)[0]); !errors.Is(err, capture.ErrForeignLog) {
 		t.Errorf("another cluster's segment: %v", err)
 	}
 }
@@ -175,7 +297,7 @@ func TestPushAfterAPromotion(t *testing.T) {
 	}
 	for range 2 {
 		for _, p := range paths {
-			if _, err := capture.Push(t.Context(), log, p, capture.PushOptions{}); err != nil {
+			if _, err := capture.Push(t.Context(), log, p); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -202,13 +324,16 @@ func BenchmarkPush(b *testing.B) {
 		for b.Loop() {
 			b.StopTimer()
 			_, log := logRepository(b, openLocal(b))
-			o := capture.PushOptions{AckDir: b.TempDir(), Repository: "bench"}
+			a := startArchiver(b, &capture.Archiver{Log: log})
 			b.StartTimer()
 			for _, p := range paths {
-				if _, err := capture.Push(b.Context(), log, p, o); err != nil {
+				if err := a.push(p); err != nil {
 					b.Fatal(err)
 				}
 			}
+			b.StopTimer()
+			a.stop()
+			b.StartTimer()
 		}
 		rate(b)
 	})

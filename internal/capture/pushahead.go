@@ -1,323 +1,288 @@
 package capture
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
-	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/sidecar"
 )
 
-// pushed is what an earlier call remembers of a file that it pushed before its turn: the file is the same one as
-// long as these are.
-type pushed struct {
-	Size  int64  `json:"size"`
-	Inode uint64 `json:"inode"`
-	Nanos int64  `json:"modified"`
+// PushRequest asks an Archiver for a file that PostgreSQL archives; Path is absolute.
+type PushRequest struct {
+	Path string `json:"path"`
 }
 
-// pushAcks is the file in AckDir.
-type pushAcks struct {
-	Repository string            `json:"repository"`
-	Files      map[string]pushed `json:"files"`
+// PushAnswer is an Archiver's answer.
+type PushAnswer struct {
+	Durable bool   `json:"durable"` // the file is in the repository
+	Reason  string `json:"reason,omitempty"`
+	Next    string `json:"next,omitempty"`
 }
 
-const pushAckFile = "pushed.json"
-
-// PushKnown tells whether an earlier call of Push brought the file into the repository. It needs no repository, so a
-// command can ask before it opens one.
-func PushKnown(ackDir, repository, path string) bool {
-	if ackDir == "" {
-		return false
-	}
-	acks := readPushAcks(ackDir, repository)
-	want, ok := acks.Files[filepath.Base(path)]
-	if !ok {
-		return false
-	}
-	have, err := statPushed(path)
-	return err == nil && have == want
-}
-
-func statPushed(path string) (pushed, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return pushed{}, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	return pushed{st.Size, st.Ino, st.Mtim.Nano()}, nil
-}
-
-// readPushAcks returns what is remembered. What cannot be read is forgotten: a file is pushed a second time then.
-func readPushAcks(dir, repository string) pushAcks {
-	fresh := pushAcks{Repository: repository, Files: map[string]pushed{}}
-	b, err := os.ReadFile(filepath.Join(dir, pushAckFile))
-	if err != nil {
-		return fresh
-	}
-	var a pushAcks
-	if json.Unmarshal(b, &a) != nil || a.Repository != repository || a.Files == nil {
-		return fresh
-	}
-	return a
-}
-
-// write makes the file durable: PostgreSQL removes a segment on the strength of it.
-func (a pushAcks) write(dir string) error {
-	b, err := json.Marshal(a)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, ".pushed")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, pushAckFile))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncDir(dir)
-}
-
-// segments pushes the segment that was asked for and, where there is an AckDir, those that wait after it.
-func (p *push) segments(ctx context.Context, name wal.Name, id LogIdentity) error {
-	todo := []wal.Name{name}
-	if p.opts.AckDir != "" {
-		todo = append(todo, p.waiting(name, id.SegmentSize)...)
-	}
-	c, err := p.newPusher(ctx, name)
-	if err != nil {
-		return err
-	}
-	c.backlog = len(todo) > 2
-	stats, errs := make([]pushed, len(todo)), make([]error, len(todo))
-	done := make([]bool, len(todo))
-	var next atomic.Int64
-	var failed atomic.Bool
-	var g errgroup.Group
-	for range min(p.opts.Workers, len(todo)) {
-		w := c.clone()
-		g.Go(func() error {
-			for {
-				i := int(next.Add(1) - 1)
-				if i >= len(todo) || failed.Load() || i > 0 && time.Since(p.began) > p.opts.Time {
-					return nil
-				}
-				stats[i], errs[i] = w.segment(ctx, p.pathOf(todo[i], id.SegmentSize), todo[i], id)
-				done[i] = errs[i] == nil
-				if errs[i] != nil {
-					failed.Store(true)
-				}
-			}
-		})
-	}
-	_ = g.Wait() // the errors are in errs
-	if errs[0] != nil {
-		return errs[0]
-	}
-	return p.settle(ctx, todo, done, stats, id.SegmentSize)
-}
-
-// settle remembers what was pushed ahead and marks how far the log reaches.
-func (p *push) settle(ctx context.Context, todo []wal.Name, done []bool, stats []pushed, size wal.SegmentSize) error {
-	end := todo[0].Start
-	acks := pushAcks{Repository: p.opts.Repository, Files: map[string]pushed{}}
-	for i, n := range todo {
-		if !done[i] {
-			continue
-		}
-		if n.Start == end {
-			end += wal.LSN(size)
-		}
-		p.report.Pushed = append(p.report.Pushed, n.FileName(size))
-		p.report.Bytes += dr.Bytes(size)
-		acks.Files[n.FileName(size)] = stats[i]
-	}
-	mark := repo.Mark{Stream: repo.StreamID(todo[0].Timeline), LSN: uint64(end), Writer: time.Now().UTC()}
-	if err := p.log.PutMark(ctx, mark); err != nil {
-		return err
-	}
-	if len(acks.Files) < 2 {
+// Err returns why the file is not in the repository, or nil.
+func (a PushAnswer) Err() error {
+	if a.Durable {
 		return nil
 	}
-	if err := acks.write(p.opts.AckDir); err != nil {
-		return dr.Advise(err, "give holdfast a state directory that the server's user may write to")
-	}
-	return nil
+	return dr.Advise(errors.New(a.Reason), a.Next)
 }
 
-// waiting returns the segments of name's timeline that wait to be archived after it, in order, within the budget.
-func (p *push) waiting(name wal.Name, size wal.SegmentSize) []wal.Name {
-	entries, err := os.ReadDir(filepath.Join(filepath.Dir(p.path), "archive_status"))
-	if err != nil {
-		return nil // not called from a data directory: then there is nothing to work ahead on
+// Archiver pushes segments for the commands that archive_command starts, and works ahead: what waits beside the
+// segment that was asked for is pushed too, and is there when its turn comes. It is a sidecar.
+type Archiver struct {
+	Log     *repo.Log // system and signer are registered
+	Workers int       // 0: two for each processor that Go may use, since half of them wait for the store
+	Ahead   dr.Bytes  // pushed ahead of what is asked for; 0: 1 GiB
+	Idle    time.Duration
+
+	listing sync.Mutex // guards pushMarks.stored, from and listed
+
+	mu     sync.Mutex // guards what follows
+	jobs   map[string]*pushJob
+	queue  []*pushJob // that no worker has taken, the most urgent first
+	marks  map[wal.TimelineID]*pushMarks
+	looked time.Time     // when pg_wal was searched for what waits
+	more   chan struct{} // has room for one: something was added to queue
+	marked chan struct{} // has room for one: a mark is wanted
+}
+
+// pushJob is a segment that is to be pushed, or was.
+type pushJob struct {
+	path  string
+	name  wal.Name
+	id    LogIdentity
+	asked bool // by PostgreSQL; others are ahead of their turn
+
+	done chan struct{} // closed when what follows is set
+	stat pushedFile
+	err  error
+}
+
+const (
+	archiverIdle = 30 * time.Second
+	// lookEvery is the least time between two searches for what waits: a directory may have thousands of files.
+	lookEvery = 100 * time.Millisecond
+	// listEvery is how long the list of what the repository has of a timeline is believed.
+	listEvery = 10 * time.Second
+)
+
+// Serve answers in dir, which is the archiver's own, until it is idle or ctx ends.
+func (a *Archiver) Serve(ctx context.Context, dir string) error {
+	if a.Workers <= 0 {
+		a.Workers = 2 * runtime.GOMAXPROCS(0)
 	}
-	var names []wal.Name
+	if a.Ahead <= 0 {
+		a.Ahead = 1 << 30
+	}
+	if a.Idle <= 0 {
+		a.Idle = archiverIdle
+	}
+	a.jobs, a.marks = map[string]*pushJob{}, map[wal.TimelineID]*pushMarks{}
+	a.more, a.marked = make(chan struct{}, 1), make(chan struct{}, 1)
+	ctx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	for range a.Workers {
+		running.Go(func() { a.work(ctx) })
+	}
+	running.Go(func() { a.mark(ctx) })
+	return sidecar.Serve(ctx, dir, a.Idle, func(ctx context.Context, q PushRequest) (PushAnswer, bool) {
+		if err := a.push(ctx, q.Path); err != nil {
+			err = pushError(q.Path, err)
+			return PushAnswer{Reason: err.Error(), Next: dr.Advice(err)}, false
+		}
+		return PushAnswer{Durable: true}, false
+	})
+}
+
+// push answers for one file.
+func (a *Archiver) push(ctx context.Context, path string) error {
+	if !isSegment(path) {
+		_, err := Push(ctx, a.Log, path)
+		return err
+	}
+	name, id, err := identifySegment(ctx, a.Log, path)
+	if err != nil {
+		return err
+	}
+	if name.Kind != wal.Segment {
+		_, err := Push(ctx, a.Log, path)
+		return err
+	}
+	for {
+		j := a.want(path, name, id)
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if j.err != nil {
+			if !a.forget(j) {
+				continue // it failed ahead of its turn, and another request has begun anew
+			}
+			return j.err
+		}
+		// A file that was made anew under the name is not the one that was pushed.
+		if stat, err := statPushed(path); err != nil {
+			return err
+		} else if stat != j.stat {
+			a.forget(j)
+			continue
+		}
+		return a.untilMarked(ctx, j)
+	}
+}
+
+// want returns the job of what is asked for now, and makes jobs of what waits to be asked for.
+func (a *Archiver) want(path string, name wal.Name, id LogIdentity) *pushJob {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k, j := range a.jobs { // what was archived is not asked for again
+		if j.name.Timeline != name.Timeline || j.name.Start < name.Start {
+			delete(a.jobs, k)
+		}
+	}
+	a.marksLocked(name.Timeline).ask(name.Start)
+	j := a.jobs[path]
+	if j == nil || isClosed(j.done) && j.err != nil {
+		j = a.addLocked(&pushJob{path: path, name: name, id: id})
+	}
+	j.asked = true
+	if len(a.queue) < a.Workers && time.Since(a.looked) >= lookEvery {
+		a.lookLocked(path, name, id)
+	}
+	slices.SortStableFunc(a.queue, func(x, y *pushJob) int { return compareLSN(x.name.Start, y.name.Start) })
+	return j
+}
+
+func (a *Archiver) addLocked(j *pushJob) *pushJob {
+	j.done = make(chan struct{})
+	a.jobs[j.path] = j
+	a.queue = append(a.queue, j)
+	wake(a.more)
+	return j
+}
+
+// lookLocked makes jobs of the segments of name's timeline that wait to be archived after it.
+func (a *Archiver) lookLocked(path string, name wal.Name, id LogIdentity) {
+	a.looked = time.Now()
+	dir := filepath.Dir(path)
+	entries, err := os.ReadDir(filepath.Join(dir, "archive_status"))
+	if err != nil {
+		return // not called from a data directory: then there is nothing to work ahead on
+	}
+	limit := name.Start + wal.LSN(a.Ahead)
 	for _, e := range entries {
 		base, ready := strings.CutSuffix(e.Name(), ".ready")
 		if !ready {
 			continue
 		}
 		// Of this timeline only: the history of another one must be in the repository before its log.
-		n, err := wal.ParseName(base, size)
-		if err == nil && n.Kind == wal.Segment && n.Timeline == name.Timeline && n.Segment > name.Segment {
-			names = append(names, n)
-		}
-	}
-	slices.SortFunc(names, func(a, b wal.Name) int { return compareLSN(a.Start, b.Start) })
-	return names[:min(len(names), max(0, int(p.opts.Bytes)/int(size)-1))]
-}
-
-func (p *push) pathOf(n wal.Name, size wal.SegmentSize) string {
-	return filepath.Join(filepath.Dir(p.path), n.FileName(size))
-}
-
-// pusher pushes segments for one goroutine.
-type pusher struct {
-	log     *repo.Log
-	stream  repo.StreamID
-	stored  []repo.Extent // of the timeline, from the first segment on
-	backlog bool
-	encoder *repo.ExtentEncoder
-	reader  *repo.LogReader
-	buf     []byte
-}
-
-// newPusher looks what of a timeline is stored already, from name on.
-func (p *push) newPusher(ctx context.Context, name wal.Name) (*pusher, error) {
-	stored, err := p.log.Extents(ctx, repo.StreamID(name.Timeline), uint64(name.Start))
-	if err != nil {
-		return nil, err
-	}
-	c := &pusher{log: p.log, stream: repo.StreamID(name.Timeline), stored: stored}
-	return c.clone(), nil
-}
-
-func (c *pusher) clone() *pusher {
-	return &pusher{log: c.log, stream: c.stream, stored: c.stored, backlog: c.backlog, encoder: c.log.Encoder(), reader: c.log.Reader()}
-}
-
-// segment pushes one segment after checking that it is what its name says.
-func (c *pusher) segment(ctx context.Context, path string, name wal.Name, id LogIdentity) (pushed, error) {
-	before, err := statPushed(path)
-	if err != nil {
-		return before, err
-	}
-	if before.Size != int64(id.SegmentSize) {
-		return before, &dr.Failure{What: path + " is no whole segment", Reason: dr.Bytes(before.Size).String() + " are not " + dr.Bytes(id.SegmentSize).String()}
-	}
-	if err := c.check(path, name, id); err != nil {
-		return before, err
-	}
-	if err := c.put(ctx, path, name.Start, name.Start+wal.LSN(id.SegmentSize)); err != nil {
-		return before, err
-	}
-	after, err := statPushed(path)
-	if err == nil && after != before {
-		err = &dr.Failure{What: path + " has changed while it was read", Reason: "a segment that is ready is not written any more", Next: "archive only with the primary's archive_command"}
-	}
-	return after, err
-}
-
-func (c *pusher) check(path string, name wal.Name, id LogIdentity) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	var first [wal.LongHeaderSize]byte
-	if _, err := f.ReadAt(first[:], 0); err != nil {
-		return err
-	}
-	_, err = wal.CheckSegment(first[:], name, id.SegmentSize, id.SystemID)
-	return err
-}
-
-// put stores the log from start to end, which is what the file at path begins with, in extents of 16 MiB.
-func (c *pusher) put(ctx context.Context, path string, start, end wal.LSN) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	if c.buf == nil {
-		c.buf = make([]byte, min(logBlockSize, end-start))
-	}
-	for at := start; at < end; {
-		stop := min(logBlockStart(at)+logBlockSize, end)
-		data := c.buf[:stop-at]
-		if _, err := f.ReadAt(data, int64(at-start)); err != nil {
-			return err
-		}
-		if err := c.extent(ctx, path, at, data); err != nil {
-			return err
-		}
-		at = stop
-	}
-	return nil
-}
-
-// extent stores one extent, unless the repository has the same bytes.
-func (c *pusher) extent(ctx context.Context, path string, at wal.LSN, data []byte) error {
-	end := at + wal.LSN(len(data))
-	covered := at
-	for _, e := range c.stored {
-		from, to := max(wal.LSN(e.Start), at), min(wal.LSN(e.End), end)
-		if from >= to {
+		n, err := wal.ParseName(base, id.SegmentSize)
+		if err != nil || n.Kind != wal.Segment || n.Timeline != name.Timeline || n.Start <= name.Start || n.Start >= limit {
 			continue
 		}
-		have, _, err := c.reader.Read(ctx, e)
-		if errors.Is(err, store.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		have = have[from-wal.LSN(e.Start) : to-wal.LSN(e.Start)]
-		if d := differs(have, data[from-at:to-at]); d >= 0 {
-			return &PushConflictError{File: filepath.Base(path), Stream: e.Stream, At: from + wal.LSN(d)}
-		}
-		if from <= covered {
-			covered = max(covered, to)
+		if p := filepath.Join(dir, base); a.jobs[p] == nil {
+			a.addLocked(&pushJob{path: p, name: n, id: id})
 		}
 	}
-	if covered == end {
-		return nil
-	}
-	compression := repo.Small
-	if c.backlog {
-		compression = repo.Fast
-	}
-	return c.encoder.Put(ctx, c.stream, uint64(at), data, repo.ExtentClock{Writer: time.Now()}, compression)
 }
 
-// differs returns where two slices of one length differ first, or -1.
-func differs(a, b []byte) int {
-	if bytes.Equal(a, b) {
-		return -1
+// forget gives a job up, whose answer is then the caller's; false where it is not the one of its path any more.
+func (a *Archiver) forget(j *pushJob) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.jobs[j.path] != j {
+		return false
 	}
-	for i := range a {
-		if a[i] != b[i] {
-			return i
+	delete(a.jobs, j.path)
+	return true
+}
+
+func (a *Archiver) work(ctx context.Context) {
+	w := newPushWorker(a.Log)
+	for {
+		j, backlog := a.next()
+		if j == nil {
+			select {
+			case <-a.more:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		how := repo.Small
+		if backlog {
+			how = repo.Fast
+		}
+		stored, err := a.stored(ctx, j.name)
+		if err == nil {
+			j.stat, err = w.segment(ctx, j.path, j.name, j.id, stored, how)
+		}
+		a.finish(j, err)
+	}
+}
+
+// next takes the most urgent job, and tells whether PostgreSQL is ahead of us: then speed counts more than size.
+// Whoever takes one wakes another worker: more counts to one only.
+func (a *Archiver) next() (j *pushJob, backlog bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.queue) == 0 {
+		return nil, false
+	}
+	j, a.queue = a.queue[0], a.queue[1:]
+	if len(a.queue) > 0 {
+		wake(a.more)
+	}
+	return j, len(a.jobs) > 2
+}
+
+// finish ends a job. After a failure nothing more is pushed ahead: what is asked for next finds out.
+func (a *Archiver) finish(j *pushJob, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	j.err = err
+	if err == nil {
+		a.marksLocked(j.name.Timeline).done(j.name.Start, j.name.Start+wal.LSN(j.id.SegmentSize))
+		wake(a.marked)
+	} else {
+		a.queue = slices.DeleteFunc(a.queue, func(q *pushJob) bool {
+			if !q.asked {
+				delete(a.jobs, q.path)
+			}
+			return !q.asked
+		})
+		if !j.asked && a.jobs[j.path] == j {
+			delete(a.jobs, j.path)
 		}
 	}
-	return -1
+	close(j.done)
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }

@@ -16,7 +16,7 @@ import (
 
 func newWALCommand(a *app) *cobra.Command {
 	return group("wal", "Serve PostgreSQL's archive_command and restore_command",
-		newWALPushCommand(a), newWALFetchCommand(a), newWALPrefetchCommand(a))
+		newWALPushCommand(a), newWALArchiverCommand(a), newWALFetchCommand(a), newWALPrefetchCommand(a))
 }
 
 // walSource is what both commands that read the log share.

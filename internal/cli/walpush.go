@@ -2,11 +2,17 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/sidecar"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -15,7 +21,8 @@ func newWALPushCommand(a *app) *cobra.Command {
 		Use:   "push SYSTEM FILE",
 		Short: "Store a file of the log that PostgreSQL archives (archive_command)",
 		Long: `Brings the file that PostgreSQL gives as %p into the repository; when it ends with 0 the file is durable there.
-Where further segments wait beside it they are stored ahead, so that the next calls return at once.
+The first call starts a helper that keeps the repository open and stores ahead what waits, so that the next calls
+return at once; it ends by itself.
 
 The log stream of the agent loses at most a second; archiving loses up to a segment. Use this where no replication
 connection is possible, or as a second way beside the stream: both may run at once.`,
@@ -31,31 +38,94 @@ func (a *app) pushWAL(ctx context.Context, system, path string) error {
 		return err
 	}
 	defer w.Close() //nolint:errcheck // what was written is durable
-	configured, err := w.Config.System(system)
+	dir, err := a.archiverDir(w, system)
 	if err != nil {
 		return err
+	}
+	q := capture.PushRequest{Path: absolute(path)}
+	answer, err := sidecar.Ask[capture.PushRequest, capture.PushAnswer](ctx, dir, q)
+	if err != nil {
+		var died <-chan struct{}
+		if died, err = a.startArchiver(system); err == nil {
+			answer, err = sidecar.AskNew[capture.PushRequest, capture.PushAnswer](ctx, dir, q, died)
+		}
+	}
+	if err == nil {
+		return answer.Err()
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return pushTo(ctx, w, system, path)
+}
+
+// pushTo pushes one file without help.
+func pushTo(ctx context.Context, w *workspace.Workspace, system, path string) error {
+	log, err := openLog(ctx, w, system)
+	if err == nil {
+		_, err = capture.Push(ctx, log, path)
+	}
+	return err
+}
+
+func openLog(ctx context.Context, w *workspace.Workspace, system string) (*repo.Log, error) {
+	s, err := w.System(ctx, system)
+	if err != nil {
+		return nil, err
+	}
+	log := s.Repo.Log(string(s.Name))
+	return log, log.Register(ctx, s.Group())
+}
+
+// archiverDir returns where the archiver of a system is asked. One that runs on another configuration or is another
+// program is another one, and ends by itself.
+func (a *app) archiverDir(w *workspace.Workspace, system string) (string, error) {
+	if _, err := w.Config.System(system); err != nil {
+		return "", err
 	}
 	dir, err := w.SystemDir(system)
 	if err != nil {
-		return err
+		return "", err
 	}
-	o := capture.PushOptions{AckDir: filepath.Join(dir, "pushed"), Repository: configured.Repository + "/" + system}
-	// Pushed ahead already: no repository need be opened, which is most of the time of a call.
-	if capture.PushKnown(o.AckDir, o.Repository, path) {
-		return nil
-	}
-	s, err := w.System(ctx, system)
+	content, err := os.ReadFile(a.configPath)
 	if err != nil {
-		return err
+		return "", err
 	}
-	return pushTo(ctx, s, path, o)
+	sum := sha256.Sum256(append(content, version...))
+	return filepath.Join(dir, "archiver-"+hex.EncodeToString(sum[:8])), nil
 }
 
-func pushTo(ctx context.Context, s workspace.System, path string, o capture.PushOptions) error {
-	log := s.Repo.Log(string(s.Name))
-	if err := log.Register(ctx, s.Group()); err != nil {
-		return err
+// startArchiver starts this program again, beside the server.
+func (a *app) startArchiver(system string) (<-chan struct{}, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
 	}
-	_, err := capture.Push(ctx, log, path, o)
-	return err
+	args := append([]string{"wal", "archiver", system, "--quiet"}, a.repositoryArgs(&breakGlass{})...)
+	return sidecar.Detach(exec.Command(self, args...))
+}
+
+func newWALArchiverCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:    "archiver SYSTEM",
+		Short:  "Store the log ahead of archive_command; wal push starts it",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			w, err := a.workspace(nil)
+			if err != nil {
+				return err
+			}
+			defer w.Close() //nolint:errcheck // what was written is durable
+			dir, err := a.archiverDir(w, args[0])
+			if err != nil {
+				return err
+			}
+			log, err := openLog(c.Context(), w, args[0])
+			if err != nil {
+				return err
+			}
+			return (&capture.Archiver{Log: log}).Serve(c.Context(), dir)
+		},
+	}
 }

@@ -12,6 +12,8 @@ var floors = map[string]int{
 	"dr":     0, // vocabulary
 	"config": 0, // holdfast.yaml
 
+	"sidecar": 0, // one process for many short commands
+
 	"store": 1, // object stores
 	"seal":  1, // cryptography
 	"state": 1, // the control plane's state

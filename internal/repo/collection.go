@@ -141,8 +141,29 @@ func (r *Repository) readView(ctx context.Context) (*view, error) {
 		case errors.Is(err, store.ErrNotExist) && try < viewTries:
 			continue // removed since it was listed: there is a newer one
 		}
-		v.damaged = dr.Advise(err, "restore this object from another replica; until then snapshots can be read and nothing written")
+		v.damaged = r.collectionDamaged(v, err)
 		return v, nil
+	}
+}
+
+// collectionDamaged says what to do where the newest object of the collections cannot be read. It is not made anew from
+// what else is there: only it says which of the condemned packs were rescued. A collector that is late may still delete
+// the others, and whoever took one of them for good would refer to what is about to vanish.
+func (r *Repository) collectionDamaged(v *view, err error) error {
+	object := collectionName(v.highest)
+	if v.done == v.highest {
+		object = doneName(v.done)
+	}
+	var d *seal.DamagedError
+	if errors.As(err, &d) {
+		object = d.Name
+	}
+	return &dr.Failure{
+		What:   fmt.Sprintf("nothing can be written to the repository in %s: object %s is damaged", r.store, object),
+		Reason: fmt.Sprintf("it says which packs still count after the last collection, and nothing else does (%v); every snapshot can be restored as before", err),
+		Next: fmt.Sprintf("copy %s from another replica or an older version of the bucket: its bytes are the same everywhere, and never change. "+
+			"Where there is none, keep this repository for its snapshots, and make a new one for those to come: holdfast repo init", object),
+		Err: err,
 	}
 }
 

@@ -42,6 +42,9 @@ type Reader struct {
 // Reader returns a new reader.
 func (r *Repository) Reader() *Reader { return &Reader{r: r, coder: newDecoder()} }
 
+// Into makes the reader decode chunks into b where they fit. b belongs to the reader until it is no longer used.
+func (rd *Reader) Into(b []byte) { rd.plain = b[:0] }
+
 // Chunks reads chunks and calls fn for each, in order; plain dies with the call. Neighbours in one pack are
 // fetched together. Each chunk's bytes are proven to be what its ID names. Errors are of fn, of the context,
 // or a *ChunkError; with skip, which may be nil, a broken chunk is handed to skip and passed over.

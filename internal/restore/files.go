@@ -28,7 +28,8 @@ type file struct {
 	open    sync.Once
 	openErr error
 	f       *os.File
-	was     int64 // size before, for Delta
+	direct  *os.File // the same, past the page cache; nil where that is not wanted or not possible
+	was     int64    // size before, for Delta
 	left    atomic.Int32
 	damaged atomic.Bool
 }
@@ -63,8 +64,13 @@ func (x *run) writeFiles(ctx context.Context) error {
 		workers.Add(1)
 		eg.Go(func() error {
 			defer workers.Done()
+			b, free, err := buffer(repo.Grid)
+			if err != nil {
+				return err
+			}
 			w := worker{x: x, reader: x.repo.Reader(), damage: &damage}
-			return w.run(ctx, pieces, whole)
+			w.reader.Into(b)
+			return errors.Join(w.run(ctx, pieces, whole), free())
 		})
 	}
 	eg.Go(func() error {
@@ -118,8 +124,11 @@ func (x *run) settle(f *file) error {
 	if f.f == nil {
 		return nil
 	}
-	err := errors.Join(f.f.Sync(), f.f.Close())
-	if err != nil {
+	err := f.f.Sync()
+	if f.direct != nil {
+		err = errors.Join(err, f.direct.Close())
+	}
+	if err := errors.Join(err, f.f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", f.path, err)
 	}
 	if f.damaged.Load() {
@@ -160,7 +169,11 @@ func (x *run) create(f *file) error {
 	if err := f.f.Chmod(fs.FileMode(0o600 | f.e.Mode&0o040)); err != nil {
 		return err
 	}
-	return f.f.Truncate(f.e.Size)
+	if err := resize(f.f, f.e.Size); err != nil {
+		return err
+	}
+	f.openDirect()
+	return nil
 }
 
 func parent(rel string) string {
@@ -223,11 +236,14 @@ func (w *worker) write(ctx context.Context, p piece) error {
 		if want := min(p.file.e.Size-offsets[i], repo.Grid); int64(len(plain)) != want {
 			return fmt.Errorf("the chunk at %d has %d bytes, not %d", offsets[i], len(plain), want)
 		}
-		if _, err := p.file.f.WriteAt(plain, offsets[i]); err != nil {
+		cached, err := p.file.put(plain, offsets[i])
+		if err != nil {
 			return err
 		}
 		to = offsets[i] + int64(len(plain))
-		if to-from >= writeBack {
+		if !cached {
+			from = to
+		} else if to-from >= writeBack {
 			flush(p.file.f, from, to)
 			from = to
 		}

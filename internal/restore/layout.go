@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
@@ -22,6 +23,8 @@ type area struct {
 	root *os.Root // opened by begin
 	need int64    // bytes that it will take
 	have int64    // of these, bytes that lie there already
+
+	buffered atomic.Bool // its file system does not write past the page cache
 }
 
 // layout says where the paths of a tree go.

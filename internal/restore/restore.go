@@ -32,7 +32,7 @@ type Options struct {
 	Settings    Settings
 	Owner       *Owner // nil: the user that runs this; see ChooseOwner for root
 	Damage      Damage
-	Workers     int // 0: GOMAXPROCS
+	Workers     int // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time
 	Progress    dr.ProgressFunc
 }
 
@@ -88,7 +88,7 @@ type run struct {
 func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ *Result, err error) {
 	started := time.Now()
 	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
+		o.Workers = 2 * runtime.GOMAXPROCS(0)
 	}
 	if o.To, err = filepath.Abs(o.To); err != nil {
 		return nil, err

@@ -1,0 +1,78 @@
+package restore
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// Large files are written past the page cache (O_DIRECT): the kernel then copies nothing, takes no memory from
+// others, and the sync at the end finds nothing left to do (docs/decisions/0008-restore-past-the-page-cache.md).
+
+// directFrom is the smallest file that is written so. What is smaller is mostly catalogs, which the starting
+// server reads at once: it finds them in the page cache.
+const directFrom = repo.Grid
+
+// directUnit is what lengths written past the page cache are multiples of: no less than a block of any disk that
+// is in use. Offsets are on the grid, and buffers on a page of memory.
+const directUnit = 4096
+
+// buffer returns n bytes that begin a page of memory, and what gives them back.
+func buffer(n int) (b []byte, free func() error, err error) {
+	b, err = unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	return b, func() error { return unix.Munmap(b) }, err
+}
+
+// openDirect opens an open file once more, for writing past the page cache. Where the file system refuses, or
+// anything else is in the way, the file is written as any other.
+func (f *file) openDirect() {
+	if f.e.Size < directFrom || f.a.buffered.Load() {
+		return
+	}
+	d, err := f.a.root.OpenFile(f.rel, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		f.a.refused(err)
+		return
+	}
+	f.direct = d
+}
+
+// refused notes that a file system does not write past the page cache, if that is what the error says.
+func (a *area) refused(err error) bool {
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return false
+	}
+	a.buffered.Store(true)
+	return true
+}
+
+// put writes a chunk, which begins a page of memory, and reports whether it lies in the page cache now.
+func (f *file) put(b []byte, offset int64) (cached bool, err error) {
+	if f.direct != nil && len(b)%directUnit == 0 && !f.a.buffered.Load() {
+		if _, err := f.direct.WriteAt(b, offset); err == nil || !f.a.refused(err) {
+			return false, err
+		}
+	}
+	_, err = f.f.WriteAt(b, offset)
+	return true, err
+}
+
+// resize gives a file its size, and its room on the disk at once: then no write has to look for some.
+func resize(f *os.File, size int64) error {
+	if err := f.Truncate(size); err != nil || size < directFrom {
+		return err
+	}
+	for {
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case isFull(err):
+			return &os.PathError{Op: "reserve room for", Path: f.Name(), Err: err}
+		default:
+			return nil // it is a kindness: what the file system cannot do, the writes do
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package restore
+
+import (
+	"bytes"
+	"os"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// Whole blocks go past the page cache, the rest of a file through it; where the file system refuses, all of it does,
+// and the bytes are the same. The refusal is the kernel's own: the buffer begins where no disk can read from.
+func TestPut(t *testing.T) {
+	const size = 2*repo.Grid + 100
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	memory, free, err := buffer(2 * repo.Grid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free()
+	want := make([]byte, size)
+	for i := range want {
+		want[i] = byte(i * i >> 7)
+	}
+	for _, refuse := range []bool{false, true} {
+		f := &file{e: &repo.Entry{Size: size}, a: &area{dir: dir, root: root}, rel: "file"}
+		if f.f, err = root.OpenFile(f.rel, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := resize(f.f, size); err != nil {
+			t.Fatal(err)
+		}
+		if f.openDirect(); f.direct == nil {
+			t.Skip("this file system does not write past the page cache")
+		}
+		for at := 0; at < size; at += repo.Grid {
+			b := memory[:min(repo.Grid, size-at)]
+			if refuse {
+				b = memory[1 : 1+len(b)]
+			}
+			copy(b, want[at:])
+			cached, err := f.put(b, int64(at))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cached != (refuse || len(b) != repo.Grid) {
+				t.Errorf("refused %t: %d bytes at %d went through the page cache: %t", refuse, len(b), at, cached)
+			}
+		}
+		if f.a.buffered.Load() != refuse {
+			t.Errorf("refused %t, remembered %t", refuse, !refuse)
+		}
+		if got, err := os.ReadFile(f.f.Name()); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("refused %t: the file differs (%v)", refuse, err)
+		}
+		f.direct.Close()
+		f.f.Close()
+	}
+}

@@ -286,11 +286,17 @@ class Restic:
     def backup(self, state):
         return labelled(self.name, state, [RESTIC, 'backup', DATA, '--exclude', DATA + '/pg_wal/*', '--exclude', DATA + '/postmaster.pid'])
 
+    def version(self):
+        return [int(x) for x in must([RESTIC, 'version']).split()[1].split('.')[:2]]
+
     def restore(self, d):
-        return [RESTIC, 'restore', 'latest:' + DATA, '--target', d]
+        if self.version() >= [0, 16]:
+            return [RESTIC, 'restore', 'latest:' + DATA, '--target', d]
+        # Older ones restore the whole path below the target; moving it up renames a few names.
+        return f'set -e; {RESTIC} restore latest --target {d}; mv {d}{DATA}/* {d}/; rm -r {d}/{DATA.split("/")[1]}'
 
     def delta(self, d):
-        return self.restore(d) + ['--delete']
+        return self.version() >= [0, 17] and self.restore(d) + ['--delete']
 
 
 class Kopia:

@@ -116,8 +116,8 @@ func (x *run) linkTablespaces() error {
 		if err := x.layout.data.root.RemoveAll(rel); err != nil {
 			return err
 		}
-		// Root refuses to make a link that leads out; this one must, and its place was proven above.
-		if err := os.Symlink(a.dir, x.link(oid)); err != nil {
+		// The link leads out, as it must; its place does not, whatever stands for pg_tblspc meanwhile.
+		if err := x.layout.data.root.Symlink(a.dir, rel); err != nil {
 			return err
 		}
 		if err := x.opts.Owner.lchown(x.layout.data.root, rel); err != nil {

@@ -71,7 +71,10 @@ func (p *push) file(ctx context.Context) error {
 	if !isSegment(p.path) {
 		return p.small(ctx)
 	}
-	name, id, err := identifySegment(ctx, p.log, p.path)
+	name, id, err := identifySegment(p.path)
+	if err == nil {
+		err = checkLogIdentity(ctx, p.log, id)
+	}
 	if err != nil {
 		return err
 	}
@@ -102,8 +105,8 @@ func isSegment(path string) bool {
 	return !strings.HasSuffix(path, ".history") && !strings.HasSuffix(path, ".backup")
 }
 
-// identifySegment reads whose log a file is, and refuses that of another server than the repository has.
-func identifySegment(ctx context.Context, log *repo.Log, path string) (name wal.Name, id LogIdentity, err error) {
+// identifySegment reads whose log a file is, and which part of it.
+func identifySegment(path string) (name wal.Name, id LogIdentity, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return name, id, err
@@ -117,11 +120,8 @@ func identifySegment(ctx context.Context, log *repo.Log, path string) (name wal.
 	if err != nil {
 		return name, id, err
 	}
-	if name, err = wal.ParseName(filepath.Base(path), h.SegmentSize); err != nil {
-		return name, id, err
-	}
-	id = LogIdentity{h.SystemID, h.SegmentSize}
-	return name, id, checkLogIdentity(ctx, log, id)
+	name, err = wal.ParseName(filepath.Base(path), h.SegmentSize)
+	return name, LogIdentity{h.SystemID, h.SegmentSize}, err
 }
 
 // small pushes a history or a backup's label, which are kept as files beside the log.

@@ -45,7 +45,8 @@ type Archiver struct {
 	Ahead   dr.Bytes  // pushed ahead of what is asked for; 0: 1 GiB
 	Idle    time.Duration
 
-	listing sync.Mutex // guards pushMarks.stored, from and listed
+	listing sync.Mutex // guards known, and pushMarks.stored, from and listed
+	known   LogIdentity
 
 	mu     sync.Mutex // guards what follows
 	jobs   map[string]*pushJob
@@ -72,6 +73,8 @@ const (
 	archiverIdle = 30 * time.Second
 	// lookEvery is the least time between two searches for what waits: a directory may have thousands of files.
 	lookEvery = 100 * time.Millisecond
+	// keepBuffers is how long a worker without work keeps its memory, about 32 MiB.
+	keepBuffers = time.Second
 	// listEvery is how long the list of what the repository has of a timeline is believed.
 	listEvery = 10 * time.Second
 )
@@ -79,7 +82,7 @@ const (
 // Serve answers in dir, which is the archiver's own, until it is idle or ctx ends.
 func (a *Archiver) Serve(ctx context.Context, dir string) error {
 	if a.Workers <= 0 {
-		a.Workers = 2 * runtime.GOMAXPROCS(0)
+		a.Workers = min(2*runtime.GOMAXPROCS(0), 8)
 	}
 	if a.Ahead <= 0 {
 		a.Ahead = 1 << 30
@@ -100,7 +103,8 @@ func (a *Archiver) Serve(ctx context.Context, dir string) error {
 	return sidecar.Serve(ctx, dir, a.Idle, func(ctx context.Context, q PushRequest) (PushAnswer, bool) {
 		if err := a.push(ctx, q.Path); err != nil {
 			err = pushError(q.Path, err)
-			return PushAnswer{Reason: err.Error(), Next: dr.Advice(err)}, false
+			// The next one begins anew, with the keys and connections of its time.
+			return PushAnswer{Reason: err.Error(), Next: dr.Advice(err)}, true
 		}
 		return PushAnswer{Durable: true}, false
 	})
@@ -112,7 +116,10 @@ func (a *Archiver) push(ctx context.Context, path string) error {
 		_, err := Push(ctx, a.Log, path)
 		return err
 	}
-	name, id, err := identifySegment(ctx, a.Log, path)
+	name, id, err := identifySegment(path)
+	if err == nil {
+		err = a.check(ctx, id)
+	}
 	if err != nil {
 		return err
 	}
@@ -142,6 +149,20 @@ func (a *Archiver) push(ctx context.Context, path string) error {
 		}
 		return a.untilMarked(ctx, j)
 	}
+}
+
+// check refuses the log of another server than the repository has, which is read once.
+func (a *Archiver) check(ctx context.Context, id LogIdentity) error {
+	a.listing.Lock()
+	defer a.listing.Unlock()
+	if a.known == id {
+		return nil
+	}
+	err := checkLogIdentity(ctx, a.Log, id)
+	if err == nil {
+		a.known = id
+	}
+	return err
 }
 
 // want returns the job of what is asked for now, and makes jobs of what waits to be asked for.
@@ -215,6 +236,14 @@ func (a *Archiver) work(ctx context.Context) {
 	for {
 		j, backlog := a.next()
 		if j == nil {
+			select {
+			case <-a.more:
+				continue
+			case <-time.After(keepBuffers):
+				w = newPushWorker(a.Log) // a resting archiver holds no memory of the server's host
+			case <-ctx.Done():
+				return
+			}
 			select {
 			case <-a.more:
 				continue

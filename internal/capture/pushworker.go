@@ -104,7 +104,13 @@ func (c *pushWorker) put(ctx context.Context, f *os.File, name wal.Name, end wal
 		}
 		has, err := c.has(ctx, filepath.Base(f.Name()), at, data, stored)
 		if err == nil && !has {
-			err = c.encoder.Put(ctx, repo.StreamID(name.Timeline), uint64(at), data, repo.ExtentClock{Writer: time.Now()}, how)
+			err = c.encoder.Add(ctx, repo.StreamID(name.Timeline), uint64(at), data, repo.ExtentClock{Writer: time.Now()}, how)
+		}
+		if errors.Is(err, store.ErrExists) { // another process was faster: it must have the same
+			there := []repo.Extent{{Stream: repo.StreamID(name.Timeline), Start: uint64(at), End: uint64(stop)}}
+			if has, err = c.has(ctx, filepath.Base(f.Name()), at, data, there); err == nil && !has {
+				err = store.ErrNotExist // and was removed meanwhile: the next attempt stores it
+			}
 		}
 		if err != nil {
 			return err

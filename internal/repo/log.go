@@ -84,6 +84,16 @@ const extentHead = 4 + 8 + 8 + 8 + 8
 // It may be repeated, and another writer may store the same bytes: all copies are equal in content. data is
 // lent.
 func (e *ExtentEncoder) Put(ctx context.Context, s StreamID, start uint64, data []byte, clock ExtentClock, c Compression) error {
+	return e.put(ctx, e.log.r.store.Put, s, start, data, clock, c)
+}
+
+// Add is Put where nobody has stored an extent of these bounds. Otherwise store.ErrExists is in the error, and what
+// is there may have other bytes: two sources may write to one log.
+func (e *ExtentEncoder) Add(ctx context.Context, s StreamID, start uint64, data []byte, clock ExtentClock, c Compression) error {
+	return e.put(ctx, e.log.r.store.Create, s, start, data, clock, c)
+}
+
+func (e *ExtentEncoder) put(ctx context.Context, give func(context.Context, string, []byte) error, s StreamID, start uint64, data []byte, clock ExtentClock, c Compression) error {
 	if len(data) == 0 || len(data) > MaxExtent {
 		return fmt.Errorf("a log extent of %d bytes is not within 1 and %d", len(data), MaxExtent)
 	}
@@ -108,7 +118,7 @@ func (e *ExtentEncoder) Put(ctx context.Context, s StreamID, start uint64, data 
 	// Sealed in place: the frame begins where its plain bytes do.
 	b = object.Seal(b[:seal.HeaderSize], b[seal.HeaderSize:], seal.HeaderSize)
 	e.buf = nil // a request that was given up may still be reading it
-	if err := e.log.r.store.Put(ctx, name, b); err != nil {
+	if err := give(ctx, name, b); err != nil {
 		return fmt.Errorf("store the log: %w", err)
 	}
 	e.buf = b

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -24,33 +25,27 @@ const (
 
 // Serve answers requests in dir until nobody has asked for so long as idle, stop of an answer is true, or ctx ends.
 // Where another process serves dir already, it returns nil at once. Requests are answered side by side; ctx of an
-// answer ends when Serve is about to. dir is made, and is the sidecar's own: what a dead one left in it is removed at the
-// beginning, and all of it at the end.
+// answer ends when Serve is about to, and then nothing is answered: the client does its work itself. dir is made, and
+// is the sidecar's own: what a dead one left in it is removed at the beginning, and all of it at the end.
 func Serve[Q, A any](ctx context.Context, dir string, idle time.Duration, answer func(context.Context, Q) (a A, stop bool)) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
+	lock, err := lockDir(dir)
+	if lock == nil {
 		return err
 	}
 	defer lock.Close() //nolint:errcheck // nothing was written
-	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		return nil
-	}
 	if err := sweep(dir); err != nil {
 		return err
 	}
+	defer leave(dir)
 	l, err := listen(dir)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // the next one sweeps
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	ends := time.AfterFunc(idle, stop)
-	defer ends.Stop()
 	context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept
+	resting := NewRest(idle, stop)
+	defer resting.End()
 	var answers sync.WaitGroup
 	defer answers.Wait()
 	for {
@@ -59,14 +54,55 @@ func Serve[Q, A any](ctx context.Context, dir string, idle time.Duration, answer
 			stop()
 			return nil // closed, by whatever made ctx end
 		}
-		ends.Reset(idle)
+		resting.Begin()
 		answers.Go(func() {
+			defer resting.Done()
 			defer conn.Close() //nolint:errcheck // the client sees a missing answer
 			if converse(ctx, conn, answer) {
 				stop()
 			}
-			ends.Reset(idle)
 		})
+	}
+}
+
+// lockDir makes dir and takes its lock; nil where another process has it. One that ends removes both, so that what
+// was locked may have no name any more: then once more.
+func lockDir(dir string) (*os.File, error) {
+	for {
+		err := os.MkdirAll(dir, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			continue // it was there, and was removed before MkdirAll looked
+		}
+		if err != nil {
+			return nil, err
+		}
+		lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			return nil, lock.Close()
+		}
+		ours, err := lock.Stat()
+		if err == nil {
+			var named os.FileInfo
+			if named, err = os.Stat(lock.Name()); err == nil && os.SameFile(ours, named) {
+				return lock, nil
+			}
+		}
+		if err = errors.Join(err, lock.Close()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+}
+
+// leave removes dir, as far as no next sidecar has put anything in it: the lock goes after everything that it guards.
+func leave(dir string) {
+	if sweep(dir) == nil && os.Remove(filepath.Join(dir, lockName)) == nil {
+		_ = os.Remove(dir)
 	}
 }
 
@@ -90,7 +126,7 @@ func converse[Q, A any](ctx context.Context, conn net.Conn, answer func(context.
 	}
 	conn.SetDeadline(time.Time{}) //nolint:errcheck // as above
 	a, stop := answer(ctx, q)
-	if ctx.Err() == nil || !stop {
+	if ctx.Err() == nil {
 		json.NewEncoder(conn).Encode(a) //nolint:errcheck // as above
 	}
 	return stop

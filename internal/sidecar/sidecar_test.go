@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -127,4 +128,51 @@ func TestClientsThatGo(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// An answer may take longer than the sidecar would wait for a request.
+func TestSlowAnswers(t *testing.T) {
+	dir := t.TempDir()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- sidecar.Serve(t.Context(), dir, 20*time.Millisecond, func(ctx context.Context, q string) (string, bool) {
+			select {
+			case <-time.After(200 * time.Millisecond):
+				return q, false
+			case <-ctx.Done():
+				return "ended", false
+			}
+		})
+	}()
+	if got := ask(t, dir, "slow"); got != "slow" {
+		t.Errorf("answered %q", got)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// Where many begin and end at once, whoever serves can be asked.
+func TestManyAtOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sidecar")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if err := sidecar.Serve(ctx, dir, time.Millisecond, echo); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 200 {
+		if got := ask(t, dir, "a"); got != "aa" {
+			t.Fatalf("answered %q", got)
+		}
+	}
+	stop()
+	all.Wait()
 }

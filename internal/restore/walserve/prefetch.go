@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/sidecar"
 )
 
 // SpoolName is the directory in pg_wal that holds the Prefetcher's socket and the segments that it has ready.
@@ -123,8 +124,8 @@ func (p *Prefetcher) sweep() error {
 func (p *Prefetcher) serve(ctx context.Context, l net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	idle := time.AfterFunc(p.Idle, stop)
-	defer idle.Stop()
+	rest := sidecar.NewRest(p.Idle, stop)
+	defer rest.End()
 	context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept
 	if p.Listening != nil {
 		p.Listening()
@@ -139,10 +140,10 @@ func (p *Prefetcher) serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			break // closed, by whatever made ctx end
 		}
-		idle.Reset(p.Idle)
+		rest.Begin()
 		eg.Go(func() error {
+			defer rest.Done()
 			p.answer(ctx, conn, stop)
-			idle.Reset(p.Idle)
 			return nil
 		})
 	}
@@ -161,7 +162,11 @@ func (p *Prefetcher) answer(ctx context.Context, conn net.Conn, stop func()) {
 		stop()
 		return
 	}
-	json.NewEncoder(conn).Encode(p.get(ctx, q)) //nolint:errcheck // as above
+	r := p.get(ctx, q)
+	if ctx.Err() != nil && r.Outcome != Served {
+		return // it is ending: without an answer the client looks for itself
+	}
+	json.NewEncoder(conn).Encode(r) //nolint:errcheck // as above
 }
 
 // get waits for a file and moves it to where it is wanted.

@@ -34,7 +34,10 @@ func (x *run) begin() (err error) {
 	}()
 	if x.state != targetEmpty {
 		if _, err := x.layout.data.root.Lstat(control.Path); err == nil {
-			x.journal.distrust() // it was complete already, and a server may have run on it since
+			// It was complete already, and a server may have run on it since. Once pg_control is gone nothing tells.
+			if err := x.journal.distrust(); err != nil {
+				return err
+			}
 		}
 		if err := x.disarm(); err != nil {
 			return err

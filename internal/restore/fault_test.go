@@ -3,6 +3,7 @@ package restore_test
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -130,6 +131,11 @@ func (y *tiny) restore(t *testing.T, st store.Store, to string) error {
 }
 
 func (y *tiny) restoreWith(t *testing.T, st store.Store, o restore.Options) error {
+	return y.restoreContext(t.Context(), t, st, o)
+}
+
+// restoreContext restores until it is done or ctx is.
+func (y *tiny) restoreContext(ctx context.Context, t *testing.T, st store.Store, o restore.Options) error {
 	r, err := repo.Open(t.Context(), st, seal.Credentials{Passphrase: passphrase}, repo.Options{})
 	if err != nil {
 		return err
@@ -143,7 +149,7 @@ func (y *tiny) restoreWith(t *testing.T, st store.Store, o restore.Options) erro
 	if err != nil {
 		return err
 	}
-	_, err = restore.Run(t.Context(), r, p, o)
+	_, err = restore.Run(ctx, r, p, o)
 	return err
 }
 

@@ -36,6 +36,7 @@ type journalLine struct {
 type journal struct {
 	path string
 	f    *os.File
+	head int64            // length of the first line
 	done map[uint64]int64 // path's hash to size, of what an earlier run finished
 	seed maphash.Seed
 
@@ -97,6 +98,7 @@ func (j *journal) start(head journalHead) error {
 	if _, err := j.f.WriteAt(append(b, '\n'), 0); err != nil {
 		return err
 	}
+	j.head = int64(len(b)) + 1
 	if _, err := j.f.Seek(0, 2); err != nil {
 		return err
 	}
@@ -108,6 +110,9 @@ func (j *journal) load() error {
 	sc := bufio.NewScanner(j.f)
 	sc.Buffer(nil, 1<<20)
 	for sc.Scan() {
+		if j.head == 0 {
+			j.head = int64(len(sc.Bytes())) + 1
+		}
 		var l journalLine
 		if json.Unmarshal(sc.Bytes(), &l) == nil && l.Path != "" {
 			j.done[maphash.String(j.seed, l.Path)] = l.Size
@@ -123,8 +128,18 @@ func (j *journal) load() error {
 	return err
 }
 
-// distrust forgets what an earlier run finished.
-func (j *journal) distrust() { clear(j.done) }
+// distrust forgets what earlier runs finished, durably: a run after this one would believe the lines again. The first
+// line is left as it is, so that also whoever dies here leaves a journal that says what the directory is.
+func (j *journal) distrust() error {
+	clear(j.done)
+	if err := j.f.Truncate(j.head); err != nil {
+		return err
+	}
+	if _, err := j.f.Seek(0, 2); err != nil {
+		return err
+	}
+	return j.f.Sync()
+}
 
 // has tells whether an earlier run finished a file.
 func (j *journal) has(path string, size int64) bool {

@@ -2,9 +2,11 @@ package restore_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,9 +16,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 // child runs a restore that kills itself at a step; killed is false where it came to its end before.
@@ -149,6 +154,67 @@ func TestResumeDeltaAfterKill(t *testing.T) {
 	}
 	w.child(old, 0, restore.Fresh)
 	same(t, old, whole)
+}
+
+// What a restore wrote before a server ran on the directory is not believed any more, neither by the next run, which
+// finds pg_control there, nor by those after it, if that one is killed when it has taken pg_control away.
+func TestDistrustLasts(t *testing.T) {
+	y := newTiny(t)
+	to, err := seal.PassphraseRecipient("test", passphrase, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := seal.NewSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := storetest.NewMemory()
+	y.store(t, st, signer, to)
+	const path = "base/1/1259"
+	target := filepath.Join(pgtest.TempDir(t), "target")
+	journal := filepath.Join(target, "holdfast.restore")
+	var written []byte // the journal when all files were
+	// One worker ends with the first chunk after the context, and that is not of this file.
+	o := restore.Options{To: target, Workers: 1, Settings: restore.Settings{RestoreCommand: "false %f %p"}}
+	o.Progress = func(p dr.Progress) {
+		if p.Phase == "finishing" {
+			written, err = os.ReadFile(journal)
+		}
+	}
+	if err := errors.Join(y.restoreWith(t, st, o), err); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(written, []byte(path)) {
+		t.Fatalf("the journal never named %s: %s", path, written)
+	}
+	// As if it had been killed when all but its journal's removal was done, and a server had run then.
+	changed := bytes.Clone(y.files[path])
+	copy(changed[8192:], "changed by a server")
+	if err := errors.Join(os.WriteFile(journal, written, 0o600), os.WriteFile(filepath.Join(target, path), changed, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	// The next one ends when nothing but pg_control has changed: before it writes the first file.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o.Progress = func(p dr.Progress) {
+		if p.Phase == "writing files" {
+			cancel()
+		}
+	}
+	if err := y.restoreContext(ctx, t, st, o); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want %v", err, context.Canceled)
+	}
+	if _, err := os.Stat(filepath.Join(target, control.Path)); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("pg_control: %v, want that it is gone", err)
+	}
+	if got, err := os.ReadFile(filepath.Join(target, path)); err != nil || !bytes.Equal(got, changed) {
+		t.Fatalf("the run that was to end early has written %s already (%v)", path, err)
+	}
+	o.Progress = nil
+	if err := y.restoreWith(t, st, o); err != nil {
+		t.Fatal(err)
+	}
+	y.wantFiles(t, target, nil)
 }
 
 // Delta makes of a diverged cluster exactly what the snapshot is, and reads what it keeps.

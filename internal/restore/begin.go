@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
@@ -146,12 +147,20 @@ func (x *run) removeExtra() error {
 			return err
 		}
 	}
-	return x.removeBelow(x.layout.data, "", keep)
+	if err := x.removeBelow(x.layout.data, "", keep); err != nil {
+		return err
+	}
+	if x.result.Rescued > 0 {
+		x.note("%s; what is on disk of the lost parts of the tree is whole", rescued(x.result.Rescued))
+	}
+	return nil
 }
 
-// removeBelow removes from an area, whose tree paths begin with prefix, what is in neither set.
+// removeBelow removes from an area, whose tree paths begin with prefix, what is in neither set, but for what an earlier
+// run has restored of those parts of the tree that are lost now.
 func (x *run) removeBelow(a *area, prefix string, keep seen) error {
-	return fs.WalkDir(a.root.FS(), ".", func(rel string, d fs.DirEntry, err error) error {
+	var doubtful []string // directories that stay if they hold such a file
+	err := fs.WalkDir(a.root.FS(), ".", func(rel string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -163,6 +172,10 @@ func (x *run) removeBelow(a *area, prefix string, keep seen) error {
 			if keep.has(path) || x.files.has(path+"/") {
 				return nil
 			}
+			if x.mayHoldLost(path) {
+				doubtful = append(doubtful, rel)
+				return nil
+			}
 			if err := a.root.RemoveAll(rel); err != nil {
 				return err
 			}
@@ -172,6 +185,21 @@ func (x *run) removeBelow(a *area, prefix string, keep seen) error {
 		if (d.Type().IsRegular() && x.files.has(path)) || (link && keep.has(path) && strings.HasPrefix(path, tablespaceDir+"/")) {
 			return nil
 		}
+		if x.isLost(path) && x.rescue(path, a, rel) {
+			return nil
+		}
 		return a.root.Remove(rel)
 	})
+	if err != nil {
+		return err
+	}
+	for _, rel := range slices.Backward(doubtful) { // the inner ones first
+		switch err := a.root.Remove(rel); {
+		case errors.Is(err, fs.ErrExist): // it is not empty
+			x.dirs = append(x.dirs, prefix+rel)
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }

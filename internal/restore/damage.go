@@ -38,6 +38,7 @@ type DamageError struct {
 	To        string
 	Ranges    []DamagedRange // by file and offset
 	Lost      []LostPaths    // in the tree's order
+	Rescued   int64          // files of Lost that are there all the same, as Result says
 	Startable bool           // KeepDamage: the directory was finished all the same
 }
 
@@ -47,6 +48,9 @@ func (e *DamageError) Error() string {
 		what, reason = append(what, "of its tree "+e.Lost[0].String()+" is lost"), append(reason, e.Lost[0].Reason)
 		if n > 1 {
 			what = append(what, fmt.Sprintf("%d more parts of it are", n-1))
+		}
+		if e.Rescued > 0 {
+			what = append(what, rescued(e.Rescued))
 		}
 	}
 	if len(e.Ranges) > 0 {
@@ -93,6 +97,33 @@ func (x *run) losePaths(l repo.LostPaths) error {
 // isLost tells whether a path may have been in a part of the tree that is lost.
 func (x *run) isLost(path string) bool {
 	return slices.ContainsFunc(x.result.Lost, func(l LostPaths) bool { return path > l.After && (path <= l.To || l.To == "") })
+}
+
+// mayHoldLost tells whether a path below a directory may have been in a part of the tree that is lost.
+func (x *run) mayHoldLost(dir string) bool {
+	first, behind := dir+"/", dir+"0" // 0 follows the slash
+	return slices.ContainsFunc(x.result.Lost, func(l LostPaths) bool { return l.After < behind && (first <= l.To || l.To == "") })
+}
+
+// rescue keeps a file of a lost part of the tree, if the journal says that an earlier run has restored it when the tree
+// was whole: it may be the last copy.
+func (x *run) rescue(path string, a *area, rel string) bool {
+	fi, err := a.root.Lstat(rel)
+	if err != nil || !fi.Mode().IsRegular() || !x.journal.has(path, fi.Size()) {
+		return false
+	}
+	x.result.Rescued++
+	// Otherwise a minimal one would be written over it.
+	x.conf = x.conf || path == "postgresql.conf"
+	x.hba = x.hba || path == "pg_hba.conf"
+	return true
+}
+
+func rescued(n int64) string {
+	if n == 1 {
+		return "1 file of what is lost had been restored by an earlier run, and was kept"
+	}
+	return fmt.Sprintf("%d files of what is lost had been restored by an earlier run, and were kept", n)
 }
 
 // refuseDelta keeps an existing cluster from a restore that would remove files from it whose better copies are lost.

@@ -2,14 +2,17 @@ package restore_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/restore"
@@ -205,4 +208,118 @@ func TestDeltaFromADamagedTree(t *testing.T) {
 	if refused < 2 {
 		t.Errorf("%d packs hold a part of the tree: the test tests little", refused)
 	}
+}
+
+// A tree that is damaged between two runs of a restore costs nothing that the first one had restored: it stays, the
+// report counts it, and with the tree back the same restore ends as if nothing had been.
+func TestResumeFromATreeDamagedSince(t *testing.T) {
+	y := newTiny(t)
+	for i := range 300 { // in many directories: some are lost with all that they hold
+		dir := "base"
+		if i >= 150 {
+			dir = "queue" // behind postgresql.conf, which is lost too then
+		}
+		y.files[fmt.Sprintf("%s/%d/%05d", dir, 100+i/4, 20000+i)] = []byte(fmt.Sprint("file number ", i))
+	}
+	y.packBytes = 4 << 10
+	to, err := seal.PassphraseRecipient("test", passphrase, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := seal.NewSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := storetest.NewMemory()
+	y.store(t, whole, signer, to)
+	base, tested := pgtest.TempDir(t), 0
+	if err := whole.List(t.Context(), "packs/", "", func(i store.Info) error {
+		st, target := whole.Clone(), filepath.Join(base, fmt.Sprint(tested))
+		journalled := y.interrupt(t, st, target)
+		if err := st.Delete(t.Context(), i.Name); err != nil {
+			return err
+		}
+		// These are nobody's.
+		for _, name := range []string{"base/130/20120x", "base/130/extra/file", "base/1305/file"} {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(target, name)), 0o700), os.WriteFile(filepath.Join(target, name), nil, 0o600)); err != nil {
+				return err
+			}
+		}
+		err := y.restore(t, st, target)
+		var damage *restore.DamageError
+		if !errors.As(err, &damage) || len(damage.Lost) == 0 {
+			return os.RemoveAll(target) // not of the tree, or the root of it
+		}
+		tested++
+		lost, rescued := &restore.DamageError{Lost: damage.Lost}, int64(0) // without what the same pack had of files
+		for p, want := range y.files {
+			got, err := os.ReadFile(filepath.Join(target, p))
+			switch {
+			case journalled[p] || !names(damage, p):
+				if names(lost, p) {
+					rescued++
+				}
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("without %s: %s, which the first run had restored: %d bytes of %d, %v", i.Name, p, len(got), len(want), err)
+				}
+			case names(lost, p) && !errors.Is(err, fs.ErrNotExist):
+				t.Errorf("without %s: %s, which nobody knows to be whole, was kept: %v", i.Name, p, err)
+			}
+		}
+		if said := "restored by an earlier run"; damage.Rescued != rescued || strings.Contains(damage.Error(), said) != (rescued > 0) {
+			t.Errorf("without %s: %d files are said to be kept, want %d: %v", i.Name, damage.Rescued, rescued, damage)
+		}
+		for _, name := range []string{"base/130/20120x", "base/130/extra", "base/1305"} {
+			if _, err := os.Stat(filepath.Join(target, name)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("without %s: %s was kept: %v", i.Name, name, err)
+			}
+		}
+		if err := y.restore(t, whole, target); err != nil {
+			t.Errorf("with %s back: %v", i.Name, err)
+		}
+		y.wantFiles(t, target, nil)
+		return os.RemoveAll(target)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if tested < 2 {
+		t.Errorf("%d packs hold a part of the tree: the test tests little", tested)
+	}
+}
+
+// interrupt leaves a directory as a restore does that is killed before it writes pg_control, when its journal has only
+// every other file, and returns the names of these.
+func (y *tiny) interrupt(t *testing.T, st store.Store, to string) (journalled map[string]bool) {
+	t.Helper()
+	var lines []string
+	journal := filepath.Join(to, "holdfast.restore")
+	o := restore.Options{To: to, Settings: restore.Settings{RestoreCommand: "false %f %p"}, Progress: func(p dr.Progress) {
+		if p.Phase == "finishing" {
+			b, err := os.ReadFile(journal)
+			if err != nil {
+				t.Error(err)
+			}
+			lines = slices.Collect(strings.Lines(string(b)))
+		}
+	}}
+	if err := y.restoreWith(t, st, o); err != nil {
+		t.Fatal(err)
+	}
+	if len(lines) != 1+len(y.files) {
+		t.Fatalf("the journal has %d lines, want %d", len(lines), 1+len(y.files))
+	}
+	journalled, kept := map[string]bool{}, lines[0]
+	for i, line := range lines[1:] {
+		var l struct{ Path string }
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 || l.Path == "postgresql.conf" {
+			journalled[l.Path], kept = true, kept+line
+		}
+	}
+	if err := errors.Join(os.WriteFile(journal, []byte(kept), 0o600), os.Remove(filepath.Join(to, control.Path))); err != nil {
+		t.Fatal(err)
+	}
+	return journalled
 }

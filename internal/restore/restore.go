@@ -58,7 +58,8 @@ type Result struct {
 	Resumed     bool              `json:"resumed"` // an interrupted restore was continued
 	Took        time.Duration     `json:"took"`
 	Damaged     []DamagedRange    `json:"damaged,omitempty"`
-	Lost        []LostPaths       `json:"lost,omitempty"` // files and directories that the repository does not even name any more
+	Lost        []LostPaths       `json:"lost,omitempty"`    // files and directories that the repository does not even name any more
+	Rescued     int64             `json:"rescued,omitempty"` // files of Lost that an earlier run had restored: they were kept, and are whole
 	Notes       []string          `json:"notes,omitempty"`
 }
 
@@ -120,7 +121,7 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 	}
 	x.result.Took = time.Since(started)
 	if x.damaged() {
-		return x.result, &DamageError{Snapshot: x.result.Snapshot, To: o.To, Ranges: x.result.Damaged, Lost: x.result.Lost, Startable: x.startable()}
+		return x.result, &DamageError{Snapshot: x.result.Snapshot, To: o.To, Ranges: x.result.Damaged, Lost: x.result.Lost, Rescued: x.result.Rescued, Startable: x.startable()}
 	}
 	return x.result, nil
 }

@@ -181,8 +181,8 @@ func TestDistrustLasts(t *testing.T) {
 			written, err = os.ReadFile(journal)
 		}
 	}
-	if err := errors.Join(y.restoreWith(t, st, o), err); err != nil {
-		t.Fatal(err)
+	if runErr := y.restoreWith(t, st, o); runErr != nil || err != nil {
+		t.Fatal(runErr, err)
 	}
 	if !bytes.Contains(written, []byte(path)) {
 		t.Fatalf("the journal never named %s: %s", path, written)

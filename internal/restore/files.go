@@ -100,7 +100,7 @@ func (x *run) cut(ctx context.Context, pieces chan<- piece) error {
 		}
 		x.result.Files++
 		x.result.Bytes += e.Size
-		if x.journal.has(path, e.Size) {
+		if x.journal.has(path, e.Size) && a.has(rel, e.Size) {
 			atomic.AddInt64(&x.result.Kept, e.Size)
 			x.progress.add(e.Size)
 			return nil

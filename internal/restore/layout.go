@@ -27,6 +27,12 @@ type area struct {
 	buffered atomic.Bool // its file system does not write past the page cache
 }
 
+// has tells whether a file of this size is there. A journal alone does not know what was removed since.
+func (a *area) has(rel string, size int64) bool {
+	fi, err := a.root.Lstat(rel)
+	return err == nil && fi.Mode().IsRegular() && fi.Size() == size
+}
+
 // layout says where the paths of a tree go.
 type layout struct {
 	data   *area

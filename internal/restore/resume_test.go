@@ -217,6 +217,38 @@ func TestDistrustLasts(t *testing.T) {
 	y.wantFiles(t, target, nil)
 }
 
+// A file that the journal calls whole is written again where it is gone, or has another size, whoever did that.
+func TestResumeWithoutAFileOfTheJournal(t *testing.T) {
+	y := newTiny(t)
+	to, err := seal.PassphraseRecipient("test", passphrase, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := seal.NewSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, target := storetest.NewMemory(), filepath.Join(pgtest.TempDir(t), "target")
+	y.store(t, st, signer, to)
+	y.interrupt(t, st, target)
+	journal, err := os.ReadFile(filepath.Join(target, "holdfast.restore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := range y.files {
+		journal = fmt.Appendf(journal, "{\"path\":%q,\"size\":%d}\n", p, len(y.files[p]))
+	}
+	err = errors.Join(os.WriteFile(filepath.Join(target, "holdfast.restore"), journal, 0o600),
+		os.Remove(filepath.Join(target, "base/1/1259")), os.Truncate(filepath.Join(target, "base/5/16384"), 8192))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := y.restore(t, st, target); err != nil {
+		t.Fatal(err)
+	}
+	y.wantFiles(t, target, nil)
+}
+
 // Delta makes of a diverged cluster exactly what the snapshot is, and reads what it keeps.
 func TestDeltaOverADivergedDirectory(t *testing.T) {
 	w := smallWorld(t)

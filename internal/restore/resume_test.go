@@ -80,6 +80,14 @@ func TestResumeAfterKill(t *testing.T) {
 	if w.child(whole, 0, restore.Fresh) {
 		t.Fatal("killed at no step")
 	}
+	unsaid := filepath.Join(w.base, "unsaid") // killed before its journal said what it is
+	for _, err := range []error{os.Mkdir(unsaid, 0o700), os.WriteFile(filepath.Join(unsaid, "holdfast.restore"), []byte(`{"sys`), 0o600)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.child(unsaid, 0, restore.Fresh)
+	same(t, unsaid, whole)
 	for step := 1; ; step += 1 + step/4 {
 		to := filepath.Join(w.base, fmt.Sprintf("killed-%d", step))
 		if !w.child(to, step, restore.Fresh) {

@@ -51,6 +51,9 @@ func inspect(ctx context.Context, p *points.Plan, to string, mode Mode) (targetS
 	if ours {
 		return targetOurs, nil
 	}
+	if head != nil && head.Snapshot == "" && len(names) == 1 {
+		return targetEmpty, nil // whoever began died before it could say what
+	}
 	if mode != Delta {
 		return 0, notEmpty(what, names, head)
 	}

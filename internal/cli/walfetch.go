@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
+	"github.com/holdfast-dr/holdfast/internal/sidecar"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -99,7 +100,7 @@ func (s *walSource) startPrefetcher(system, walDir string) (<-chan struct{}, err
 		return nil, err
 	}
 	args := append([]string{"wal", "prefetch", system, walDir, "--data-directory", s.dataDir, "--quiet"}, s.sourceArgs()...)
-	return walserve.Detach(exec.Command(self, args...))
+	return sidecar.Detach(exec.Command(self, args...))
 }
 
 // sourceArgs are the flags with which another process finds the same repository.

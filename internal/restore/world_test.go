@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
 	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
 	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/sidecar"
 	"github.com/holdfast-dr/holdfast/internal/store/local"
 )
 
@@ -63,7 +64,7 @@ func fetchMain(name, path string) int {
 	o := walserve.FetchOptions{Open: openSource, StartPrefetcher: func(walDir string) (<-chan struct{}, error) {
 		cmd := exec.Command(os.Args[0], walDir)
 		cmd.Env = append(os.Environ(), roleEnv+"=serve")
-		return walserve.Detach(cmd)
+		return sidecar.Detach(cmd)
 	}}
 	r := walserve.Fetch(context.Background(), name, path, o)
 	if err := r.Err(); err != nil {

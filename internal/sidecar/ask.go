@@ -23,7 +23,7 @@ func Ask[Q, A any](ctx context.Context, dir string, q Q) (a A, err error) {
 	}
 	defer d.Close() //nolint:errcheck // only read
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketName))
+	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), SocketName))
 	if err != nil {
 		return a, err
 	}

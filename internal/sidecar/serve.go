@@ -15,9 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// SocketName is the name of the socket in a sidecar's directory, for one that listens there itself.
+const SocketName = "socket"
+
 const (
-	lockName   = "lock"
-	socketName = "socket"
+	lockName = "lock"
 
 	// patience is how long a client may take to send its request.
 	patience = time.Minute
@@ -140,7 +142,7 @@ func listen(dir string) (net.Listener, error) {
 		return nil, err
 	}
 	defer d.Close() //nolint:errcheck // only read
-	l, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketName))
+	l, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), SocketName))
 	if err != nil {
 		return nil, err
 	}

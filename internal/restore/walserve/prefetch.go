@@ -24,7 +24,7 @@ const SpoolName = "holdfast.prefetch"
 
 const (
 	lockName   = "lock"
-	socketName = "socket"
+	socketName = sidecar.SocketName
 	// stopName is the request that ends the Prefetcher.
 	stopName = "stop"
 )

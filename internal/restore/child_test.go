@@ -49,7 +49,7 @@ func restoreMain() int {
 	var step atomic.Int64
 	o := restore.Options{
 		To: os.Getenv(toEnv), Mode: restore.Mode(os.Getenv(modeEnv)), Workers: 2,
-		Settings: restore.Settings{RestoreCommand: "false %f %p"},
+		Settings: unserved,
 		Progress: func(dr.Progress) {
 			if step.Add(1) == int64(n) {
 				syscall.Kill(os.Getpid(), syscall.SIGKILL)

@@ -16,9 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/restore"
-	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
-	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 // Each pack of a snapshot whose tree has many nodes is damaged or lost once: what the report does not name comes back
@@ -26,20 +24,8 @@ import (
 // directory can be started. With the pack back, the same restore ends as if nothing had been.
 func TestEveryDamagedPack(t *testing.T) {
 	y := newTiny(t)
-	for i := range 200 {
-		y.files[fmt.Sprintf("base/7/%05d", 20000+i)] = []byte(fmt.Sprint("file number ", i))
-	}
-	y.packBytes = 4 << 10
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	whole := storetest.NewMemory()
-	y.store(t, whole, signer, to)
+	y.grow(200)
+	whole := y.stored(t)
 	var packs []string
 	if err := whole.List(t.Context(), "packs/", "", func(i store.Info) error { packs = append(packs, i.Name); return nil }); err != nil {
 		t.Fatal(err)
@@ -103,7 +89,7 @@ func TestEveryDamagedPack(t *testing.T) {
 // restoreDamaged restores and wants all or damage; nothing else may be said.
 func (y *tiny) restoreDamaged(t *testing.T, st store.Store, to string, how restore.Damage) *restore.DamageError {
 	t.Helper()
-	err := y.restoreWith(t, st, restore.Options{To: to, Workers: 2, Damage: how, Settings: restore.Settings{RestoreCommand: "false %f %p"}})
+	err := y.restoreWith(t, st, restore.Options{To: to, Workers: 2, Damage: how, Settings: unserved})
 	var damage *restore.DamageError
 	if err != nil && !errors.As(err, &damage) && !strings.Contains(err.Error(), "every path is lost") {
 		t.Fatalf("restore of a damaged snapshot: %v", err)
@@ -161,20 +147,8 @@ func (y *tiny) wantFiles(t *testing.T, dir string, d *restore.DamageError) {
 // A cluster is not overwritten by what is left of a damaged tree.
 func TestDeltaFromADamagedTree(t *testing.T) {
 	y := newTiny(t)
-	for i := range 200 {
-		y.files[fmt.Sprintf("base/7/%05d", 20000+i)] = []byte(fmt.Sprint("file number ", i))
-	}
-	y.packBytes = 4 << 10
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	whole := storetest.NewMemory()
-	y.store(t, whole, signer, to)
+	y.grow(200)
+	whole := y.stored(t)
 	target := filepath.Join(pgtest.TempDir(t), "cluster")
 	if err := y.restore(t, whole, target); err != nil {
 		t.Fatal(err)
@@ -189,14 +163,14 @@ func TestDeltaFromADamagedTree(t *testing.T) {
 		if err := st.Delete(t.Context(), i.Name); err != nil {
 			return err
 		}
-		err := y.restoreWith(t, st, restore.Options{To: filepath.Join(filepath.Dir(target), "probe"), Damage: restore.KeepDamage, Settings: restore.Settings{RestoreCommand: "false %f %p"}})
+		err := y.restoreWith(t, st, restore.Options{To: filepath.Join(filepath.Dir(target), "probe"), Damage: restore.KeepDamage, Settings: unserved})
 		os.RemoveAll(filepath.Join(filepath.Dir(target), "probe"))
 		var damage *restore.DamageError
 		if errors.As(err, &damage) && len(damage.Lost) == 0 || err == nil {
 			return nil
 		}
 		refused++
-		err = y.restoreWith(t, st, restore.Options{To: target, Mode: restore.Delta, Settings: restore.Settings{RestoreCommand: "false %f %p"}})
+		err = y.restoreWith(t, st, restore.Options{To: target, Mode: restore.Delta, Settings: unserved})
 		after, digestErr := digest(target)
 		if err == nil || !strings.Contains(err.Error(), "is lost") || digestErr != nil || len(after) != len(before) {
 			t.Errorf("without %s: %v; %d entries, before there were %d", i.Name, err, len(after), len(before))
@@ -222,16 +196,7 @@ func TestResumeFromATreeDamagedSince(t *testing.T) {
 		y.files[fmt.Sprintf("%s/%d/%05d", dir, 100+i/4, 20000+i)] = []byte(fmt.Sprint("file number ", i))
 	}
 	y.packBytes = 4 << 10
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	whole := storetest.NewMemory()
-	y.store(t, whole, signer, to)
+	whole := y.stored(t)
 	base, tested := pgtest.TempDir(t), 0
 	if err := whole.List(t.Context(), "packs/", "", func(i store.Info) error {
 		st, target := whole.Clone(), filepath.Join(base, fmt.Sprint(tested))
@@ -293,7 +258,7 @@ func (y *tiny) interrupt(t *testing.T, st store.Store, to string) (journalled ma
 	t.Helper()
 	var lines []string
 	journal := filepath.Join(to, "holdfast.restore")
-	o := restore.Options{To: to, Settings: restore.Settings{RestoreCommand: "false %f %p"}, Progress: func(p dr.Progress) {
+	o := restore.Options{To: to, Settings: unserved, Progress: func(p dr.Progress) {
 		if p.Phase == "finishing" {
 			b, err := os.ReadFile(journal)
 			if err != nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore"
-	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store/local"
 )
 
@@ -27,20 +26,12 @@ func TestFilesOfEverySize(t *testing.T) {
 		}
 		y.files[fmt.Sprintf("base/7/%05d", 20000+i)] = b
 	}
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
 	base := pgtest.TempDir(t)
 	st, err := local.Create(filepath.Join(base, "repository"), local.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	y.store(t, st, signer, to)
+	y.store(t, st)
 	t.Run("disk", func(t *testing.T) { y.freshAndDelta(t, st, filepath.Join(base, "to")) })
 	t.Run("tmpfs", func(t *testing.T) {
 		mem := filepath.Join(base, "mem")
@@ -85,7 +76,7 @@ func (y *tiny) freshAndDelta(t *testing.T, st *local.Store, to string) {
 			t.Fatal(err)
 		}
 	}
-	o := restore.Options{To: to, Mode: restore.Delta, Workers: 2, Settings: restore.Settings{RestoreCommand: "false %f %p"}}
+	o := restore.Options{To: to, Mode: restore.Delta, Workers: 2, Settings: unserved}
 	if err := y.restoreWith(t, st, o); err != nil {
 		t.Fatal(err)
 	}

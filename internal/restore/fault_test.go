@@ -34,6 +34,22 @@ type tiny struct {
 	packBytes int // 0: 128 KiB
 }
 
+// grow adds so many files, and makes packs so small that the tree's nodes lie in several.
+func (y *tiny) grow(files int) {
+	for i := range files {
+		y.files[fmt.Sprintf("base/7/%05d", 20000+i)] = []byte(fmt.Sprint("file number ", i))
+	}
+	y.packBytes = 4 << 10
+}
+
+// stored returns a store that holds a repository with the snapshot.
+func (y *tiny) stored(t *testing.T) *storetest.Memory {
+	t.Helper()
+	st := storetest.NewMemory()
+	y.store(t, st)
+	return st
+}
+
 func newTiny(t *testing.T) *tiny {
 	t.Helper()
 	s := pgtest.Start(t, pgtest.Options{Version: "15"})
@@ -57,8 +73,9 @@ func newTiny(t *testing.T) *tiny {
 }
 
 // store makes a repository with the snapshot in st.
-func (y *tiny) store(t *testing.T, st store.Store, signer *seal.Signer, to seal.Recipient) {
+func (y *tiny) store(t *testing.T, st store.Store) {
 	t.Helper()
+	signer, to := keys(t)
 	r, err := repo.Init(t.Context(), st, []seal.Recipient{to}, repo.Options{Signer: signer, PackBytes: cmp.Or(y.packBytes, 128<<10)})
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +144,7 @@ func (y *tiny) paths() []string {
 }
 
 func (y *tiny) restore(t *testing.T, st store.Store, to string) error {
-	return y.restoreWith(t, st, restore.Options{To: to, Workers: 2, Settings: restore.Settings{RestoreCommand: "false %f %p"}})
+	return y.restoreWith(t, st, restore.Options{To: to, Workers: 2, Settings: unserved})
 }
 
 func (y *tiny) restoreWith(t *testing.T, st store.Store, o restore.Options) error {
@@ -157,20 +174,12 @@ func (y *tiny) restoreContext(ctx context.Context, t *testing.T, st store.Store,
 // the same command then finishes it.
 func TestRestoreEveryFault(t *testing.T) {
 	y := newTiny(t)
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
 	base, n, target := pgtest.TempDir(t), 0, ""
 	failures := 0
 	storetest.EachFault(t, storetest.Sweep{
 		Kind: store.Denied,
 		Prepare: func(t *testing.T, st store.Store) {
-			y.store(t, st, signer, to)
+			y.store(t, st)
 			n++
 			target = filepath.Join(base, fmt.Sprint(n))
 		},

@@ -20,8 +20,6 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/restore"
-	"github.com/holdfast-dr/holdfast/internal/seal"
-	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 // child runs a restore that kills itself at a step; killed is false where it came to its end before.
@@ -168,22 +166,14 @@ func TestResumeDeltaAfterKill(t *testing.T) {
 // finds pg_control there, nor by those after it, if that one is killed when it has taken pg_control away.
 func TestDistrustLasts(t *testing.T) {
 	y := newTiny(t)
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	st := storetest.NewMemory()
-	y.store(t, st, signer, to)
+	st := y.stored(t)
 	const path = "base/1/1259"
 	target := filepath.Join(pgtest.TempDir(t), "target")
 	journal := filepath.Join(target, "holdfast.restore")
 	var written []byte // the journal when all files were
+	var err error
 	// One worker ends with the first chunk after the context, and that is not of this file.
-	o := restore.Options{To: target, Workers: 1, Settings: restore.Settings{RestoreCommand: "false %f %p"}}
+	o := restore.Options{To: target, Workers: 1, Settings: unserved}
 	o.Progress = func(p dr.Progress) {
 		if p.Phase == "finishing" {
 			written, err = os.ReadFile(journal)
@@ -228,16 +218,7 @@ func TestDistrustLasts(t *testing.T) {
 // A file that the journal calls whole is written again where it is gone, or has another size, whoever did that.
 func TestResumeWithoutAFileOfTheJournal(t *testing.T) {
 	y := newTiny(t)
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, target := storetest.NewMemory(), filepath.Join(pgtest.TempDir(t), "target")
-	y.store(t, st, signer, to)
+	st, target := y.stored(t), filepath.Join(pgtest.TempDir(t), "target")
 	y.interrupt(t, st, target)
 	journal, err := os.ReadFile(filepath.Join(target, "holdfast.restore"))
 	if err != nil {

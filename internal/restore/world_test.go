@@ -99,6 +99,9 @@ func openRepository(ctx context.Context, dir string) (*repo.Repository, error) {
 // pointsLatest is the newest timeline.
 var pointsLatest = points.Timeline{}
 
+// unserved are settings for a directory on which no server is started.
+var unserved = restore.Settings{RestoreCommand: "false %f %p"}
+
 // world is a source, a repository, and a place for what is restored.
 type world struct {
 	t    testing.TB
@@ -117,14 +120,7 @@ func newWorld(t testing.TB, o pgtest.Options) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
+	signer, to := keys(t)
 	w.r, err = repo.Init(t.Context(), st, []seal.Recipient{to}, repo.Options{Signer: signer, Codecs: []repo.Codec{page.NewCodec()}})
 	if err != nil {
 		t.Fatal(err)
@@ -140,6 +136,20 @@ func newWorld(t testing.TB, o pgtest.Options) *world {
 	}
 	copyFile(t, self, w.bin)
 	return w
+}
+
+// keys returns who signs, and who may open a repository: everybody with the passphrase.
+func keys(t testing.TB) (*seal.Signer, seal.Recipient) {
+	t.Helper()
+	to, err := seal.PassphraseRecipient("test", passphrase, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := seal.NewSigner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer, to
 }
 
 func copyFile(t testing.TB, from, to string) {

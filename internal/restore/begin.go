@@ -75,7 +75,7 @@ func (x *run) disarm() error {
 // makeDirs makes the snapshot's directories, also those that a base backup leaves empty. What stands in the
 // place of one and is no directory is removed: a link in an old data directory is not followed.
 func (x *run) makeDirs() error {
-	for _, path := range append([]string{"global", tablespaceDir, "pg_wal"}, x.dirs...) {
+	for _, path := range x.dirs {
 		a, rel, err := x.layout.place(path)
 		if err != nil {
 			return err
@@ -100,12 +100,12 @@ func (x *run) makeDir(a *area, rel string) error {
 			return err
 		}
 	}
-	if err == nil && fi.IsDir() {
-		return nil
+	if err != nil || !fi.IsDir() {
+		if err := a.root.Mkdir(rel, 0o700); err != nil {
+			return err
+		}
 	}
-	if err := a.root.MkdirAll(rel, 0o700); err != nil {
-		return err
-	}
+	// Also of one that is there: an earlier run may have been killed when it had made it.
 	return x.opts.Owner.lchown(a.root, rel)
 }
 
@@ -136,18 +136,14 @@ func (x *run) linkTablespaces() error {
 
 // removeExtra removes what the directory has and the snapshot has not.
 func (x *run) removeExtra() error {
-	keep := newSeen()
-	for _, d := range append([]string{"global", tablespaceDir, "pg_wal"}, x.dirs...) {
-		keep.add(d)
-	}
 	for oid, a := range x.layout.spaces {
 		prefix := fmt.Sprintf("%s/%d", tablespaceDir, oid)
-		keep.add(prefix)
-		if err := x.removeBelow(a, prefix+"/", keep); err != nil {
+		x.addDir(prefix)
+		if err := x.removeBelow(a, prefix+"/"); err != nil {
 			return err
 		}
 	}
-	if err := x.removeBelow(x.layout.data, "", keep); err != nil {
+	if err := x.removeBelow(x.layout.data, ""); err != nil {
 		return err
 	}
 	if x.result.Rescued > 0 {
@@ -156,9 +152,9 @@ func (x *run) removeExtra() error {
 	return nil
 }
 
-// removeBelow removes from an area, whose tree paths begin with prefix, what is in neither set, but for what an earlier
+// removeBelow removes from an area, whose tree paths begin with prefix, what the snapshot has not, but for what an earlier
 // run has restored of those parts of the tree that are lost now.
-func (x *run) removeBelow(a *area, prefix string, keep seen) error {
+func (x *run) removeBelow(a *area, prefix string) error {
 	var doubtful []string // directories that stay if they hold such a file
 	err := fs.WalkDir(a.root.FS(), ".", func(rel string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -169,7 +165,7 @@ func (x *run) removeBelow(a *area, prefix string, keep seen) error {
 			return nil
 		}
 		if d.IsDir() {
-			if keep.has(path) || x.files.has(path+"/") {
+			if x.isDir.has(path) {
 				return nil
 			}
 			if x.mayHoldLost(path) {
@@ -182,7 +178,7 @@ func (x *run) removeBelow(a *area, prefix string, keep seen) error {
 			return fs.SkipDir
 		}
 		link := d.Type()&fs.ModeSymlink != 0
-		if (d.Type().IsRegular() && x.files.has(path)) || (link && keep.has(path) && strings.HasPrefix(path, tablespaceDir+"/")) {
+		if (d.Type().IsRegular() && x.files.has(path)) || (link && x.isDir.has(path) && strings.HasPrefix(path, tablespaceDir+"/")) {
 			return nil
 		}
 		if x.isLost(path) && x.rescue(path, a, rel) {
@@ -196,7 +192,7 @@ func (x *run) removeBelow(a *area, prefix string, keep seen) error {
 	for _, rel := range slices.Backward(doubtful) { // the inner ones first
 		switch err := a.root.Remove(rel); {
 		case errors.Is(err, fs.ErrExist): // it is not empty
-			x.dirs = append(x.dirs, prefix+rel)
+			x.addDir(prefix + rel)
 		case err != nil:
 			return err
 		}

@@ -99,7 +99,7 @@ func (x *run) syncDirs() error {
 	for _, a := range x.layout.areas() {
 		dirs[a.dir] = true
 	}
-	for _, path := range append([]string{"global", tablespaceDir, "pg_wal"}, x.dirs...) {
+	for _, path := range x.dirs {
 		a, rel, err := x.layout.place(path)
 		if err != nil {
 			return err

@@ -154,11 +154,6 @@ func (x *run) create(f *file) error {
 		return err
 	}
 	f.f, err = f.a.root.OpenFile(f.rel, flags, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = f.a.root.MkdirAll(parent(f.rel), 0o700); err == nil {
-			f.f, err = f.a.root.OpenFile(f.rel, flags, 0o600)
-		}
-	}
 	if err != nil {
 		return err
 	}
@@ -174,15 +169,6 @@ func (x *run) create(f *file) error {
 	}
 	f.openDirect()
 	return nil
-}
-
-func parent(rel string) string {
-	for i := len(rel) - 1; i > 0; i-- {
-		if rel[i] == '/' {
-			return rel[:i]
-		}
-	}
-	return "."
 }
 
 // worker writes pieces. Its memory is that of one repo.Reader and, for Delta, one chunk.

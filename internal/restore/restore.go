@@ -76,7 +76,8 @@ type run struct {
 	total    int64
 	progress progress
 	control  []byte   // pg_control's content, written last; nil where the repository has lost it
-	dirs     []string // tree paths of the directories
+	dirs     []string // tree paths of the directories, parents first
+	isDir    seen     // the same
 	files    seen     // tree paths of the files, for Delta
 	conf     bool     // the tree has postgresql.conf
 	hba      bool     // and pg_hba.conf

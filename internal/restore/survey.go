@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -41,11 +42,14 @@ func (x *run) walk(ctx context.Context, fn func(path string, e *repo.Entry, a *a
 // survey walks the tree once: it proves the paths, sums the sizes, and reads pg_control.
 func (x *run) survey(ctx context.Context) error {
 	x.progress.phase("reading the snapshot's tree")
-	x.files = newSeen()
+	x.files, x.isDir = newSeen(), newSeen()
+	for _, d := range []string{"global", tablespaceDir, "pg_wal"} {
+		x.addDir(d)
+	}
 	err := x.walk(ctx, func(path string, e *repo.Entry, a *area, rel string) error {
 		switch e.Type {
 		case repo.TypeDir:
-			x.dirs = append(x.dirs, path)
+			x.addDir(path)
 		case repo.TypeSymlink:
 			return x.surveyLink(path, e)
 		case repo.TypeFile:
@@ -71,19 +75,27 @@ func (x *run) survey(ctx context.Context) error {
 	return x.refuseDelta()
 }
 
-func (x *run) surveyFile(path string, e *repo.Entry, a *area, rel string) {
+// addDir notes a directory, and first those above it: a tree may list what is in a directory without the directory, whose
+// own entry may be lost.
+func (x *run) addDir(dir string) {
+	if dir == "." || x.isDir.has(dir) {
+		return
+	}
+	x.addDir(path.Dir(dir))
+	x.isDir.add(dir)
+	x.dirs = append(x.dirs, dir)
+}
+
+func (x *run) surveyFile(name string, e *repo.Entry, a *area, rel string) {
+	x.addDir(path.Dir(name))
 	x.total += e.Size
 	a.need += e.Size
-	x.conf = x.conf || path == "postgresql.conf"
-	x.hba = x.hba || path == "pg_hba.conf"
+	x.conf = x.conf || name == "postgresql.conf"
+	x.hba = x.hba || name == "pg_hba.conf"
 	if x.state == targetEmpty {
 		return
 	}
-	x.files.add(path)
-	// Directories count too, with a slash: a tree may list files without them.
-	for i := strings.LastIndexByte(path, '/'); i > 0 && !x.files.has(path[:i+1]); i = strings.LastIndexByte(path[:i], '/') {
-		x.files.add(path[:i+1])
-	}
+	x.files.add(name)
 	if fi, err := os.Lstat(filepath.Join(a.dir, filepath.FromSlash(rel))); err == nil && fi.Mode().IsRegular() {
 		a.have += min(fi.Size(), e.Size)
 	}
@@ -95,7 +107,7 @@ func (x *run) surveyLink(path string, e *repo.Entry) error {
 	switch {
 	case strings.HasPrefix(path, tablespaceDir+"/"):
 	case path == "pg_wal":
-		x.dirs = append(x.dirs, path)
+		x.addDir(path)
 		x.note("pg_wal was a link to %s at the source; here it is a directory", e.Link)
 	default:
 		x.note("%s was a link to %s at the source; links out of the data directory are not made", path, e.Link)

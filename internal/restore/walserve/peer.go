@@ -12,9 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/holdfast-dr/holdfast/internal/restore/rights"
+	"github.com/holdfast-dr/holdfast/internal/sidecar"
 )
 
 // A Prefetcher of root answers a user who is not root, and whom a hostile backup may have made do anything. He is
@@ -62,16 +61,10 @@ func (p *Prefetcher) receive(ctx context.Context, conn net.Conn) (q request, ok 
 
 // mayAsk tells whether the other end of a connection is root's, the owner's, or this process's user's.
 func (p *place) mayAsk(conn net.Conn) bool {
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return false
-	}
 	may := []uint32{0, uint32(os.Geteuid())}
 	if p.owner != nil {
 		may = append(may, p.owner.Uid)
 	}
-	var peer *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) { peer, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	return err == nil && credErr == nil && slices.Contains(may, peer.Uid)
+	peer, err := sidecar.Peer(conn)
+	return err == nil && slices.Contains(may, peer)
 }

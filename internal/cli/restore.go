@@ -219,6 +219,9 @@ func (r recovered) writeText(w io.Writer) error {
 	for _, l := range f.Lost {
 		fmt.Fprintf(w, "LOST: %s: %s\n", l, l.Reason)
 	}
+	for _, p := range f.Old {
+		fmt.Fprintf(w, "LEFT: %s is of the cluster that was there before\n", p)
+	}
 	for _, d := range f.Damaged {
 		fmt.Fprintf(w, "LOST: %s, %d bytes from byte %d on: %s\n", d.File, d.Length, d.Offset, d.Reason)
 	}

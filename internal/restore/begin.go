@@ -23,8 +23,8 @@ func (x *run) begin() (err error) {
 		}
 	}
 	m := x.plan.Snapshot.Manifest
-	x.result.Resumed = x.state == targetOurs
-	x.journal, err = openJournal(x.opts.To, journalHead{x.plan.System, m.ID, m.Root}, x.result.Resumed)
+	x.result.Resumed = x.state == targetOurs || x.state == targetOurDelta
+	x.journal, err = openJournal(x.opts.To, journalHead{x.plan.System, m.ID, m.Root, x.state == targetCluster}, x.result.Resumed)
 	if err != nil {
 		return err
 	}
@@ -146,14 +146,17 @@ func (x *run) removeExtra() error {
 	if err := x.removeBelow(x.layout.data, ""); err != nil {
 		return err
 	}
-	if x.result.Rescued > 0 {
+	switch {
+	case len(x.result.Old) > 0:
+		x.note("what is on disk of the lost parts of the tree is of the cluster that was here before, and of another moment than the rest")
+	case x.result.Rescued > 0:
 		x.note("%s; what is on disk of the lost parts of the tree is whole", rescued(x.result.Rescued))
 	}
 	return nil
 }
 
-// removeBelow removes from an area, whose tree paths begin with prefix, what the snapshot has not, but for what an earlier
-// run has restored of those parts of the tree that are lost now.
+// removeBelow removes from an area, whose tree paths begin with prefix, what the snapshot has not, but for the last copies
+// of what was in those parts of the tree that are lost.
 func (x *run) removeBelow(a *area, prefix string) error {
 	var doubtful []string // directories that stay if they hold such a file
 	err := fs.WalkDir(a.root.FS(), ".", func(rel string, d fs.DirEntry, err error) error {
@@ -181,7 +184,7 @@ func (x *run) removeBelow(a *area, prefix string) error {
 		if (d.Type().IsRegular() && x.files.has(path)) || (link && x.isDir.has(path) && strings.HasPrefix(path, tablespaceDir+"/")) {
 			return nil
 		}
-		if x.isLost(path) && x.rescue(path, a, rel) {
+		if x.isLost(path) && d.Type().IsRegular() && (x.rescue(path, a, rel) || x.leaveOld(path)) {
 			return nil
 		}
 		return a.root.Remove(rel)

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -39,6 +40,7 @@ type DamageError struct {
 	Ranges    []DamagedRange // by file and offset
 	Lost      []LostPaths    // in the tree's order
 	Rescued   int64          // files of Lost that are there all the same, as Result says
+	Old       []string       // files of Lost that are of the cluster before, as Result says
 	Startable bool           // KeepDamage: the directory was finished all the same
 }
 
@@ -52,15 +54,29 @@ func (e *DamageError) Error() string {
 		if e.Rescued > 0 {
 			what = append(what, rescued(e.Rescued))
 		}
+		if len(e.Old) > 0 {
+			what = append(what, e.oldFiles())
+		}
 	}
 	if len(e.Ranges) > 0 {
 		what, reason = append(what, e.damagedFiles()), append(reason, e.Ranges[0].Reason)
 	}
+	absent := "are not there"
+	if len(e.Old) > 0 {
+		absent = "are not there, or of another moment"
+	}
 	next := "everything else was restored; mend the repository from another replica and run this again, or choose another snapshot"
 	if e.Startable {
-		next = "everything else was restored; damaged parts are zeros, and lost files are not there: dump what can be read, and look at the other files with pg_amcheck"
+		next = "everything else was restored; damaged parts are zeros, and lost files " + absent + ": dump what can be read, and look at the other files with pg_amcheck"
 	}
 	return fmt.Sprintf("restore snapshot %s to %q: %s\n  reason: %s\n  next:   %s", e.Snapshot, e.To, strings.Join(what, "; "), strings.Join(reason, "; "), next)
+}
+
+func (e *DamageError) oldFiles() string {
+	if n := len(e.Old); n > 1 {
+		return fmt.Sprintf("%d files of it, the first is %s, were left as they were in the cluster before", n, e.Old[0])
+	}
+	return e.Old[0] + " was left as it was in the cluster before"
 }
 
 func (e *DamageError) damagedFiles() string {
@@ -113,10 +129,25 @@ func (x *run) rescue(path string, a *area, rel string) bool {
 		return false
 	}
 	x.result.Rescued++
-	// Otherwise a minimal one would be written over it.
+	x.haveConf(path)
+	return true
+}
+
+// leaveOld leaves a file of the cluster before in its place, if a snapshot may have had it: its better copy is lost.
+// Without KeepDamage no Delta comes here; refuseDelta is asked before.
+func (x *run) leaveOld(path string) bool {
+	if !x.state.hasCluster() || leftOut[path] || !cluster.MayHold(path) {
+		return false
+	}
+	x.result.Old = append(x.result.Old, path)
+	x.haveConf(path)
+	return true
+}
+
+// haveConf notes the files of which a minimal one would be written otherwise.
+func (x *run) haveConf(path string) {
 	x.conf = x.conf || path == "postgresql.conf"
 	x.hba = x.hba || path == "pg_hba.conf"
-	return true
 }
 
 func rescued(n int64) string {
@@ -128,14 +159,18 @@ func rescued(n int64) string {
 
 // refuseDelta keeps an existing cluster from a restore that would remove files from it whose better copies are lost.
 func (x *run) refuseDelta() error {
-	if len(x.result.Lost) == 0 || x.state != targetCluster || x.opts.Damage == KeepDamage {
+	if len(x.result.Lost) == 0 || !x.state.hasCluster() || x.opts.Damage == KeepDamage {
 		return nil
 	}
-	return &dr.Failure{
+	f := &dr.Failure{
 		What:   fmt.Sprintf("restore %s onto the cluster in %q: of the snapshot's tree %s is lost", x.plan.System, x.opts.To, x.result.Lost[0]),
 		Reason: x.result.Lost[0].Reason + "; these files would be removed from the cluster, and nothing put in their place",
 		Next:   "nothing was changed: mend the repository from another replica, choose another snapshot, or restore into an empty directory",
 	}
+	if x.state == targetOurDelta {
+		f.Next = "nothing was removed: mend the repository from another replica, and run this again; with --keep-damaged these files stay as they are"
+	}
+	return f
 }
 
 // isDamage tells what the repository has lost from a store that does not answer: the latter is no property of

@@ -26,6 +26,8 @@ type journalHead struct {
 	System   string          `json:"system"`
 	Snapshot repo.SnapshotID `json:"snapshot"`
 	Root     string          `json:"root"`
+	// OverCluster is of a Delta: what the lines below do not name may still be as it was in the cluster before.
+	OverCluster bool `json:"overCluster,omitempty"`
 }
 
 type journalLine struct {
@@ -79,12 +81,14 @@ func openJournal(dir string, head journalHead, resume bool) (*journal, error) {
 	}
 	j.w = bufio.NewWriter(j.f)
 	if resume {
-		return j, j.load()
+		err = j.load()
+	} else if err = j.start(head); err == nil {
+		err = syncDir(dir)
 	}
-	if err := j.start(head); err != nil {
+	if err != nil {
 		return nil, errors.Join(err, j.f.Close())
 	}
-	return j, syncDir(dir)
+	return j, nil
 }
 
 func (j *journal) start(head journalHead) error {

@@ -152,7 +152,7 @@ func tablespaceName(t pg.Tablespace) string {
 // where the target is the source's own data directory, its tablespaces are the target's own.
 func (x *run) defaultLocation(t pg.Tablespace) string {
 	beside := filepath.Join(x.opts.To+"_tablespaces", strconv.FormatUint(uint64(t.OID), 10))
-	if x.state != targetCluster && x.state != targetOurs {
+	if x.state == targetEmpty {
 		return beside
 	}
 	link, err := os.Readlink(x.link(t.OID))

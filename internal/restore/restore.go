@@ -42,8 +42,8 @@ type Damage string
 // What is done about damage. In both cases everything else is restored, and the damage is reported.
 const (
 	RefuseDamage Damage = "" // the directory stays without pg_control, so that it cannot be started
-	// KeepDamage: lost chunks are zeros, lost files are not there, and the directory can be started, if only pg_control
-	// is whole.
+	// KeepDamage: lost chunks are zeros, lost files are not there, or with Delta as they were in the cluster before, and
+	// the directory can be started, if only pg_control is whole.
 	KeepDamage Damage = "keep"
 )
 
@@ -60,6 +60,7 @@ type Result struct {
 	Damaged     []DamagedRange    `json:"damaged,omitempty"`
 	Lost        []LostPaths       `json:"lost,omitempty"`    // files and directories that the repository does not even name any more
 	Rescued     int64             `json:"rescued,omitempty"` // files of Lost that an earlier run had restored: they were kept, and are whole
+	Old         []string          `json:"old,omitempty"`     // files of Lost that a Delta found in the cluster: they were left, of another moment than the rest
 	Notes       []string          `json:"notes,omitempty"`
 }
 
@@ -122,7 +123,7 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 	}
 	x.result.Took = time.Since(started)
 	if x.damaged() {
-		return x.result, &DamageError{Snapshot: x.result.Snapshot, To: o.To, Ranges: x.result.Damaged, Lost: x.result.Lost, Rescued: x.result.Rescued, Startable: x.startable()}
+		return x.result, &DamageError{Snapshot: x.result.Snapshot, To: o.To, Ranges: x.result.Damaged, Lost: x.result.Lost, Rescued: x.result.Rescued, Old: x.result.Old, Startable: x.startable()}
 	}
 	return x.result, nil
 }

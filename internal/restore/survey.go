@@ -90,8 +90,7 @@ func (x *run) surveyFile(name string, e *repo.Entry, a *area, rel string) {
 	x.addDir(path.Dir(name))
 	x.total += e.Size
 	a.need += e.Size
-	x.conf = x.conf || name == "postgresql.conf"
-	x.hba = x.hba || name == "pg_hba.conf"
+	x.haveConf(name)
 	if x.state == targetEmpty {
 		return
 	}

@@ -21,10 +21,14 @@ import (
 type targetState byte
 
 const (
-	targetEmpty   targetState = iota // nothing, or an empty directory
-	targetOurs                       // an interrupted restore of this snapshot
-	targetCluster                    // a stopped cluster, or something interrupted, to be overwritten by Delta
+	targetEmpty    targetState = iota // nothing, or an empty directory
+	targetOurs                        // an interrupted restore of this snapshot
+	targetOurDelta                    // the same, but files of the cluster that it began over may be left
+	targetCluster                     // a stopped cluster, or something interrupted, to be overwritten by Delta
 )
+
+// hasCluster tells whether there may be files that no restore of this snapshot has written.
+func (s targetState) hasCluster() bool { return s == targetCluster || s == targetOurDelta }
 
 // inspect looks at the target directory and refuses what must not be written over.
 func inspect(ctx context.Context, p *points.Plan, to string, mode Mode) (targetState, error) {
@@ -49,6 +53,10 @@ func inspect(ctx context.Context, p *points.Plan, to string, mode Mode) (targetS
 	}
 	ours := head != nil && head.Snapshot == p.Snapshot.Manifest.ID && head.Root == p.Snapshot.Manifest.Root
 	if ours {
+		// A pg_control is written last: a server may have run on it since.
+		if _, err := os.Lstat(filepath.Join(to, control.Path)); err == nil || head.OverCluster {
+			return targetOurDelta, nil
+		}
 		return targetOurs, nil
 	}
 	if head != nil && head.Snapshot == "" && len(names) == 1 {

@@ -48,6 +48,19 @@ var omitted = map[string]bool{
 	"postmaster.opts": true, "postmaster.pid": true,
 }
 
+// MayHold tells whether a backup may hold a file of this path, which is relative to the data directory.
+func MayHold(path string) bool {
+	if strings.HasPrefix(path, "pg_wal/") {
+		return false
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		if emptied[name] || isOmitted(name) {
+			return false
+		}
+	}
+	return true
+}
+
 // isOmitted tells whether a backup leaves out what has this name, in any folder.
 func isOmitted(name string) bool {
 	return omitted[name] || strings.HasPrefix(name, "pgsql_tmp") || strings.HasPrefix(name, "pg_internal.init")

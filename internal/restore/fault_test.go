@@ -31,7 +31,8 @@ type tiny struct {
 	facts   pg.Facts
 	files   map[string][]byte
 
-	packBytes int // 0: 128 KiB
+	zeros     map[string]int64 // sizes of files of zeros, which may be too large for files
+	packBytes int              // 0: 128 KiB
 }
 
 // grow adds so many files, and makes packs so small that the tree's nodes lie in several.
@@ -94,6 +95,10 @@ func (y *tiny) store(t *testing.T, st store.Store) {
 	for _, p := range y.paths() {
 		e := &repo.Entry{Type: repo.TypeDir, Mode: 0o700}
 		content, ok := y.files[p]
+		if size := y.zeros[p]; size > 0 {
+			e.Type, e.Mode = repo.TypeFile, 0o600
+			y.saveZeros(t, w, e, size)
+		}
 		if p == control.Path {
 			content, ok = y.control, true
 		}
@@ -131,10 +136,24 @@ func (y *tiny) store(t *testing.T, st store.Store) {
 	}
 }
 
+// saveZeros gives an entry its content. The size is a multiple of a list's.
+func (y *tiny) saveZeros(t *testing.T, w *repo.Writer, e *repo.Entry, size int64) {
+	t.Helper()
+	id, err := w.Lane().Save(t.Context(), make([]byte, repo.Grid), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.SaveList(t.Context(), slices.Repeat([]seal.ChunkID{id}, repo.ListLen), repo.ListLen*repo.Grid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.SetContent(size, slices.Repeat([]repo.FileList{list}, repo.ListCount(size)))
+}
+
 // paths returns the files and their directories, in the order of a tree.
 func (y *tiny) paths() []string {
 	all := map[string]bool{"pg_wal": true}
-	for p := range y.files {
+	for _, p := range slices.Concat(slices.Collect(maps.Keys(y.files)), slices.Collect(maps.Keys(y.zeros))) {
 		for ; p != "."; p = path.Dir(p) {
 			all[p] = true
 		}

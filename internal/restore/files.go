@@ -112,11 +112,20 @@ func (x *run) cut(ctx context.Context, pieces chan<- piece) error {
 			select {
 			case pieces <- piece{f, i}:
 			case <-ctx.Done():
-				return ctx.Err()
+				return errors.Join(ctx.Err(), x.giveUp(f, n-i))
 			}
 		}
 		return nil
 	})
+}
+
+// giveUp notes that the last pieces of a file will be taken by nobody, and closes it where nobody else will.
+func (x *run) giveUp(f *file, pieces int) error {
+	f.damaged.Store(true)
+	if f.left.Add(-int32(pieces)) > 0 {
+		return nil // whoever writes the last of those before hands it to a syncer
+	}
+	return x.settle(f)
 }
 
 // settle makes a written file durable and records it.

@@ -1,0 +1,129 @@
+package record
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+)
+
+const oneMiB = wal.SegmentSize(1 << 20)
+
+// workload touches many resource managers, with records over page and segment borders.
+var workload = []string{
+	"CREATE TABLE t (id bigserial PRIMARY KEY, v text, p point, a int[])",
+	"INSERT INTO t (v, p, a) SELECT repeat(md5(i::text), 20), point(i, i), ARRAY[i, i % 7] FROM generate_series(1, 3000) i",
+	"CREATE INDEX ON t USING hash (v)", "CREATE INDEX ON t USING gin (a)", "CREATE INDEX ON t USING gist (p)",
+	"CREATE INDEX ON t USING spgist (p)", "CREATE INDEX ON t USING brin (id)",
+	"UPDATE t SET v = v || 'x' WHERE id % 3 = 0", "DELETE FROM t WHERE id % 5 = 0", "VACUUM t", "CHECKPOINT",
+	"UPDATE t SET v = 'y', a = ARRAY[1] WHERE id % 2 = 0",
+	"SELECT lo_from_bytea(0, decode(repeat('ab', 50000), 'hex'))",
+	"SELECT pg_logical_emit_message(false, 'x', repeat('z', 3000000))", // larger than is kept
+	"SELECT pg_switch_wal()", "VACUUM FULL t", "TRUNCATE t",
+}
+
+// pg_waldump of the server's own version sees the same records with the same block references.
+func TestRecordsAreThoseOfPgWaldump(t *testing.T) {
+	s := pgtest.Start(t, pgtest.Options{Version: "15", InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{
+		"autovacuum": "off", "wal_keep_size": "1GB", "wal_compression": "lz4", "max_wal_size": "64MB",
+	}})
+	start := lsn(t, s.Query("", "SELECT pg_current_wal_lsn()"))
+	s.Exec("", workload...)
+	end := lsn(t, s.Query("", "SELECT pg_current_wal_flush_lsn()"))
+	s.Stop(pgtest.Fast)
+
+	out, err := exec.Command(s.Bin("pg_waldump"), "-p", filepath.Join(s.DataDir, "pg_wal"), "-s", start.String(), "-e", end.String()).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := waldumpLines(t, string(out))
+	for _, piece := range []int{1 << 30, 8192, 1000, 7} {
+		var got []string
+		r, err := NewReader(Config{Start: start, Timeline: 1, SegmentSize: oneMiB}, func(r *Record) {
+			if r.Start < end {
+				got = append(got, line(r))
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = write(r, s.DataDir, piece)
+		if stop, ok := err.(*StopError); !ok || !stop.Ended || stop.At < end {
+			t.Errorf("pieces of %d bytes: reading ended with %v", piece, err)
+		}
+		if len(want) < 5000 {
+			t.Fatalf("pg_waldump has only %d records", len(want))
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatalf("pieces of %d bytes: records differ (-pg_waldump +ours):\n%s", piece, d)
+		}
+	}
+}
+
+// write hands the log of a stopped server over.
+func write(r *Reader, dataDir string, piece int) error {
+	for {
+		at := r.Next()
+		b, err := os.ReadFile(filepath.Join(dataDir, "pg_wal", wal.SegmentName(1, oneMiB.Segment(at), oneMiB)))
+		if err != nil {
+			return err
+		}
+		for part := range slices.Chunk(b[at-oneMiB.Floor(at):], piece) {
+			if _, err := r.Write(part); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func lsn(t testing.TB, s string) wal.LSN {
+	t.Helper()
+	v, err := wal.ParseLSN(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func line(r *Record) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%08X", uint64(r.Start))
+	for _, k := range r.Blocks {
+		fmt.Fprintf(&b, " %d/%d/%d %d %d %v", k.Tablespace, k.Database, k.Relation, k.Fork, k.Number, k.Image)
+	}
+	return b.String()
+}
+
+var (
+	waldumpLSN   = regexp.MustCompile(`lsn: ([0-9A-F]+/[0-9A-F]+)`)
+	waldumpBlock = regexp.MustCompile(`blkref #\d+: rel (\d+/\d+/\d+)(?: (?:fork|forknum) (\w+))? blk (\d+)( FPW)?`)
+	forks        = []string{"", "fsm", "vm", "init"}
+)
+
+func waldumpLines(t testing.TB, out string) []string {
+	t.Helper()
+	var lines []string
+	for l := range strings.Lines(out) {
+		m := waldumpLSN.FindStringSubmatch(l)
+		if m == nil {
+			t.Fatalf("pg_waldump: %s", l)
+		}
+		var b bytes.Buffer
+		fmt.Fprintf(&b, "%08X", uint64(lsn(t, m[1])))
+		for _, k := range waldumpBlock.FindAllStringSubmatch(l, -1) {
+			fmt.Fprintf(&b, " %s %d %s %v", k[1], slices.Index(forks, k[2]), k[3], k[4] != "")
+		}
+		lines = append(lines, b.String())
+	}
+	return lines
+}

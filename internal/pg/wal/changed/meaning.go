@@ -176,7 +176,7 @@ func (d *Decoder) xlog(r *record.Record) bool {
 	case checkpointRedo:
 		level = 0
 	}
-	if len(r.Data) < level+4 || len(r.Data) < pageWrites+1 {
+	if level >= 0 && len(r.Data) < level+4 || len(r.Data) <= pageWrites {
 		return false
 	}
 	if level >= 0 && binary.LittleEndian.Uint32(r.Data[level:]) == 0 {

@@ -67,7 +67,7 @@ func (r *Reader) more(b []byte) int {
 		n := min(len(b), headerSize-len(r.body))
 		r.body = append(r.body, b[:n]...)
 		switch {
-		case len(r.body) >= 4 && binary.LittleEndian.Uint32(r.body) < headerSize:
+		case len(r.body) >= 4 && binary.LittleEndian.Uint32(r.body)-headerSize > maxSize-headerSize:
 			r.noRecord(b)
 		case len(r.body) == headerSize && r.checkHeader(r.body):
 			total := binary.LittleEndian.Uint32(r.body)
@@ -115,15 +115,9 @@ func (r *Reader) noRecord(b []byte) {
 
 // checkHeader checks what can be told of a record before all of it is here.
 func (r *Reader) checkHeader(h []byte) bool {
-	le := binary.LittleEndian
-	total, prev := le.Uint32(h), wal.LSN(le.Uint64(h[8:]))
-	switch {
-	case total > maxSize:
-		r.fail(r.start, fmt.Sprintf("a record of %d bytes", total))
-	case r.prev != 0 && prev < r.prev:
-		// What a recycled segment held before, where the page boundary falls together with the log's end.
-		r.ended(r.start, fmt.Sprintf("an older record follows, whose predecessor is at %s", prev))
-	case r.prev != 0 && prev != r.prev, prev >= r.start:
+	prev := wal.LSN(binary.LittleEndian.Uint64(h[8:]))
+	if r.prev != 0 && prev != r.prev || prev >= r.start {
+		// A torn write of a crashed server leaves such a record, but nobody was told that it was written.
 		r.fail(r.start, fmt.Sprintf("the record's predecessor is said to be at %s, it is at %s", prev, r.prev))
 	}
 	return r.stop == nil

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -67,6 +68,45 @@ func TestRecordsAreThoseOfPgWaldump(t *testing.T) {
 		if d := cmp.Diff(want, got); d != "" {
 			t.Fatalf("pieces of %d bytes: records differ (-pg_waldump +ours):\n%s", piece, d)
 		}
+	}
+}
+
+// The servers' own extension sees the same block references, in versions that have no pg_waldump here.
+func TestBlocksAreThoseOfWalinspect(t *testing.T) {
+	for _, v := range pgtest.Versions(t) {
+		if v < "16" {
+			continue
+		}
+		t.Run(v, func(t *testing.T) {
+			s := pgtest.Start(t, pgtest.Options{Version: v, InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{
+				"autovacuum": "off", "wal_keep_size": "1GB", "wal_compression": "pglz", "max_wal_size": "64MB",
+			}})
+			s.Exec("", "CREATE EXTENSION pg_walinspect")
+			start := lsn(t, s.Query("", "SELECT pg_current_wal_lsn()"))
+			s.Exec("", workload...)
+			end := lsn(t, s.Query("", "SELECT pg_current_wal_flush_lsn()"))
+			want := strings.Split(s.Query("", `SELECT start_lsn, reltablespace, reldatabase, relfilenode, relforknumber, relblocknumber, block_fpi_length IS NOT NULL AND block_fpi_length > 0
+				FROM pg_get_wal_block_info('`+start.String()+"', '"+end.String()+"', false) ORDER BY start_lsn, block_id"), "\n")
+			s.Stop(pgtest.Fast)
+			var got []string
+			r, err := NewReader(Config{Start: start, Timeline: 1, SegmentSize: oneMiB}, func(r *Record) {
+				for _, k := range r.Blocks {
+					if r.Start < end {
+						got = append(got, fmt.Sprintf("%s|%d|%d|%d|%d|%d|%s", r.Start, k.Tablespace, k.Database, k.Relation, k.Fork, k.Number, strconv.FormatBool(k.Image)[:1]))
+					}
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = write(r, s.DataDir, 8192) // it ends behind end
+			if len(want) < 5000 {
+				t.Fatalf("pg_walinspect has only %d block references", len(want))
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Fatalf("block references differ (-pg_walinspect +ours):\n%s", d)
+			}
+		})
 	}
 }
 

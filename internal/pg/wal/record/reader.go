@@ -126,9 +126,9 @@ func (r *Reader) newPage(at wal.LSN) {
 		r.ended(r.stopAt(at), "the page is empty")
 	case err != nil:
 		r.fail(at, err.Error())
-	case h.Start < at:
+	case h.Start < at && (at-h.Start)%wal.LSN(r.cfg.SegmentSize) == 0: // the segment was recycled
 		r.ended(r.stopAt(at), fmt.Sprintf("the page holds the older log of %s", h.Start))
-	case h.Start > at:
+	case h.Start != at:
 		r.fail(at, fmt.Sprintf("the page says that it is at %s", h.Start))
 	case h.Long != (len(r.header) == wal.LongHeaderSize):
 		r.fail(at, "the page's header has the wrong size")

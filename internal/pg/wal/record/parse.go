@@ -22,64 +22,50 @@ const (
 	willInit     = 0x40
 	sameRel      = 0x80
 	imageHasHole = 0x01 // BKPIMAGE_HAS_HOLE
+	blockHeader  = 4    // SizeOfXLogRecordBlockHeader: what every block's header has
+	imageHeader  = 5    // SizeOfXLogRecordBlockImageHeader
 )
 
 var errShort = errors.New("the record is shorter than its headers say")
-
-// fields reads a record's headers in order.
-type fields struct {
-	b     []byte
-	short bool
-}
-
-func (f *fields) take(n int) []byte {
-	if len(f.b) < n {
-		f.short = true
-		return make([]byte, n)
-	}
-	b := f.b[:n]
-	f.b = f.b[n:]
-	return b
-}
-
-func (f *fields) u8() uint8   { return f.take(1)[0] }
-func (f *fields) u16() uint16 { return binary.LittleEndian.Uint16(f.take(2)) }
-func (f *fields) u32() uint32 { return binary.LittleEndian.Uint32(f.take(4)) }
 
 // parse reads the headers behind XLogRecord, which has checked CRC. body is what was kept of the record after that
 // header, and size how much there is of it: more than body where the record is cut. The checks are those of
 // xlogreader.c, DecodeXLogRecord.
 func (r *Record) parse(body []byte, size, pageSize uint32) error {
 	r.Blocks, r.Data, r.Cut = r.Blocks[:0], nil, uint32(len(body)) < size
-	f := fields{b: body}
 	var payload, mainSize uint64 // bytes of blocks and of main data, which stand behind the headers
-	last, complete := -1, false
-	for consumed := uint64(0); !complete && consumed+payload < uint64(size); consumed = uint64(len(body) - len(f.b)) {
-		switch id := f.u8(); {
+	at, last, complete := 0, -1, false
+	for !complete && uint64(at)+payload < uint64(size) {
+		h := body[min(at, len(body)):]
+		need, id := 1, 0
+		if len(h) > 0 {
+			id = int(h[0])
+			need = headerNeeds(id, r.Version)
+		}
+		if len(h) < need {
+			return errShort
+		}
+		switch {
 		case id == idDataShort:
-			mainSize, complete = uint64(f.u8()), true // this header is the last one
+			mainSize, complete = uint64(h[1]), true // this header is the last one
 		case id == idDataLong:
-			mainSize, complete = uint64(f.u32()), true
-		case id == idOrigin:
-			f.take(2)
-		case id == idTopXid && r.Version >= 14:
-			f.take(4)
-		case id > maxBlockID || int(id) <= last:
+			mainSize, complete = uint64(binary.LittleEndian.Uint32(h[1:])), true
+		case id > maxBlockID && need > 1: // an origin or a transaction: nothing that concerns us
+		case id > maxBlockID || id <= last:
 			return fmt.Errorf("block reference %d follows %d", id, last)
 		default:
-			last = int(id)
-			n, err := r.block(&f, pageSize)
+			last = id
+			n, taken, err := r.block(h, pageSize)
 			if err != nil {
 				return fmt.Errorf("block reference %d: %w", id, err)
 			}
 			payload += n
+			need = taken
 		}
-		if f.short {
-			return errShort
-		}
+		at += need
 	}
-	if consumed := uint64(len(body) - len(f.b)); consumed+payload+mainSize != uint64(size) {
-		return fmt.Errorf("its parts have %d bytes, the record %d", consumed+payload+mainSize, size)
+	if got := uint64(at) + payload + mainSize; got != uint64(size) {
+		return fmt.Errorf("its parts have %d bytes, the record %d", got, size)
 	}
 	if !r.Cut {
 		r.Data = body[uint64(size)-mainSize : size : size]
@@ -87,52 +73,88 @@ func (r *Record) parse(body []byte, size, pageSize uint32) error {
 	return nil
 }
 
-// block reads one XLogRecordBlockHeader and what belongs to it, and returns how many bytes of image and data the
-// block has behind the headers.
-func (r *Record) block(f *fields, pageSize uint32) (uint64, error) {
-	flags, dataSize := f.u8(), uint64(f.u16())
-	if (flags&hasData != 0) != (dataSize > 0) {
-		return 0, fmt.Errorf("flags %02X with %d bytes of data", flags, dataSize)
+// headerNeeds returns the size of a header by its first byte; of a block's only its fixed part.
+func headerNeeds(id, version int) int {
+	switch {
+	case id == idDataShort:
+		return 2
+	case id == idDataLong:
+		return 5
+	case id == idOrigin:
+		return 3
+	case id == idTopXid && version >= 14:
+		return 5
+	case id > maxBlockID:
+		return 1
 	}
-	imageSize := uint64(0)
-	if flags&hasImage != 0 {
-		n, err := image(f, r.Version, pageSize)
-		if err != nil {
-			return 0, err
-		}
-		imageSize = n
-	}
-	b := Block{Fork: flags & forkMask, Image: flags&hasImage != 0, Init: flags&willInit != 0}
-	if flags&sameRel == 0 {
-		b.Tablespace, b.Database, b.Relation = f.u32(), f.u32(), f.u32()
-	} else {
-		if len(r.Blocks) == 0 {
-			return 0, errors.New("the same relation as none before")
-		}
-		p := &r.Blocks[len(r.Blocks)-1]
-		b.Tablespace, b.Database, b.Relation = p.Tablespace, p.Database, p.Relation
-	}
-	b.Number = f.u32()
-	r.Blocks = append(r.Blocks, b)
-	return dataSize + imageSize, nil
+	return blockHeader
 }
 
-// image reads XLogRecordBlockImageHeader and XLogRecordBlockCompressHeader. Until 14 bit 2 says compressed and bit
-// 4 apply; since 15 bit 2 says apply, and 4, 8 and 16 are compressed by pglz, LZ4 and zstd.
-func image(f *fields, version int, pageSize uint32) (uint64, error) {
-	size, hole, info := uint32(f.u16()), uint32(f.u16()), f.u8()
+// block reads one XLogRecordBlockHeader and what belongs to it. It returns how many bytes of image and data the
+// block has behind the headers, and the header's size.
+func (r *Record) block(h []byte, pageSize uint32) (payload uint64, taken int, err error) {
+	le := binary.LittleEndian
+	flags, dataSize := h[1], le.Uint16(h[2:])
+	if (flags&hasData != 0) != (dataSize > 0) {
+		return 0, 0, fmt.Errorf("flags %02X with %d bytes of data", flags, dataSize)
+	}
+	payload = uint64(dataSize)
+	h, taken = h[blockHeader:], blockHeader
+	if flags&hasImage != 0 {
+		size, n, err := image(h, r.Version, pageSize)
+		if err != nil {
+			return 0, 0, err
+		}
+		h, taken, payload = h[n:], taken+n, payload+uint64(size)
+	}
+	if len(r.Blocks) < cap(r.Blocks) {
+		r.Blocks = r.Blocks[:len(r.Blocks)+1]
+	} else {
+		r.Blocks = append(r.Blocks, Block{})
+	}
+	b := &r.Blocks[len(r.Blocks)-1]
+	if flags&sameRel == 0 {
+		if len(h) < 16 {
+			return 0, 0, errShort
+		}
+		b.Tablespace, b.Database, b.Relation = le.Uint32(h), le.Uint32(h[4:]), le.Uint32(h[8:])
+		h, taken = h[12:], taken+12
+	} else {
+		if len(r.Blocks) == 1 {
+			return 0, 0, errors.New("the same relation as none before")
+		}
+		p := &r.Blocks[len(r.Blocks)-2]
+		b.Tablespace, b.Database, b.Relation = p.Tablespace, p.Database, p.Relation
+	}
+	if len(h) < 4 {
+		return 0, 0, errShort
+	}
+	b.Number, b.Fork = le.Uint32(h), flags&forkMask
+	b.Image, b.Init = flags&hasImage != 0, flags&willInit != 0
+	return payload, taken + 4, nil
+}
+
+// image reads XLogRecordBlockImageHeader and XLogRecordBlockCompressHeader, and returns the image's size and the
+// headers'. Until 14 bit 2 says compressed and bit 4 apply; since 15 bit 2 says apply, and 4, 8 and 16 are compressed
+// by pglz, LZ4 and zstd.
+func image(h []byte, version int, pageSize uint32) (size uint32, taken int, err error) {
+	if len(h) < imageHeader+2 { // a block number follows in any case
+		return 0, 0, errShort
+	}
+	le := binary.LittleEndian
+	size, hole, info := uint32(le.Uint16(h)), uint32(le.Uint16(h[2:])), h[4]
 	known, compressed := uint8(0x1F), info&0x1C != 0
 	if version < 15 {
 		known, compressed = 0x07, info&0x02 != 0
 	}
+	taken = imageHeader
 	holeSize := uint32(0)
 	switch {
-	case f.short:
-		return 0, errShort
 	case info&^known != 0:
-		return 0, fmt.Errorf("image flags %02X are not known", info)
+		return 0, 0, fmt.Errorf("image flags %02X are not known", info)
 	case compressed && info&imageHasHole != 0:
-		holeSize = uint32(f.u16())
+		holeSize = uint32(le.Uint16(h[imageHeader:]))
+		taken += 2
 	case !compressed:
 		holeSize = pageSize - min(size, pageSize)
 	}
@@ -140,7 +162,7 @@ func image(f *fields, version int, pageSize uint32) (uint64, error) {
 	switch withHole := info&imageHasHole != 0; {
 	case size > pageSize, withHole && (hole == 0 || holeSize == 0 || whole), !withHole && hole != 0,
 		compressed && whole, !withHole && !compressed && !whole:
-		return 0, fmt.Errorf("an image of %d bytes with a hole of %d at %d and flags %02X", size, holeSize, hole, info)
+		return 0, 0, fmt.Errorf("an image of %d bytes with a hole of %d at %d and flags %02X", size, holeSize, hole, info)
 	}
-	return uint64(size), nil
+	return size, taken, nil
 }

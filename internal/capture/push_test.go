@@ -100,7 +100,7 @@ func startArchiver(t testing.TB, a *capture.Archiver) *archiver {
 	var err error
 	go func() {
 		defer close(died)
-		err = a.Serve(ctx, dir)
+		err = a.Serve(ctx, sidecar.Place{Dir: dir})
 	}()
 	stop := func() {
 		cancel()

@@ -79,8 +79,8 @@ const (
 	listEvery = 10 * time.Second
 )
 
-// Serve answers in dir, which is the archiver's own, until it is idle or ctx ends.
-func (a *Archiver) Serve(ctx context.Context, dir string) error {
+// Serve answers in a place until it is idle or ctx ends.
+func (a *Archiver) Serve(ctx context.Context, at sidecar.Place) error {
 	if a.Workers <= 0 {
 		a.Workers = min(2*runtime.GOMAXPROCS(0), 8)
 	}
@@ -100,7 +100,7 @@ func (a *Archiver) Serve(ctx context.Context, dir string) error {
 		running.Go(func() { a.work(ctx) })
 	}
 	running.Go(func() { a.mark(ctx) })
-	return sidecar.Serve(ctx, dir, a.Idle, func(ctx context.Context, q PushRequest) (PushAnswer, bool) {
+	return sidecar.Serve(ctx, at, a.Idle, func(ctx context.Context, q PushRequest) (PushAnswer, bool) {
 		if err := a.push(ctx, q.Path); err != nil {
 			err = pushError(q.Path, err)
 			// The next one begins anew, with the keys and connections of its time.

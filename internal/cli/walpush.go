@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/quick"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/sidecar"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
@@ -38,16 +37,16 @@ func (a *app) pushWAL(ctx context.Context, system, path string) error {
 		return err
 	}
 	defer w.Close() //nolint:errcheck // what was written is durable
-	dir, err := a.archiverDir(w, system)
+	at, err := a.archiverPlace(w, system)
 	if err != nil {
 		return err
 	}
 	q := capture.PushRequest{Path: absolute(path)}
-	answer, err := sidecar.Ask[capture.PushRequest, capture.PushAnswer](ctx, dir, q)
+	answer, err := sidecar.Ask[capture.PushRequest, capture.PushAnswer](ctx, at.Dir, q)
 	if err != nil {
 		var died <-chan struct{}
 		if died, err = a.startArchiver(system); err == nil {
-			answer, err = sidecar.AskNew[capture.PushRequest, capture.PushAnswer](ctx, dir, q, died)
+			answer, err = sidecar.AskNew[capture.PushRequest, capture.PushAnswer](ctx, at.Dir, q, died)
 		}
 	}
 	if err == nil {
@@ -77,22 +76,18 @@ func openLog(ctx context.Context, w *workspace.Workspace, system string) (*repo.
 	return log, log.Register(ctx, s.Group())
 }
 
-// archiverDir returns where the archiver of a system is asked. One that runs on another configuration or is another
+// archiverPlace returns where the archiver of a system is asked. One that runs on another configuration or is another
 // program is another one, and ends by itself.
-func (a *app) archiverDir(w *workspace.Workspace, system string) (string, error) {
+func (a *app) archiverPlace(w *workspace.Workspace, system string) (sidecar.Place, error) {
 	if _, err := w.Config.System(system); err != nil {
-		return "", err
+		return sidecar.Place{}, err
 	}
 	dir, err := w.SystemDir(system)
 	if err != nil {
-		return "", err
+		return sidecar.Place{}, err
 	}
-	content, err := os.ReadFile(a.configPath)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(append(content, version...))
-	return filepath.Join(dir, "archiver-"+hex.EncodeToString(sum[:8])), nil
+	alias := quick.Address(a.configPath, system)
+	return sidecar.Place{Dir: filepath.Join(dir, "archiver-"+alias), Alias: alias}, nil
 }
 
 // startArchiver starts this program again, beside the server.
@@ -117,7 +112,7 @@ func newWALArchiverCommand(a *app) *cobra.Command {
 				return err
 			}
 			defer w.Close() //nolint:errcheck // what was written is durable
-			dir, err := a.archiverDir(w, args[0])
+			at, err := a.archiverPlace(w, args[0])
 			if err != nil {
 				return err
 			}
@@ -125,7 +120,7 @@ func newWALArchiverCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return (&capture.Archiver{Log: log}).Serve(c.Context(), dir)
+			return (&capture.Archiver{Log: log}).Serve(c.Context(), at)
 		},
 	}
 }

@@ -27,6 +27,7 @@ func TestArchivingWithoutAStream(t *testing.T) {
 	last := w.server.Query("", "SELECT pg_walfile_name(pg_current_wal_lsn())")
 	w.server.Exec("", "SELECT pg_switch_wal()")
 	w.server.Until(t, "", "SELECT last_archived_wal >= '"+last+"' FROM pg_stat_archiver", "t")
+	w.pushesQuickly(last)
 	w.server.Stop(pgtest.Fast)
 	if err := os.RemoveAll(w.server.DataDir); err != nil {
 		t.Fatal(err)
@@ -36,6 +37,19 @@ func TestArchivingWithoutAStream(t *testing.T) {
 		t.Errorf("-source +restored:\n%s", d)
 	}
 	r.stop()
+}
+
+// pushesQuickly pushes a segment again whose archiver is there: the command ends before the program begins.
+func (w *world) pushesQuickly(segment string) {
+	w.t.Helper()
+	path := filepath.Join(w.server.DataDir, "pg_wal", segment)
+	w.env = append(w.env, "GODEBUG=inittrace=1")
+	defer func() { w.env = w.env[:len(w.env)-1] }()
+	w.run("--config", w.config, "wal", "push", system, path) // it may have to start the archiver
+	trace := w.try("--config", w.config, "wal", "push", system, path).stderr
+	if !strings.Contains(trace, "init syscall ") || strings.Contains(trace, "internal/config ") || strings.Contains(trace, "prometheus") {
+		w.t.Errorf("before the answer there began:\n%s", trace)
+	}
 }
 
 // TestLongestName protects a system whose name is as long as names may be, with a stream through its slot.

@@ -13,6 +13,7 @@ var floors = map[string]int{
 	"config": 0, // holdfast.yaml
 
 	"sidecar": 0, // one process for many short commands
+	"quick":   0, // asks it before the program begins
 
 	"store": 1, // object stores
 	"seal":  1, // cryptography

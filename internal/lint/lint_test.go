@@ -71,6 +71,7 @@ var bans = []ban{
 		allowed: map[string]string{
 			"internal/config": "the room in which the environment is read",
 			"internal/cli":    "the terminal and systemd speak through variables",
+			"internal/quick":  "it looks for the configuration before config has begun",
 		},
 	},
 	{

@@ -25,45 +25,75 @@ const (
 	patience = time.Minute
 )
 
-// Serve answers requests in dir until nobody has asked for so long as idle, stop of an answer is true, or ctx ends.
-// Where another process serves dir already, it returns nil at once. Requests are answered side by side; ctx of an
-// answer ends when Serve is about to, and then nothing is answered: the client does its work itself. dir is made, and
-// is the sidecar's own: what a dead one left in it is removed at the beginning, and all of it at the end.
-func Serve[Q, A any](ctx context.Context, dir string, idle time.Duration, answer func(context.Context, Q) (a A, stop bool)) error {
-	lock, err := lockDir(dir)
+// Place is where a sidecar is asked.
+type Place struct {
+	// Dir is the sidecar's own: it is made, what a dead one left in it is removed at the beginning, and all of it at the end.
+	Dir string
+	// Alias is the name of a socket without a file (unix(7), abstract sockets) by which it is asked as well, by its own user
+	// and by root; empty: none. Where somebody else has the name, only Dir is left.
+	Alias string
+}
+
+// Serve answers requests in a place until nobody has asked for so long as idle, stop of an answer is true, or ctx ends.
+// Where another process serves the place already, it returns nil at once. Requests are answered side by side; ctx of an
+// answer ends when Serve is about to, and then nothing is answered: the client does its work itself.
+func Serve[Q, A any](ctx context.Context, at Place, idle time.Duration, answer func(context.Context, Q) (a A, stop bool)) error {
+	lock, err := lockDir(at.Dir)
 	if lock == nil {
 		return err
 	}
 	defer lock.Close() //nolint:errcheck // nothing was written
-	if err := sweep(dir); err != nil {
+	if err := sweep(at.Dir); err != nil {
 		return err
 	}
-	defer leave(dir)
-	l, err := listen(dir)
+	defer leave(at.Dir)
+	listeners, err := at.listen()
 	if err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept
 	resting := NewRest(idle, stop)
 	defer resting.End()
 	var answers sync.WaitGroup
 	defer answers.Wait()
+	conns := make(chan net.Conn)
+	for _, l := range listeners {
+		context.AfterFunc(ctx, func() { l.Close() }) //nolint:errcheck // ends Accept
+		answers.Go(func() {
+			accept(ctx, l, conns)
+			stop()
+		})
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case conn := <-conns:
+			resting.Begin()
+			answers.Go(func() {
+				defer resting.Done()
+				defer conn.Close() //nolint:errcheck // the client sees a missing answer
+				if converse(ctx, conn, answer) {
+					stop()
+				}
+			})
+		}
+	}
+}
+
+// accept hands on who comes, until the listener is closed.
+func accept(ctx context.Context, l net.Listener, to chan<- net.Conn) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
-			stop()
-			return nil // closed, by whatever made ctx end
+			return
 		}
-		resting.Begin()
-		answers.Go(func() {
-			defer resting.Done()
-			defer conn.Close() //nolint:errcheck // the client sees a missing answer
-			if converse(ctx, conn, answer) {
-				stop()
-			}
-		})
+		select {
+		case to <- conn:
+		case <-ctx.Done():
+			conn.Close() //nolint:errcheck // the client sees a missing answer
+		}
 	}
 }
 
@@ -121,6 +151,9 @@ func sweep(dir string) error {
 
 // converse reads one request and answers it. A client that goes away is no error of ours.
 func converse[Q, A any](ctx context.Context, conn net.Conn, answer func(context.Context, Q) (A, bool)) (stop bool) {
+	if peer, err := Peer(conn); err != nil || peer != 0 && peer != uint32(os.Geteuid()) {
+		return false
+	}
 	conn.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // a socket has deadlines
 	var q Q
 	if json.NewDecoder(conn).Decode(&q) != nil {
@@ -134,10 +167,25 @@ func converse[Q, A any](ctx context.Context, conn net.Conn, answer func(context.
 	return stop
 }
 
-// listen opens the socket. A socket's path has at most 107 bytes, and directories may be deep: the directory is
-// named by a descriptor.
-func listen(dir string) (net.Listener, error) {
-	d, err := os.Open(dir)
+// Peer returns the user whose process is the other end of a local connection, as the kernel tells it.
+func Peer(conn net.Conn) (uid uint32, err error) {
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) { peer, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, credErr); err != nil {
+		return 0, err
+	}
+	return peer.Uid, nil
+}
+
+// listen opens the place's sockets. A socket's path has at most 107 bytes, and directories may be deep: the directory
+// is named by a descriptor.
+func (at Place) listen() ([]net.Listener, error) {
+	d, err := os.Open(at.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -148,5 +196,11 @@ func listen(dir string) (net.Listener, error) {
 	}
 	// Its path will name nothing once d is closed.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	return l, nil
+	all := []net.Listener{l}
+	if at.Alias != "" {
+		if l, err := net.Listen("unix", "@"+at.Alias); err == nil {
+			all = append(all, l)
+		}
+	}
+	return all, nil
 }

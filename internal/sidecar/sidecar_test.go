@@ -24,7 +24,7 @@ func serve(t *testing.T, dir string, idle time.Duration) (ended <-chan error) {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		done <- sidecar.Serve(ctx, dir, idle, echo)
+		done <- sidecar.Serve(ctx, sidecar.Place{Dir: dir}, idle, echo)
 	}()
 	t.Cleanup(func() { stop(); <-over })
 	return done
@@ -51,7 +51,7 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%.20q is answered with %.20q", q, got)
 		}
 	}
-	if err := sidecar.Serve(t.Context(), dir, time.Hour, echo); err != nil {
+	if err := sidecar.Serve(t.Context(), sidecar.Place{Dir: dir}, time.Hour, echo); err != nil {
 		t.Errorf("the second of two: %v", err)
 	}
 	if got := ask(t, dir, "a"); got != "aa" {
@@ -100,7 +100,7 @@ func TestClientsThatGo(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- sidecar.Serve(ctx, dir, time.Hour, func(_ context.Context, q string) (string, bool) {
+		ended <- sidecar.Serve(ctx, sidecar.Place{Dir: dir}, time.Hour, func(_ context.Context, q string) (string, bool) {
 			if q == "slow" {
 				asked <- struct{}{}
 				<-release
@@ -135,7 +135,7 @@ func TestSlowAnswers(t *testing.T) {
 	dir := t.TempDir()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- sidecar.Serve(t.Context(), dir, 20*time.Millisecond, func(ctx context.Context, q string) (string, bool) {
+		ended <- sidecar.Serve(t.Context(), sidecar.Place{Dir: dir}, 20*time.Millisecond, func(ctx context.Context, q string) (string, bool) {
 			select {
 			case <-time.After(200 * time.Millisecond):
 				return q, false
@@ -161,7 +161,7 @@ func TestManyAtOnce(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				if err := sidecar.Serve(ctx, dir, time.Millisecond, echo); err != nil {
+				if err := sidecar.Serve(ctx, sidecar.Place{Dir: dir}, time.Millisecond, echo); err != nil {
 					t.Error(err)
 					return
 				}

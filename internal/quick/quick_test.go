@@ -1,0 +1,223 @@
+package quick
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
+	"github.com/holdfast-dr/holdfast/internal/sidecar"
+)
+
+func TestParse(t *testing.T) {
+	for line, want := range map[string]*command{
+		"wal push db pg_wal/1":                         {system: "db", path: "pg_wal/1"},
+		"--config /c --quiet wal push db /w/1":         {config: "/c", system: "db", path: "/w/1"},
+		"wal push db /w/1 --config=/c -q":              {config: "/c", system: "db", path: "/w/1"},
+		"wal fetch db 1 pg_wal/RECOVERYXLOG":           {fetch: true, system: "db", name: "1", path: "pg_wal/RECOVERYXLOG"},
+		"wal fetch db 1 p --repo u --identity=i":       {fetch: true, system: "db", name: "1", path: "p"},
+		"wal fetch db 1 p --data-directory d":          {fetch: true, system: "db", name: "1", path: "p"},
+		"wal push db p --repo u":                       nil, // push has no such flag
+		"wal push db":                                  nil,
+		"wal push db p q":                              nil,
+		"wal fetch db 1":                               nil,
+		"wal fetch db 1 p --help":                      nil,
+		"wal push db p -o json":                        nil,
+		"wal push db p --config":                       nil,
+		"wal push db p --":                             nil,
+		`wal push db quoted"p`:                         nil,
+		`wal push db back\slash`:                       nil,
+		"wal push db p\u00e4":                          nil,
+		"wal pushed db p":                              nil,
+		"restore db 1 p":                               nil,
+		"":                                             nil,
+		"wal archiver db --quiet --config /c":          nil,
+		"snapshot create db --config /c --no-progress": nil,
+	} {
+		got, ok := parse(append([]string{"holdfast"}, strings.Fields(line)...))
+		if ok != (want != nil) || ok && got != *want {
+			t.Errorf("%s: %+v, %v", line, got, ok)
+		}
+	}
+}
+
+// sidecarAt answers every request with the same, in a place.
+func sidecarAt(t *testing.T, at sidecar.Place, answer map[string]any) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- sidecar.Serve(ctx, at, time.Hour, func(context.Context, map[string]string) (map[string]any, bool) { return answer, false })
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := sidecar.AskNew[map[string]string, map[string]any](t.Context(), at.Dir, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPush(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "holdfast.yaml")
+	if err := os.WriteFile(file, []byte("version: 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for system, answer := range map[string]map[string]any{
+		"durable": {"durable": true},
+		"failed":  {"durable": false, "reason": "the store is full"},
+		"other":   {"durable": "true"},
+	} {
+		sidecarAt(t, sidecar.Place{Dir: filepath.Join(t.TempDir(), system), Alias: Address(file, system)}, answer)
+		c := &command{config: file, system: system, path: "/w/000000010000000000000001"}
+		if got, want := c.served(), system == "durable"; got != want {
+			t.Errorf("%s: %v", system, got)
+		}
+	}
+	if (&command{config: file, system: "nobody", path: "/w/1"}).served() {
+		t.Error("nobody answers, and it is served")
+	}
+	if (&command{config: file + ".none", system: "durable", path: "/w/1"}).served() {
+		t.Error("there is no configuration, and it is served")
+	}
+	if err := os.WriteFile(file, []byte("version: 1 # edited\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if (&command{config: file, system: "durable", path: "/w/1"}).served() {
+		t.Error("the archiver of the old configuration was asked")
+	}
+}
+
+func TestFetch(t *testing.T) {
+	const name = "000000010000000000000001"
+	for what, c := range map[string]struct {
+		answer any
+		served bool
+	}{
+		"served":     {walserve.Result{Outcome: walserve.Served, Name: name}, true},
+		"other file": {walserve.Result{Outcome: walserve.Served, Name: name + "0"}, false},
+		"the end":    {walserve.Result{Outcome: walserve.EndOfLog, Name: name}, false},
+	} {
+		walDir := filepath.Join(t.TempDir(), strings.Repeat("deep/", 30), "pg_wal")
+		dir := filepath.Join(walDir, walserve.SpoolName)
+		ctx, stop := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- sidecar.Serve(ctx, sidecar.Place{Dir: dir}, time.Hour, func(context.Context, map[string]string) (any, bool) { return c.answer, false })
+		}()
+		if _, err := sidecar.AskNew[map[string]string, walserve.Result](t.Context(), dir, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := (&command{fetch: true, system: "db", name: name, path: walDir + "/RECOVERYXLOG"}).served(); got != c.served {
+			t.Errorf("%s: %v", what, got)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if (&command{fetch: true, system: "db", name: name, path: walDir + "/RECOVERYXLOG"}).served() {
+			t.Error("nobody answers any more, and it is served")
+		}
+	}
+}
+
+// An address without a file can be taken by any user. What he says must not count.
+func TestAnotherUsersAnswer(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	if address := os.Getenv("QUICK_TEST_ADDRESS"); address != "" {
+		l, err := net.Listen("unix", "@"+address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Stdout.WriteString("listening\n") //nolint:errcheck // a pipe to the test
+		conn, err := l.Accept()
+		if err == nil {
+			conn.Write([]byte(`{"durable":true}` + "\n")) //nolint:errcheck // as above
+			conn.Close()                                  //nolint:errcheck // as above
+		}
+		return
+	}
+	for _, uid := range []uint32{0, 65534} {
+		const address = "holdfast-test-quick"
+		other := exec.Command("/proc/self/exe", "-test.run=^TestAnotherUsersAnswer$")
+		other.Env = append(os.Environ(), "QUICK_TEST_ADDRESS="+address)
+		out, err := other.StdoutPipe()
+		if err == nil {
+			err = other.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		// The listener's user cannot be changed from outside, so this process becomes another one for the question.
+		got := asUser(t, uid, func() bool { return askOwn(address, `{"path":"/x"}`, `{"durable":true`) })
+		if want := uid == 0; got != want {
+			t.Errorf("the answer of root's process to user %d was believed: %v", uid, got)
+		}
+		other.Process.Kill() //nolint:errcheck // it may have ended
+		other.Wait()         //nolint:errcheck // as above
+	}
+}
+
+func asUser(t *testing.T, uid uint32, ask func() bool) bool {
+	t.Helper()
+	if uid == 0 {
+		return ask()
+	}
+	if err := syscall.Setresuid(-1, int(uid), -1); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Setresuid(-1, 0, -1); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	return ask()
+}
+
+// What is known here by value, because this package imports next to nothing, is what the others say.
+func TestAgreesWithOthers(t *testing.T) {
+	if fetchSocket != walserve.SpoolName+"/"+sidecar.SocketName || configVariable != config.EnvironmentVariable {
+		t.Error("a name differs")
+	}
+	t.Chdir(t.TempDir())
+	for _, set := range []string{"", "elsewhere.yaml"} {
+		t.Setenv(configVariable, set)
+		for _, file := range []string{"holdfast.yaml", "elsewhere.yaml"} {
+			if err := os.WriteFile(file, []byte(file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, flag := range []string{"", "./holdfast.yaml"} {
+			if want, err := config.Find(flag); err != nil || findConfig(flag) != want {
+				t.Errorf("%q with %q: %s, want %s (%v)", flag, set, findConfig(flag), want, err)
+			}
+		}
+	}
+}
+
+// Each import is one more package that may begin before this one.
+func TestImportsNextToNothing(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range strings.Fields(string(out)) {
+		if strings.Contains(p, ".") && !strings.HasSuffix(p, "internal/quick") || p == "net" || p == "fmt" || p == "encoding/json" {
+			t.Errorf("it imports %s", p)
+		}
+	}
+}

@@ -167,7 +167,7 @@ func (c *checker) log(ctx context.Context) error {
 	flush := func() error {
 		for _, i := range names {
 			s, start, end, _ := parseExtentName(i.Name)
-			_, _, err := lr.readObject(ctx, i.Name, Extent{s, start, end, i.Size})
+			_, err := lr.eachBlock(ctx, i.Name, Extent{s, start, end, i.Size}, func([]byte) error { return nil })
 			if errors.Is(err, store.ErrNotExist) {
 				continue
 			}

@@ -313,7 +313,12 @@ func (s *stranger) extent(name string) (start uint64, data []byte) {
 	case 1:
 		data = must(must(zstd.NewReader(nil)).DecodeAll(data, nil))
 	case 2:
-		data = must(s2.Decode(nil, data))
+		blocks := data
+		for data = nil; len(blocks) > 0; {
+			n := binary.LittleEndian.Uint32(blocks)
+			data = append(data, must(s2.Decode(nil, blocks[4:4+n]))...)
+			blocks = blocks[4+n:]
+		}
 	}
 	return binary.LittleEndian.Uint64(b[4:]), data
 }

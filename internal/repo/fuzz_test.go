@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -105,19 +106,27 @@ func FuzzList(f *testing.F) {
 
 func FuzzExtent(f *testing.F) {
 	c := newEncoder()
-	head := func(encoding byte, n byte) []byte {
+	head := func(encoding byte, n uint64) []byte {
 		b := make([]byte, extentHead)
-		b[0], b[1], b[12] = 1, encoding, n
+		b[0], b[1] = 1, encoding
+		binary.LittleEndian.PutUint64(b[12:], n)
 		return b
 	}
+	const long = 2*extentBlock + 5
 	f.Add(append(head(extentRaw, 3), "abc"...))
 	f.Add(c.enc.EncodeAll([]byte("abcabcabc"), head(extentZstd, 9)))
+	f.Add(appendBlocks(head(extentS2, 1000), make([]byte, 1000)))
+	f.Add(appendBlocks(head(extentS2, long), make([]byte, long)))
 	lr := &LogReader{coder: newDecoder()}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, n := range []uint64{3, 9, 1000} {
-			data, _, err := lr.parse(b, Extent{End: n})
-			if err == nil && uint64(len(data)) != n {
-				t.Errorf("%d bytes, want %d", len(data), n)
+		for _, n := range []uint64{3, 9, 1000, long} {
+			got := uint64(0)
+			_, err := lr.parse(b, Extent{End: n}, func(piece []byte) error {
+				got += uint64(len(piece))
+				return nil
+			})
+			if err == nil && got != n {
+				t.Errorf("%d bytes, want %d", got, n)
 			}
 		}
 	})

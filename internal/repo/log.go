@@ -22,8 +22,12 @@ const MaxExtent = 16 << 20
 const (
 	extentRaw  byte = 0
 	extentZstd byte = 1
-	extentS2   byte = 2
+	extentS2   byte = 2 // in blocks
 )
+
+// extentBlock is how many plain bytes one block of S2 stands for: what a processor's own cache holds beside the
+// encoded ones, so that a reader hands each on while it is there.
+const extentBlock = 256 << 10
 
 // Extent is a part of a stream that one object holds.
 type Extent struct {
@@ -111,9 +115,7 @@ func (e *ExtentEncoder) put(ctx context.Context, give func(context.Context, stri
 		b = e.coder.enc.EncodeAll(data, b)
 	} else {
 		*encoding = extentS2
-		need := s2.MaxEncodedLen(len(data))
-		b = slices.Grow(b, need)
-		b = b[:len(b)+len(s2.Encode(b[len(b):len(b)+need], data))]
+		b = appendBlocks(b, data)
 	}
 	// Sealed in place: the frame begins where its plain bytes do.
 	b = object.Seal(b[:seal.HeaderSize], b[seal.HeaderSize:], seal.HeaderSize)
@@ -123,6 +125,19 @@ func (e *ExtentEncoder) put(ctx context.Context, give func(context.Context, stri
 	}
 	e.buf = b
 	return nil
+}
+
+// appendBlocks appends data as blocks of S2, each behind its length.
+func appendBlocks(b, data []byte) []byte {
+	need := 4 + s2.MaxEncodedLen(extentBlock)
+	for block := range slices.Chunk(data, extentBlock) {
+		b = slices.Grow(b, need)
+		at := len(b) + 4
+		encoded := s2.Encode(b[at:at+need-4], block)
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(encoded)))
+		b = b[:at+len(encoded)]
+	}
+	return b
 }
 
 func micros(t time.Time) int64 {
@@ -208,7 +223,8 @@ func Merge(extents []Extent) []Range {
 type LogReader struct {
 	log   *Log
 	coder *coder
-	plain []byte
+	plain []byte // of the last extent, where it was asked for as a whole or came as one
+	block []byte
 }
 
 // Reader returns a new reader.
@@ -219,57 +235,107 @@ func (lr *LogReader) Read(ctx context.Context, e Extent) ([]byte, ExtentClock, e
 	return lr.readObject(ctx, lr.log.r.extentName(lr.log.system, e.Stream, e.Start, e.End), e)
 }
 
-func (lr *LogReader) readObject(ctx context.Context, name string, e Extent) ([]byte, ExtentClock, error) {
-	var clock ExtentClock
+func (lr *LogReader) readObject(ctx context.Context, name string, e Extent) (data []byte, clock ExtentClock, err error) {
+	clock, err = lr.eachBlock(ctx, name, e, func(block []byte) error {
+		if data == nil && len(block) == int(e.End-e.Start) {
+			data = block
+			return nil
+		}
+		if data == nil {
+			lr.plain = grow(lr.plain, int(e.End-e.Start))
+			data = lr.plain[:0]
+		}
+		data = append(data, block...)
+		return nil
+	})
+	return data, clock, err
+}
+
+// Each calls fn for the plain bytes of one extent, in order and in pieces, which are valid until fn returns. The object
+// was authenticated before the first one. An error of fn ends it and is returned.
+func (lr *LogReader) Each(ctx context.Context, e Extent, fn func(piece []byte) error) error {
+	_, err := lr.eachBlock(ctx, lr.log.r.extentName(lr.log.system, e.Stream, e.Start, e.End), e, fn)
+	return err
+}
+
+func (lr *LogReader) eachBlock(ctx context.Context, name string, e Extent, fn func([]byte) error) (clock ExtentClock, err error) {
 	r := lr.log.r
 	b, err := r.store.Get(ctx, name, 2*MaxExtent)
 	if err != nil {
-		return nil, clock, err
+		return clock, err
 	}
 	plain, err := r.keys.OpenWhole(seal.KindLogExtent, name, b)
 	if err != nil {
-		return nil, clock, err
+		return clock, err
 	}
-	data, clock, err := lr.parse(plain, e)
-	if err != nil {
-		return nil, clock, &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
+	var failed error
+	clock, err = lr.parse(plain, e, func(block []byte) error {
+		failed = fn(block)
+		return failed
+	})
+	if err != nil && failed == nil {
+		err = &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
 	}
-	return data, clock, nil
+	return clock, err
 }
 
-func (lr *LogReader) parse(b []byte, e Extent) (data []byte, clock ExtentClock, err error) {
+// parse calls fn for what an extent holds, piece by piece.
+func (lr *LogReader) parse(b []byte, e Extent, fn func([]byte) error) (clock ExtentClock, err error) {
 	if len(b) < extentHead || b[0] != 1 || b[2] != 0 || b[3] != 0 {
-		return nil, clock, errors.New("a log extent has an unknown form")
+		return clock, errors.New("a log extent has an unknown form")
 	}
 	start, end := binary.LittleEndian.Uint64(b[4:]), binary.LittleEndian.Uint64(b[12:])
 	if start != e.Start || end != e.End || end <= start || end-start > MaxExtent {
-		return nil, clock, fmt.Errorf("it holds %x to %x", start, end)
+		return clock, fmt.Errorf("it holds %x to %x", start, end)
 	}
 	clock = ExtentClock{fromMicros(binary.LittleEndian.Uint64(b[20:])), fromMicros(binary.LittleEndian.Uint64(b[28:]))}
 	size := int(end - start)
-	encoded := b[extentHead:]
+	data := b[extentHead:]
 	switch b[1] {
 	case extentRaw:
-		data = encoded
 	case extentZstd:
-		data, err = lr.coder.dec.DecodeAll(encoded, grow(lr.plain, size)[:0])
+		data, err = lr.coder.dec.DecodeAll(data, grow(lr.plain, size)[:0])
 		lr.plain = data[:0]
 	case extentS2:
-		if n, lenErr := s2.DecodedLen(encoded); lenErr != nil || n != size {
-			return nil, clock, errors.New("it decodes to another length")
-		}
-		lr.plain = grow(lr.plain, size)
-		data, err = s2.Decode(lr.plain, encoded)
+		return clock, lr.blocks(data, size, fn)
 	default:
-		return nil, clock, fmt.Errorf("its encoding %d is unknown to this holdfast", b[1])
+		return clock, fmt.Errorf("its encoding %d is unknown to this holdfast", b[1])
+	}
+	if err == nil && len(data) != size {
+		err = fmt.Errorf("it decodes to %d bytes, not %d", len(data), size)
 	}
 	if err != nil {
-		return nil, clock, err
+		return clock, err
 	}
-	if len(data) != size {
-		return nil, clock, fmt.Errorf("it decodes to %d bytes, not %d", len(data), size)
+	return clock, fn(data)
+}
+
+// blocks is the inverse of appendBlocks, for size plain bytes.
+func (lr *LogReader) blocks(b []byte, size int, fn func([]byte) error) error {
+	lr.block = grow(lr.block, extentBlock)
+	for size > 0 {
+		want := min(size, extentBlock)
+		if len(b) < 4 || uint64(len(b)-4) < uint64(binary.LittleEndian.Uint32(b)) {
+			return errors.New("a block is cut off")
+		}
+		encoded := b[4:][:binary.LittleEndian.Uint32(b)]
+		b = b[4+len(encoded):]
+		if n, err := s2.DecodedLen(encoded); err != nil || n != want {
+			return errors.New("a block decodes to another length")
+		}
+		block, err := s2.Decode(lr.block[:want], encoded)
+		if err != nil {
+			return err
+		}
+		if err := fn(block); err != nil {
+			return err
+		}
+		size -= want
 	}
-	return data, clock, nil
+	if len(b) > 0 {
+		return errors.New("something follows its last block")
+	}
+	return nil
 }
 
 // DropPieces removes extents of a stream that keep covers whole and that are not keep itself: the pieces of

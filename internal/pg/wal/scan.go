@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"slices"
 	"time"
 )
 
@@ -33,9 +34,14 @@ type Event struct {
 // begins at any page's start, and reads from the first record that begins after it. It checks each record's CRC;
 // what is not a valid record is passed over up to the next page that says where a record begins, so that
 // broken bytes give no event, but no error either: whoever needs to know looks at End. It keeps about a kilobyte.
+//
+// One that looks for some kinds only believes the length of the records of other resource managers: to check them
+// would be most of its work. PostgreSQL's replay ends at a record that is broken, and with it everything that an event
+// could warn of.
 type Scanner struct {
 	size SegmentSize
 	fn   func(Event)
+	only []uint8 // the resource managers whose records are looked at; none: all
 
 	pos    LSN // next byte
 	end    LSN // end of the last valid record
@@ -71,24 +77,35 @@ const (
 	xactAbort2PC  = 0x40
 )
 
+// managers tells whose records an event is read from.
+var managers = [...]uint8{Commit: rmgrXact, Abort: rmgrXact, RestorePoint: rmgrXLOG, TablespaceCreate: rmgrSpace}
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// NewScanner returns a scanner whose first byte will be the one at lsn; fn gets each event.
-func NewScanner(lsn LSN, size SegmentSize, fn func(Event)) *Scanner {
+// NewScanner returns a scanner whose first byte will be the one at lsn; fn gets each event, or those of some kinds.
+func NewScanner(lsn LSN, size SegmentSize, fn func(Event), only ...EventKind) *Scanner {
 	s := &Scanner{size: size, fn: fn}
+	for _, k := range only {
+		s.only = append(s.only, managers[k])
+	}
 	s.Reset(lsn)
 	return s
 }
 
 // Reset goes on at another position.
 func (s *Scanner) Reset(lsn LSN) {
-	*s = Scanner{size: s.size, fn: s.fn, pos: lsn, page: s.page[:0], head: s.head[:0]}
+	*s = Scanner{size: s.size, fn: s.fn, only: s.only, pos: lsn, page: s.page[:0], head: s.head[:0]}
 	// Within a page nobody says where a record begins.
 	s.resume = (lsn + PageSize - 1) / PageSize * PageSize
 }
 
 // Pending tells whether the last byte lies within a record that is not complete, and may become an event.
-func (s *Scanner) Pending() bool { return s.left > 0 || len(s.head) > 0 }
+func (s *Scanner) Pending() bool { return (s.left > 0 || len(s.head) > 0) && !s.passed() }
+
+// passed tells whether the record that is being read is known to be none of those that are looked for.
+func (s *Scanner) passed() bool {
+	return len(s.only) > 0 && len(s.head) >= recordHeader && !slices.Contains(s.only, s.head[17])
+}
 
 // End returns the end of the last valid record; zero before the first.
 func (s *Scanner) End() LSN { return s.end }
@@ -204,12 +221,13 @@ func (s *Scanner) record(b []byte) int {
 		return n
 	}
 	n = int(min(uint64(n), s.left))
+	passed := s.passed()
 	if len(s.head) < recordHeader {
 		n = min(n, recordHeader-len(s.head))
-	} else {
+	} else if !passed {
 		s.crc = crc32.Update(s.crc, castagnoli, b[:n])
 	}
-	if keep := min(n, headKept-len(s.head)); keep > 0 {
+	if keep := min(n, headKept-len(s.head)); keep > 0 && !passed {
 		s.head = append(s.head, b[:keep]...)
 	}
 	s.left -= uint64(n)
@@ -223,7 +241,7 @@ func (s *Scanner) record(b []byte) int {
 // complete checks a whole record and tells what it says.
 func (s *Scanner) complete() {
 	le := binary.LittleEndian
-	if crc32.Update(s.crc, castagnoli, s.head[:recordHeader-4]) != le.Uint32(s.head[recordHeader-4:]) {
+	if !s.passed() && crc32.Update(s.crc, castagnoli, s.head[:recordHeader-4]) != le.Uint32(s.head[recordHeader-4:]) {
 		s.lost()
 		return
 	}
@@ -231,6 +249,10 @@ func (s *Scanner) complete() {
 	info, rmgr := s.head[16], s.head[17]
 	if rmgr == rmgrXLOG && info&infoMask == infoSwitch {
 		s.resume = s.size.Floor(s.pos + LSN(s.size) - 1) // the rest of the segment is empty
+	}
+	if s.passed() {
+		s.align()
+		return
 	}
 	if e, ok := event(info, rmgr, mainData(s.head[recordHeader:])); ok {
 		e.Start, e.End = s.start, s.pos

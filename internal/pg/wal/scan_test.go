@@ -86,6 +86,17 @@ func pieces(t *testing.T, data []byte, start wal.LSN, size wal.SegmentSize, whol
 			t.Errorf("in pieces of %d: %d events up to %s, want %d up to %s", n, len(got), e, len(whole), end)
 		}
 	}
+	for _, kind := range []wal.EventKind{wal.Commit, wal.RestorePoint, wal.TablespaceCreate} {
+		var want []wal.Event
+		for _, e := range whole {
+			if e.Kind == kind || kind == wal.Commit && e.Kind == wal.Abort {
+				want = append(want, e)
+			}
+		}
+		if got, e := scan(data, start, size, 10_000, kind); e != end || !cmp.Equal(got, want) {
+			t.Errorf("of kind %d: %d events up to %s, want %d up to %s", kind, len(got), e, len(want), end)
+		}
+	}
 	for range 5 {
 		from := rnd.IntN(len(data) * 3 / 4)
 		got, e := scan(data[from:], start+wal.LSN(from), size, 5000)
@@ -104,8 +115,8 @@ func pieces(t *testing.T, data []byte, start wal.LSN, size wal.SegmentSize, whol
 	}
 }
 
-func scan(data []byte, start wal.LSN, size wal.SegmentSize, piece int) (events []wal.Event, end wal.LSN) {
-	s := wal.NewScanner(start, size, func(e wal.Event) { events = append(events, e) })
+func scan(data []byte, start wal.LSN, size wal.SegmentSize, piece int, only ...wal.EventKind) (events []wal.Event, end wal.LSN) {
+	s := wal.NewScanner(start, size, func(e wal.Event) { events = append(events, e) }, only...)
 	for len(data) > 0 {
 		n := min(piece, len(data))
 		_, _ = s.Write(data[:n])

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -39,19 +40,28 @@ func (a *assembler) scanOn(ctx context.Context, n wal.Name, at wal.LSN) error {
 		if wal.LSN(e.Start) > at || wal.LSN(e.End) <= at || !a.scan.Pending() {
 			continue
 		}
-		data, _, err := a.reader.Read(ctx, e)
-		if err != nil {
+		first := wal.LSN(e.Start)
+		err := a.reader.Each(ctx, e, func(piece []byte) error {
+			skip := min(max(at, first)-first, wal.LSN(len(piece)))
+			first += wal.LSN(len(piece))
+			// Page by page: whatever else that segment says is told when it is served itself.
+			for page := range slices.Chunk(piece[skip:], wal.PageSize) {
+				a.scan.Write(page) //nolint:errcheck // it never fails
+				if at += wal.LSN(len(page)); !a.scan.Pending() {
+					return errScanned
+				}
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errScanned) {
 			return err
-		}
-		// Page by page: whatever else that segment says is told when it is served itself.
-		for data = data[at-wal.LSN(e.Start):]; len(data) > 0 && a.scan.Pending(); {
-			piece := data[:min(len(data), wal.PageSize)]
-			a.scan.Write(piece) //nolint:errcheck // it never fails
-			data, at = data[len(piece):], at+wal.LSN(len(piece))
 		}
 	}
 	return nil
 }
+
+// errScanned ends the reading of an extent of which enough is known.
+var errScanned = errors.New("the record is complete")
 
 // guard looks at the directories of the tablespaces that the segment creates.
 func (a *assembler) guard(name string, n wal.Name) (Result, bool) {

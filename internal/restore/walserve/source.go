@@ -64,11 +64,7 @@ type assembler struct {
 func (s *Source) assembler() *assembler {
 	a := &assembler{s: s, reader: s.log.Reader()}
 	if s.DataDir != "" {
-		a.scan = wal.NewScanner(0, s.size, func(e wal.Event) {
-			if e.Kind == wal.TablespaceCreate {
-				a.spaces = append(a.spaces, e)
-			}
-		})
+		a.scan = wal.NewScanner(0, s.size, func(e wal.Event) { a.spaces = append(a.spaces, e) }, wal.TablespaceCreate)
 	}
 	return a
 }
@@ -277,25 +273,36 @@ func (a *assembler) copy(ctx context.Context, extents []repo.Extent, at, to, sta
 		if best < 0 {
 			return at, nil
 		}
-		e := extents[best]
-		data, _, err := a.reader.Read(ctx, e)
-		if err != nil {
+		upto := min(to, wal.LSN(extents[best].End))
+		if err := a.write(ctx, extents[best], at, upto, start); err != nil {
 			return at, err
-		}
-		upto := min(to, wal.LSN(e.End))
-		bytes := data[at-wal.LSN(e.Start) : upto-wal.LSN(e.Start)]
-		if _, err := a.out.WriteAt(bytes, int64(at-start)); err != nil {
-			return at, err
-		}
-		if off := at - start; off < wal.LongHeaderSize {
-			copy(a.head[off:], bytes)
-		}
-		if a.scan != nil {
-			a.scan.Write(bytes) //nolint:errcheck // it never fails
 		}
 		at = upto
 	}
 	return at, nil
+}
+
+// write writes a part of an extent to its place in the segment that begins at start. Each piece is looked at and written
+// while it is in the processor's cache.
+func (a *assembler) write(ctx context.Context, e repo.Extent, from, to, start wal.LSN) error {
+	at := wal.LSN(e.Start)
+	return a.reader.Each(ctx, e, func(piece []byte) error {
+		first, end := at, at+wal.LSN(len(piece))
+		at = end
+		if end <= from || first >= to {
+			return nil
+		}
+		off := max(first, from) - start
+		piece = piece[max(first, from)-first : min(end, to)-first]
+		if off < wal.LongHeaderSize {
+			copy(a.head[off:], piece)
+		}
+		if a.scan != nil {
+			a.scan.Write(piece) //nolint:errcheck // it never fails
+		}
+		_, err := a.out.WriteAt(piece, int64(off))
+		return err
+	})
 }
 
 // list returns a timeline's extents from a position on, as they are remembered or, with fresh, anew.

@@ -37,7 +37,6 @@ type pushWorker struct {
 	log     *repo.Log
 	encoder *repo.ExtentEncoder
 	reader  *repo.LogReader
-	buf     []byte
 }
 
 func newPushWorker(log *repo.Log) *pushWorker {
@@ -93,22 +92,16 @@ func (c *pushWorker) partial(ctx context.Context, path string, name wal.Name, si
 
 // put stores the log to end that a segment's file begins with, in extents of at most 16 MiB.
 func (c *pushWorker) put(ctx context.Context, f *os.File, name wal.Name, end wal.LSN, stored []repo.Extent, how repo.Compression) error {
-	if c.buf == nil {
-		c.buf = make([]byte, min(logBlockSize, end-name.Start))
-	}
 	for at := name.Start; at < end; {
 		stop := min(logBlockStart(at)+logBlockSize, end)
-		data := c.buf[:stop-at]
-		if _, err := f.ReadAt(data, int64(at-name.Start)); err != nil {
-			return err
-		}
-		has, err := c.has(ctx, filepath.Base(f.Name()), at, data, stored)
+		part := io.NewSectionReader(f, int64(at-name.Start), int64(stop-at))
+		has, err := c.has(ctx, part, filepath.Base(f.Name()), at, stored)
 		if err == nil && !has {
-			err = c.encoder.Add(ctx, repo.StreamID(name.Timeline), uint64(at), data, repo.ExtentClock{Writer: time.Now()}, how)
+			err = c.encoder.Add(ctx, repo.StreamID(name.Timeline), uint64(at), part, int(stop-at), repo.ExtentClock{Writer: time.Now()}, how)
 		}
 		if errors.Is(err, store.ErrExists) { // another process was faster: it must have the same
 			there := []repo.Extent{{Stream: repo.StreamID(name.Timeline), Start: uint64(at), End: uint64(stop)}}
-			if has, err = c.has(ctx, filepath.Base(f.Name()), at, data, there); err == nil && !has {
+			if has, err = c.has(ctx, part, filepath.Base(f.Name()), at, there); err == nil && !has {
 				err = store.ErrNotExist // and was removed meanwhile: the next attempt stores it
 			}
 		}
@@ -120,10 +113,12 @@ func (c *pushWorker) put(ctx context.Context, f *os.File, name wal.Name, end wal
 	return nil
 }
 
-// has tells whether the repository has data, which begins at at, and refuses it where the repository has other bytes.
-func (c *pushWorker) has(ctx context.Context, file string, at wal.LSN, data []byte, stored []repo.Extent) (bool, error) {
-	end := at + wal.LSN(len(data))
+// has tells whether the repository has a part of a file, which begins at at, and refuses it where the repository has
+// other bytes.
+func (c *pushWorker) has(ctx context.Context, part *io.SectionReader, file string, at wal.LSN, stored []repo.Extent) (bool, error) {
+	end := at + wal.LSN(part.Size())
 	covered := at
+	var data []byte
 	for _, e := range stored {
 		from, to := max(wal.LSN(e.Start), at), min(wal.LSN(e.End), end)
 		if from >= to {
@@ -132,6 +127,10 @@ func (c *pushWorker) has(ctx context.Context, file string, at wal.LSN, data []by
 		have, _, err := c.reader.Read(ctx, e)
 		if errors.Is(err, store.ErrNotExist) {
 			continue
+		}
+		if err == nil && data == nil {
+			data = make([]byte, part.Size())
+			_, err = part.ReadAt(data, 0)
 		}
 		if err != nil {
 			return false, err

@@ -3,6 +3,7 @@ package repo
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -115,8 +116,12 @@ func FuzzExtent(f *testing.F) {
 	const long = 2*extentBlock + 5
 	f.Add(append(head(extentRaw, 3), "abc"...))
 	f.Add(c.enc.EncodeAll([]byte("abcabcabc"), head(extentZstd, 9)))
-	f.Add(appendBlocks(head(extentS2, 1000), make([]byte, 1000)))
-	f.Add(appendBlocks(head(extentS2, long), make([]byte, long)))
+	f.Add(appendBlock(head(extentS2, 1000), make([]byte, 1000)))
+	blocks := head(extentS2, long)
+	for block := range slices.Chunk(make([]byte, long), extentBlock) {
+		blocks = appendBlock(blocks, block)
+	}
+	f.Add(blocks)
 	lr := &LogReader{coder: newDecoder()}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, n := range []uint64{3, 9, 1000, long} {

@@ -3,6 +3,7 @@ package restore
 import (
 	"errors"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -26,13 +27,13 @@ func buffer(n int) (b []byte, free func() error, err error) {
 	return b, func() error { return unix.Munmap(b) }, err
 }
 
-// openDirect opens an open file once more, for writing past the page cache. Where the file system refuses, or
+// openDirect opens an open file once more, for writing past the page cache, and reading. Where the file system refuses, or
 // anything else is in the way, the file is written as any other.
 func (f *file) openDirect() {
 	if f.e.Size < directFrom || f.a.buffered.Load() {
 		return
 	}
-	d, err := f.a.root.OpenFile(f.rel, os.O_WRONLY|unix.O_DIRECT, 0)
+	d, err := f.a.root.OpenFile(f.rel, os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
 		f.a.refused(err)
 		return
@@ -75,4 +76,25 @@ func resize(f *os.File, size int64) error {
 			return nil // it is a kindness: what the file system cannot do, the writes do
 		}
 	}
+}
+
+// inCache tells whether most of a part of a file lies in the page cache, by one page of memory in each chunk; also where the
+// kernel does not tell.
+func inCache(f *os.File, offset int64, length int) bool {
+	m, err := unix.Mmap(int(f.Fd()), offset, length, unix.PROT_NONE, unix.MAP_SHARED)
+	if err != nil {
+		return true
+	}
+	defer unix.Munmap(m) //nolint:errcheck // nothing was done with it
+	asked, resident := 0, 0
+	for at := 0; at < length; at += repo.Grid {
+		var in byte
+		page := m[at:][:1]
+		_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(page))), 1, uintptr(unsafe.Pointer(&in)))
+		if errno != 0 {
+			return true
+		}
+		asked, resident = asked+1, resident+int(in&1)
+	}
+	return 2*resident > asked
 }

@@ -33,6 +33,8 @@ type tiny struct {
 
 	zeros     map[string]int64 // sizes of files of zeros, which may be too large for files
 	packBytes int              // 0: 128 KiB
+
+	result *restore.Result // of the last restore
 }
 
 // grow adds so many files, and makes packs so small that the tree's nodes lie in several.
@@ -185,7 +187,7 @@ func (y *tiny) restoreContext(ctx context.Context, t *testing.T, st store.Store,
 	if err != nil {
 		return err
 	}
-	_, err = restore.Run(ctx, r, p, o)
+	y.result, err = restore.Run(ctx, r, p, o)
 	return err
 }
 

@@ -42,10 +42,6 @@ type piece struct {
 // syncers sync files beside the workers: they wait for the disk, and the workers for the processor.
 const syncers = 4
 
-// writeBack is how many bytes of a file are written before the kernel is told to begin with them, so that the
-// sync at the end finds little left.
-const writeBack = 4 << 20
-
 // writeFiles restores the content of all files but pg_control.
 func (x *run) writeFiles(ctx context.Context) error {
 	x.progress.phase("writing files")
@@ -68,9 +64,9 @@ func (x *run) writeFiles(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			w := worker{x: x, reader: x.repo.Reader(), damage: &damage}
+			w := worker{x: x, reader: x.repo.Reader(), damage: &damage, freeHave: func() error { return nil }}
 			w.reader.Into(b)
-			return errors.Join(w.run(ctx, pieces, whole), free())
+			return errors.Join(w.run(ctx, pieces, whole), w.freeHave(), free())
 		})
 	}
 	eg.Go(func() error {
@@ -166,26 +162,43 @@ func (x *run) create(f *file) error {
 	if err != nil {
 		return err
 	}
-	if err := x.opts.Owner.chown(f.f); err != nil {
-		return err
-	}
-	// Group access, where initdb allowed it, is kept; more than PostgreSQL accepts is not.
-	if err := f.f.Chmod(fs.FileMode(0o600 | f.e.Mode&0o040)); err != nil {
-		return err
-	}
-	if err := resize(f.f, f.e.Size); err != nil {
+	if err := x.adopt(f); err != nil {
 		return err
 	}
 	f.openDirect()
 	return nil
 }
 
-// worker writes pieces. Its memory is that of one repo.Reader and, for Delta, one chunk.
+// adopt gives an open file its owner, mode and size. What it has right is left alone: an inode that did not change costs
+// no entry in the file system's journal when it is synced.
+func (x *run) adopt(f *file) error {
+	fi, err := f.f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := x.opts.Owner.chown(f.f); err != nil {
+		return err
+	}
+	// Group access, where initdb allowed it, is kept; more than PostgreSQL accepts is not.
+	if mode := fs.FileMode(0o600 | f.e.Mode&0o040); fi.Mode() != mode {
+		if err := f.f.Chmod(mode); err != nil {
+			return err
+		}
+	}
+	if fi.Size() == f.e.Size {
+		return nil
+	}
+	return resize(f.f, f.e.Size)
+}
+
+// worker writes pieces. Its memory is that of one repo.Reader and, for Delta, of comparedAtOnce chunks.
 type worker struct {
 	x      *run
 	reader *repo.Reader
 	damage *damageList
-	have   []byte
+
+	have     []byte // for Delta: what files had before
+	freeHave func() error
 }
 
 func (w *worker) run(ctx context.Context, pieces <-chan piece, whole chan<- *file) error {
@@ -221,66 +234,73 @@ func (w *worker) write(ctx context.Context, p piece) error {
 	for i := range ids {
 		offsets[i] = start + int64(i)*repo.Grid
 	}
-	if p.file.was > 0 {
-		if ids, offsets, err = w.differing(p.file, ids, offsets); err != nil {
-			return err
-		}
+	if p.file.was > start {
+		return w.overwrite(ctx, p.file, ids, offsets)
 	}
-	from, to := start, start // what was written and not yet given to the kernel to write back
-	err = w.reader.Chunks(ctx, ids, func(i int, plain []byte) error {
-		if want := min(p.file.e.Size-offsets[i], repo.Grid); int64(len(plain)) != want {
-			return fmt.Errorf("the chunk at %d has %d bytes, not %d", offsets[i], len(plain), want)
+	return w.fetch(ctx, p.file, wanted{ids: ids, offsets: offsets})
+}
+
+// wanted are chunks of a file that are to be written.
+type wanted struct {
+	ids     []seal.ChunkID
+	offsets []int64
+
+	old [][]byte // for Delta: what the file has there, or nil
+}
+
+// fetch reads chunks from the repository and writes them.
+func (w *worker) fetch(ctx context.Context, f *file, c wanted) error {
+	if len(c.ids) == 0 {
+		return nil
+	}
+	back := writeBack{f: f.f, from: c.offsets[0], to: c.offsets[0]}
+	defer back.flush()
+	return w.reader.Chunks(ctx, c.ids, func(i int, plain []byte) error {
+		if want := min(f.e.Size-c.offsets[i], repo.Grid); int64(len(plain)) != want {
+			return fmt.Errorf("the chunk at %d has %d bytes, not %d", c.offsets[i], len(plain), want)
 		}
-		cached, err := p.file.put(plain, offsets[i])
+		var old []byte
+		if c.old != nil {
+			old = c.old[i]
+		}
+		written, cached, err := f.patch(plain, old, c.offsets[i])
 		if err != nil {
 			return err
 		}
-		to = offsets[i] + int64(len(plain))
-		if !cached {
-			from = to
-		} else if to-from >= writeBack {
-			flush(p.file.f, from, to)
-			from = to
-		}
+		atomic.AddInt64(&w.x.result.Kept, int64(len(plain)-written))
+		back.wrote(c.offsets[i]+int64(len(plain)), cached)
 		w.x.progress.add(int64(len(plain)))
 		return ctx.Err()
 	}, func(i int, err error) error {
-		return w.lost(p.file, offsets[i], min(p.file.e.Size-offsets[i], repo.Grid), err)
+		return w.lost(f, c.offsets[i], min(f.e.Size-c.offsets[i], repo.Grid), err)
 	})
-	if to > from {
-		flush(p.file.f, from, to)
-	}
-	return err
 }
 
-// flush asks the kernel to begin writing. It is advice: the sync at the end is what counts.
-func flush(f *os.File, from, to int64) {
-	_ = unix.SyncFileRange(int(f.Fd()), from, to-from, unix.SYNC_FILE_RANGE_WRITE)
+// writeBack has the kernel begin writing what lies in its page cache, so that the sync at the end finds little left.
+type writeBack struct {
+	f        *os.File
+	from, to int64 // what was written since
 }
 
-// differing returns the chunks of which the file on disk holds other bytes.
-func (w *worker) differing(f *file, ids []seal.ChunkID, offsets []int64) ([]seal.ChunkID, []int64, error) {
-	if w.have == nil {
-		w.have = make([]byte, repo.Grid)
+const writeBackEvery = 4 << 20
+
+// wrote notes that the file is written up to a position.
+func (b *writeBack) wrote(to int64, cached bool) {
+	b.to = to
+	switch {
+	case !cached:
+		b.from = to
+	case to-b.from >= writeBackEvery:
+		b.flush()
 	}
-	keys := w.x.repo.Keys()
-	var wantIDs []seal.ChunkID
-	var wantAt []int64
-	for i, id := range ids {
-		size := min(f.e.Size-offsets[i], repo.Grid)
-		if offsets[i]+size <= f.was {
-			b := w.have[:size]
-			if _, err := f.f.ReadAt(b, offsets[i]); err != nil && !errors.Is(err, unix.EIO) {
-				return nil, nil, err
-			} else if err == nil && keys.ChunkID(string(w.x.plan.Snapshot.Manifest.Group), b) == id {
-				atomic.AddInt64(&w.x.result.Kept, size)
-				w.x.progress.add(size)
-				continue
-			}
-		}
-		wantIDs, wantAt = append(wantIDs, id), append(wantAt, offsets[i])
+}
+
+// flush asks for it. It is advice: the sync at the end is what counts.
+func (b *writeBack) flush() {
+	if b.to > b.from {
+		_ = unix.SyncFileRange(int(b.f.Fd()), b.from, b.to-b.from, unix.SYNC_FILE_RANGE_WRITE)
 	}
-	return wantIDs, wantAt, nil
+	b.from = b.to
 }
 
 // lost notes damage of the repository; anything else is an error. The range is zeros in the file, also where an

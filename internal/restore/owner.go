@@ -81,8 +81,13 @@ func (o *Owner) lchown(root *os.Root, rel string) error {
 	return root.Lchown(rel, o.UID, o.GID)
 }
 
+// chown gives an open file to the owner, if it is not his.
 func (o *Owner) chown(f *os.File) error {
 	if o == nil {
+		return nil
+	}
+	var now unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &now); err == nil && int(now.Uid) == o.UID && int(now.Gid) == o.GID {
 		return nil
 	}
 	return f.Chown(o.UID, o.GID)

@@ -1,0 +1,152 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+// A Delta believes no time stamp: what stays has the hash, or the very bytes, that the snapshot has. Of a chunk that
+// differs it writes only the pages that do: after a percent of a cluster's pages has changed, every second chunk has one.
+
+// pageSize is that of nearly every cluster. With another one no more than what is written in vain changes.
+const pageSize = 8192
+
+// comparedAtOnce is how many chunks of an old file are read and compared at once. Those that differ are kept until the
+// right ones are there.
+const comparedAtOnce = 8
+
+// overwrite writes those of an old file's chunks that differ.
+func (w *worker) overwrite(ctx context.Context, f *file, ids []seal.ChunkID, offsets []int64) error {
+	if w.have == nil {
+		var err error
+		if w.have, w.freeHave, err = buffer(comparedAtOnce * repo.Grid); err != nil {
+			return err
+		}
+	}
+	for len(ids) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := min(len(ids), comparedAtOnce)
+		d, err := w.differing(f, ids[:n], offsets[:n])
+		if err != nil {
+			return err
+		}
+		if err := w.fetch(ctx, f, d); err != nil {
+			return err
+		}
+		ids, offsets = ids[n:], offsets[n:]
+	}
+	return nil
+}
+
+// differing returns the chunks of which the file on disk holds other bytes, and these.
+func (w *worker) differing(f *file, ids []seal.ChunkID, offsets []int64) (d wanted, err error) {
+	keys, group, stop := w.x.repo.Keys(), string(w.x.plan.Snapshot.Manifest.Group), w.x.plan.Snapshot.Facts.StopLSN
+	end := min(offsets[len(offsets)-1]+repo.Grid, f.e.Size)
+	all := w.have[:end-offsets[0]]
+	read := f.readPast(all, offsets[0])
+	for i, id := range ids {
+		at, size := offsets[i]-offsets[0], min(f.e.Size-offsets[i], repo.Grid)
+		var old []byte
+		if read {
+			old = all[at:][:size:size]
+		} else if old, err = f.readOld(w.have[len(d.ids)*repo.Grid:][:size], offsets[i]); err != nil {
+			return d, err
+		}
+		if old != nil && !(f.relation() && newer(old, stop)) && keys.ChunkID(group, old) == id {
+			atomic.AddInt64(&w.x.result.Kept, size)
+			w.x.progress.add(size)
+			continue
+		}
+		d.ids, d.offsets, d.old = append(d.ids, id), append(d.offsets, offsets[i]), append(d.old, old)
+	}
+	return d, nil
+}
+
+// readPast reads what the file had before into b, which begins a page of memory, past the page cache, if it does not lie
+// there: it would take the room of what is in use. False means that b was not filled.
+func (f *file) readPast(b []byte, offset int64) bool {
+	if f.direct == nil || f.a.buffered.Load() || len(b)%directUnit != 0 || offset+int64(len(b)) > f.was || inCache(f.f, offset, len(b)) {
+		return false
+	}
+	_, err := f.direct.ReadAt(b, offset)
+	return err == nil // readOld tells what is wrong
+}
+
+// readOld reads what the file had before into b, and returns it; nothing where it was shorter, or cannot be read: a bad
+// sector heals by being written.
+func (f *file) readOld(b []byte, offset int64) ([]byte, error) {
+	if offset+int64(len(b)) > f.was {
+		return nil, nil
+	}
+	_, err := f.f.ReadAt(b, offset)
+	if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) {
+		return nil, nil
+	}
+	return b, err
+}
+
+// relation tells whether a file most likely consists of pages.
+func (f *file) relation() bool {
+	return strings.HasPrefix(f.path, "base/") || strings.HasPrefix(f.path, tablespaceDir+"/") || strings.HasPrefix(f.path, "global/")
+}
+
+// newer tells whether a page was changed after the snapshot had ended: then its chunk differs, and need not be hashed to
+// know. Where it errs, a chunk is fetched in vain. A page begins with the position of its last change, the upper half
+// first (storage/bufpage.h, PageXLogRecPtr).
+func newer(b []byte, stop wal.LSN) bool {
+	for ; len(b) >= 8; b = b[min(len(b), pageSize):] {
+		if wal.LSN(binary.LittleEndian.Uint32(b))<<32|wal.LSN(binary.LittleEndian.Uint32(b[4:])) > stop {
+			return true
+		}
+	}
+	return false
+}
+
+// patch writes a chunk over an old one: its differing pages only, where these are few. It reports whether what it wrote
+// lies in the page cache now.
+func (f *file) patch(plain, old []byte, offset int64) (written int, cached bool, err error) {
+	runs, size := differingRuns(old, plain)
+	if old == nil || size > len(plain)/4 {
+		cached, err = f.put(plain, offset)
+		return len(plain), cached, err
+	}
+	for _, r := range runs {
+		if _, err := f.f.WriteAt(plain[r.from:r.to], offset+int64(r.from)); err != nil {
+			return 0, true, err
+		}
+	}
+	return size, true, nil
+}
+
+// pageRun is a run of pages within a chunk, in bytes.
+type pageRun struct{ from, to int }
+
+// differingRuns returns the runs of pages in which two chunks of one length differ, and how many bytes these have.
+func differingRuns(old, plain []byte) (runs []pageRun, size int) {
+	for from := 0; from < len(old); from += pageSize {
+		to := min(from+pageSize, len(old))
+		if bytes.Equal(old[from:to], plain[from:to]) {
+			continue
+		}
+		if n := len(runs); n > 0 && runs[n-1].to == from {
+			runs[n-1].to = to
+		} else {
+			runs = append(runs, pageRun{from, to})
+		}
+		size += to - from
+	}
+	return runs, size
+}

@@ -30,7 +30,7 @@ const (
 // Options say which part is wanted, and where it goes: to File, or Into a running server.
 type Options struct {
 	Database string // to be dumped, or holds Table
-	Table    string // SCHEMA.TABLE; empty: the whole database
+	Table    string // SCHEMA.TABLE, each as it is or in double quotes; empty: the whole database
 
 	File   string // a new file
 	Format Format // of File; empty: Custom
@@ -42,6 +42,8 @@ type Options struct {
 	User           string // who runs the sandbox's server; see restore.ChooseOwner
 	Superuser      string // of the cluster; empty: postgres
 	Progress       dr.ProgressFunc
+
+	pattern string // Table for pg_dump
 }
 
 // Result is what an extraction did.
@@ -119,13 +121,19 @@ func sandboxConfig() map[string]string {
 	}
 }
 
-func (o Options) check(p *points.Plan) (tools, error) {
+func (o *Options) check(p *points.Plan) (tools, error) {
 	what := fmt.Sprintf("extract from %s", p.System)
 	switch {
 	case o.Database == "":
 		return tools{}, dr.Fail(what, errors.New("no database was named"), "add --database NAME, also for a table")
 	case (o.File == "") == (o.Into == ""):
 		return tools{}, dr.Fail(what, errors.New("it goes either to a file or into a server"), "give one of the two")
+	}
+	if o.Table != "" {
+		var err error
+		if o.pattern, err = tablePattern(o.Table); err != nil {
+			return tools{}, dr.Fail(what, err, `write it as SCHEMA.TABLE; a name with a dot or a quote stands in double quotes, as in SQL: '"My.Schema".orders'`)
+		}
 	}
 	if o.File != "" {
 		if _, err := os.Lstat(o.File); err == nil {
@@ -136,7 +144,7 @@ func (o Options) check(p *points.Plan) (tools, error) {
 	if err != nil {
 		return tools{}, err
 	}
-	return findTools(dir, p.Snapshot.Facts.Major(), o)
+	return findTools(dir, p.Snapshot.Facts.Major(), *o)
 }
 
 // makeSandbox makes a directory that only the server's owner enters.

@@ -12,8 +12,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -65,18 +65,9 @@ func findTools(dir string, major int, o Options) (tools, error) {
 func (t tools) dump(ctx context.Context, s *boot.Server, o Options, args ...string) *exec.Cmd {
 	args = append(args, "--dbname="+s.ConnString(o.Database), "--no-password")
 	if o.Table != "" {
-		args = append(args, "--table="+tablePattern(o.Table))
+		args = append(args, "--table="+o.pattern)
 	}
 	return command(ctx, filepath.Join(t.dir, "pg_dump"), args...)
-}
-
-// tablePattern quotes SCHEMA.TABLE, so that nothing in it is a wildcard.
-func tablePattern(table string) string {
-	schema, name, ok := strings.Cut(table, ".")
-	if !ok {
-		return pgx.Identifier{table}.Sanitize()
-	}
-	return pgx.Identifier{schema, name}.Sanitize()
 }
 
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
@@ -94,7 +85,7 @@ func (t tools) toFile(ctx context.Context, s *boot.Server, o Options) error {
 	part := o.File + ".part"
 	cmd := t.dump(ctx, s, o, "--format="+string(format), "--file="+part)
 	if err := run(cmd); err != nil {
-		return errors.Join(err, os.RemoveAll(part))
+		return errors.Join(o.explainDump(err), os.RemoveAll(part))
 	}
 	f, err := os.Open(part)
 	if err == nil {
@@ -127,9 +118,48 @@ func (t tools) into(ctx context.Context, s *boot.Server, o Options) error {
 	if err := load.Start(); err != nil {
 		return errors.Join(err, r.Close(), w.Close())
 	}
+	// Only the reader may hold this end: once it has ended, the dump's writes fail instead of waiting for nobody.
+	closeErr := r.Close()
 	dumpErr := run(dump)
-	err = errors.Join(r.Close(), w.Close())
-	return errors.Join(dumpErr, explain("pg_restore", load.Wait(), said.String()), err)
+	closeErr = errors.Join(closeErr, w.Close())
+	loadErr := explain("pg_restore", load.Wait(), said.String())
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case dumpErr != nil && (loadErr == nil || !brokenPipe(dumpErr)):
+		return o.explainDump(dumpErr) // pg_restore complains only of what it did not get
+	case loadErr != nil:
+		return dr.Fail(fmt.Sprintf("bring %s into the target", o.part()), loadErr, "nothing of it is there: mend what the reason names, or take it to a file with --dump")
+	}
+	return closeErr
+}
+
+// brokenPipe tells whether pg_dump ended because nobody read what it wrote.
+func brokenPipe(err error) bool {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGPIPE {
+			return true
+		}
+	}
+	return strings.Contains(err.Error(), "Broken pipe")
+}
+
+// part names what is wanted.
+func (o Options) part() string {
+	if o.Table != "" {
+		return fmt.Sprintf("table %s of database %q", o.Table, o.Database)
+	}
+	return fmt.Sprintf("database %q", o.Database)
+}
+
+// explainDump says what to do where pg_dump did not dump.
+func (o Options) explainDump(err error) error {
+	what := "extract " + o.part()
+	if strings.Contains(err.Error(), "no matching tables") {
+		return dr.Fail(what+": there was none", err, "correct --table SCHEMA.TABLE, in which capitals count, or choose another moment with --at")
+	}
+	return dr.Fail(what, err, "mend what the reason names, and run this again")
 }
 
 func run(cmd *exec.Cmd) error {

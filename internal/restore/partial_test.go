@@ -1,9 +1,14 @@
 package restore_test
 
 import (
+	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/restore/partial"
@@ -47,5 +52,95 @@ func TestExtractADatabaseAndATable(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(w.base, "holdfast-sandbox-*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A sandbox whose server is killed, or an extraction that is called off, in the middle of the dump leaves no file, no server
+// and no sandbox behind.
+func TestKilledSandbox(t *testing.T) {
+	w := newWorld(t, pgtest.Options{Version: "15"})
+	w.s.Bin("pg_dump") // skips where there are no client programs
+	w.s.Exec("", "CREATE TABLE orders AS SELECT generate_series(1, 1000) AS i", "CREATE DATABASE copy")
+	w.snapshot(w.s)
+	w.archive(w.s)
+	pgtest.Chown(t, w.dir)
+	plan := w.mustPlan("latest")
+	// The server's programs, but a pg_dump that says where it is and does something before it begins.
+	bin, at := filepath.Join(w.base, "bin"), filepath.Join(w.base, "at")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	programs, err := filepath.Glob(filepath.Join(w.s.BinDir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range programs {
+		if err := os.Symlink(p, filepath.Join(bin, filepath.Base(p))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pid := "$(head -n 1 " + w.base + "/holdfast-sandbox-*/data/postmaster.pid)"
+	for name, does := range map[string]string{
+		"killed":     "echo " + pid + " > " + at + "; kill -9 " + pid,
+		"called off": "echo " + pid + " > " + at + ".new; mv " + at + ".new " + at + "; exec sleep 600",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.Remove(filepath.Join(bin, "pg_dump")); err != nil {
+				t.Fatal(err)
+			}
+			real := filepath.Join(w.s.BinDir, "pg_dump")
+			script := "#!/bin/sh\n[ \"$1\" = --version ] && exec " + real + " \"$@\"\n" + does + "\nexec " + real + " \"$@\"\n"
+			if err := os.WriteFile(filepath.Join(bin, "pg_dump"), []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for _, into := range []bool{false, true} {
+				o := partial.Options{Database: "postgres", Sandbox: w.base, RestoreCommand: w.restoreCommand(), BinDir: bin}
+				if o.File = filepath.Join(w.base, "orders.dump"); into {
+					o.File, o.Into = "", w.s.ConnString("copy")
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { _, err := partial.Extract(ctx, w.r, plan, o); ended <- err }()
+				server := waitForFile(t, at, ended)
+				if name == "called off" {
+					cancel()
+				}
+				if err := <-ended; err == nil {
+					t.Error("it came to its end")
+				}
+				cancel()
+				left, err := filepath.Glob(filepath.Join(w.base, "holdfast-sandbox-*"))
+				dumps, _ := filepath.Glob(filepath.Join(w.base, "orders.dump*"))
+				if err != nil || len(left)+len(dumps) > 0 {
+					t.Errorf("left behind: %v, %v (%v)", left, dumps, err)
+				}
+				if _, err := os.Stat(filepath.Join("/proc", server)); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("the sandbox's server %s still runs", server)
+				}
+				if err := os.Remove(at); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := w.s.Query("copy", "SELECT to_regclass('orders') IS NULL"); got != "t" {
+				t.Error("the target has the table")
+			}
+		})
+	}
+}
+
+// waitForFile waits until a file has a line, and returns it. What is to write it must not end before.
+func waitForFile(t *testing.T, path string, ended <-chan error) string {
+	t.Helper()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for {
+		if b, err := os.ReadFile(path); err == nil && strings.HasSuffix(string(b), "\n") {
+			return strings.TrimSpace(string(b))
+		}
+		select {
+		case <-again.C:
+		case err := <-ended:
+			t.Fatalf("it ended before: %v", err)
+		}
 	}
 }

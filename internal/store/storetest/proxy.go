@@ -2,13 +2,14 @@ package storetest
 
 import (
 	"bytes"
+	"math"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 )
 
-// Proxy is a line to an S3 server that is cut in the middle of requests, on order.
+// Proxy is a line to an S3 server that is cut, or falls silent, in the middle of requests, on order.
 type Proxy struct {
 	Endpoint string
 
@@ -26,6 +27,7 @@ type Cut struct {
 	Answer bool   // cut in the answer, not in the request
 	After  int64  // once so many bytes of it have passed
 	Times  int    // so many requests; 0 is one
+	Stall  bool   // hold the line open, without moving a byte, instead of cutting it
 	Do     func() // nil, or called before the line is cut: the request is in flight
 
 	hit chan struct{}
@@ -64,6 +66,16 @@ func (p *Proxy) Cut(c Cut) <-chan struct{} {
 	defer p.mu.Unlock()
 	p.cuts = append(p.cuts, &c)
 	return c.hit
+}
+
+// Always is for Times: until Mend.
+const Always = math.MaxInt
+
+// Mend takes all orders back. What is cut or silent stays so.
+func (p *Proxy) Mend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cuts = nil
 }
 
 // line is one connection. Requests on it follow each other: none begins before the answer to the last has come.
@@ -107,6 +119,9 @@ func (l *line) copy(dst, src net.Conn, answer bool) {
 					cut.Do()
 				}
 				l.p.spend(cut)
+				if cut.Stall {
+					<-l.p.done
+				}
 				return
 			}
 			if _, err := dst.Write(buf[:n]); err != nil {

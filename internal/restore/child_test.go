@@ -21,6 +21,7 @@ const (
 	toEnv   = "HOLDFAST_TEST_TO"
 	killEnv = "HOLDFAST_TEST_KILL" // the step at which the child kills itself
 	modeEnv = "HOLDFAST_TEST_MODE"
+	binEnv  = "HOLDFAST_TEST_BIN" // of PostgreSQL's programs
 )
 
 // restoreMain is a restore that kills itself at the nth piece of progress: every phase's beginning and every

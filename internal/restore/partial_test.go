@@ -3,15 +3,20 @@ package restore_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/restore/partial"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
 )
 
 func TestExtractADatabaseAndATable(t *testing.T) {
@@ -59,7 +64,7 @@ func TestExtractADatabaseAndATable(t *testing.T) {
 // and no sandbox behind.
 func TestKilledSandbox(t *testing.T) {
 	w := newWorld(t, pgtest.Options{Version: "15"})
-	w.s.Bin("pg_dump") // skips where there are no client programs
+	pgDump := w.s.Bin("pg_dump") // skips where there are no client programs
 	w.s.Exec("", "CREATE TABLE orders AS SELECT generate_series(1, 1000) AS i", "CREATE DATABASE copy")
 	w.snapshot(w.s)
 	w.archive(w.s)
@@ -67,32 +72,13 @@ func TestKilledSandbox(t *testing.T) {
 	plan := w.mustPlan("latest")
 	// The server's programs, but a pg_dump that says where it is and does something before it begins.
 	bin, at := filepath.Join(w.base, "bin"), filepath.Join(w.base, "at")
-	if err := os.Mkdir(bin, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	programs, err := filepath.Glob(filepath.Join(w.s.BinDir, "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range programs {
-		if err := os.Symlink(p, filepath.Join(bin, filepath.Base(p))); err != nil {
-			t.Fatal(err)
-		}
-	}
 	pid := "$(head -n 1 " + w.base + "/holdfast-sandbox-*/data/postmaster.pid)"
 	for name, does := range map[string]string{
 		"killed":     "echo " + pid + " > " + at + "; kill -9 " + pid,
 		"called off": "echo " + pid + " > " + at + ".new; mv " + at + ".new " + at + "; exec sleep 600",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := os.Remove(filepath.Join(bin, "pg_dump")); err != nil {
-				t.Fatal(err)
-			}
-			real := filepath.Join(w.s.BinDir, "pg_dump")
-			script := "#!/bin/sh\n[ \"$1\" = --version ] && exec " + real + " \"$@\"\n" + does + "\nexec " + real + " \"$@\"\n"
-			if err := os.WriteFile(filepath.Join(bin, "pg_dump"), []byte(script), 0o755); err != nil {
-				t.Fatal(err)
-			}
+			w.wrap(bin, pgDump, does)
 			for _, into := range []bool{false, true} {
 				o := partial.Options{Database: "postgres", Sandbox: w.base, RestoreCommand: w.restoreCommand(), BinDir: bin}
 				if o.File = filepath.Join(w.base, "orders.dump"); into {
@@ -126,6 +112,108 @@ func TestKilledSandbox(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What an extraction leaves that is killed itself, a running server and all of a cluster, the next one removes; not what
+// another one works in.
+func TestKilledExtraction(t *testing.T) {
+	w := newWorld(t, pgtest.Options{Version: "15"})
+	pgDump := w.s.Bin("pg_dump") // skips where there are no client programs
+	w.s.Exec("", "CREATE TABLE orders AS SELECT generate_series(1, 1000) AS i")
+	w.snapshot(w.s)
+	w.archive(w.s)
+	pgtest.Chown(t, w.dir)
+	bin, at := filepath.Join(w.base, "bin"), filepath.Join(w.base, "at")
+	w.wrap(bin, pgDump, "head -n 5 "+w.base+"/holdfast-sandbox-*/data/postmaster.pid > "+at+"; kill -9 $PPID")
+	cmd := exec.Command(w.bin)
+	cmd.Env = append(os.Environ(), roleEnv+"=extract", repoEnv+"="+w.dir, toEnv+"="+w.base, binEnv+"="+bin)
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the extraction was not killed: %v\n%s", err, out)
+	}
+	b, err := os.ReadFile(at)
+	lines := strings.Split(string(b), "\n")
+	if err != nil || len(lines) < 5 {
+		t.Fatalf("%q, %v", b, err)
+	}
+	pid, socket := filepath.Join("/proc", lines[0]), lines[4]
+	for _, path := range []string{pid, socket, filepath.Join(lines[1], "PG_VERSION")} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("it left nothing to remove: %v", err)
+		}
+	}
+	busy := filepath.Join(w.base, "holdfast-sandbox-busy")
+	if err := os.Mkdir(busy, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Open(busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	o := partial.Options{Database: "postgres", File: filepath.Join(w.base, "orders.dump"), Sandbox: w.base, RestoreCommand: w.restoreCommand(), BinDir: w.s.BinDir}
+	result, err := partial.Extract(t.Context(), w.r, w.mustPlan("latest"), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.Join(result.Notes, "\n"), filepath.Dir(lines[1])) {
+		t.Errorf("the notes do not name the sandbox that was left: %q", result.Notes)
+	}
+	for _, path := range []string{pid, socket, filepath.Dir(lines[1])} {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there (%v)", path, err)
+		}
+	}
+	if _, err := os.Stat(busy); err != nil {
+		t.Errorf("another one's sandbox was removed: %v", err)
+	}
+}
+
+// wrap makes a directory of the server's programs in which pg_dump first does something else.
+func (w *world) wrap(bin, pgDump, does string) {
+	w.t.Helper()
+	programs, err := filepath.Glob(filepath.Join(w.s.BinDir, "*"))
+	if err = errors.Join(err, os.RemoveAll(bin), os.Mkdir(bin, 0o755)); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, p := range programs {
+		if p == pgDump {
+			continue
+		}
+		if err := os.Symlink(p, filepath.Join(bin, filepath.Base(p))); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	script := "#!/bin/sh\n[ \"$1\" = --version ] && exec " + pgDump + " \"$@\"\n" + does + "\nexec " + pgDump + " \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(bin, "pg_dump"), []byte(script), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// extractMain is an extraction that its pg_dump kills.
+func extractMain() int {
+	ctx := context.Background()
+	r, err := openRepository(ctx, os.Getenv(repoEnv))
+	if err != nil {
+		return 2
+	}
+	v, err := points.Load(ctx, r, system)
+	if err != nil {
+		return 2
+	}
+	p, err := v.Plan(ctx, points.Target{}, points.Timeline{}, points.RefuseLoss)
+	if err != nil {
+		return 2
+	}
+	base := os.Getenv(toEnv)
+	_, err = partial.Extract(ctx, r, p, partial.Options{
+		Database: "postgres", File: filepath.Join(base, "killed.dump"), Sandbox: base, BinDir: os.Getenv(binEnv),
+		RestoreCommand: fmt.Sprintf("env %s=fetch %s=%s %s %%f %%p", roleEnv, repoEnv, os.Getenv(repoEnv), os.Args[0]),
+	})
+	fmt.Fprintln(os.Stderr, err)
+	return 1
 }
 
 // waitForFile waits until a file has a line, and returns it. What is to write it must not end before.

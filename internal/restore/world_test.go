@@ -44,6 +44,8 @@ func TestMain(m *testing.M) {
 		os.Exit(serveMain(os.Args[1]))
 	case "restore":
 		os.Exit(restoreMain())
+	case "extract":
+		os.Exit(extractMain())
 	}
 	os.Exit(m.Run())
 }

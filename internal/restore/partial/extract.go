@@ -56,34 +56,35 @@ type Result struct {
 }
 
 // Extract recovers the plan's cluster in a sandbox and brings the wanted part to where it is to go. The
-// sandbox, which takes as much room as the cluster, is gone when it returns.
+// sandbox, which takes as much room as the cluster, is gone when it returns; where it was killed, the next one removes it.
 func Extract(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ *Result, err error) {
 	began := time.Now()
 	tools, err := o.check(p)
 	if err != nil {
 		return nil, err
 	}
-	sandbox, owner, err := o.makeSandbox()
+	notes := removeAbandoned(ctx, o.sandboxBase())
+	box, err := o.makeSandbox()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(sandbox)) }()
+	defer func() { err = errors.Join(err, box.remove()) }()
 
 	ending := restore.Promote
 	if restore.IsLatest(p) {
 		ending = restore.Follow
 	}
 	files, err := restore.Run(ctx, r, p, restore.Options{
-		To: filepath.Join(sandbox, "data"), Owner: owner, Progress: o.Progress,
+		To: filepath.Join(box.dir, "data"), Owner: box.owner, Progress: o.Progress,
 		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending},
 	})
 	if err != nil {
 		return nil, err
 	}
-	result := &Result{Phases: []boot.Phase{{Name: "files", Took: files.Took}}, Notes: files.Notes}
+	result := &Result{Phases: []boot.Phase{{Name: "files", Took: files.Took}}, Notes: append(notes, files.Notes...)}
 	server, report, err := boot.Start(ctx, files.To, p, boot.Options{
-		BinDir: tools.dir, Owner: owner, Superuser: o.Superuser, Ending: ending, Access: boot.KeepOthersOut, Progress: o.Progress,
-		LogFile: filepath.Join(sandbox, "log"), Config: sandboxConfig(), Log: r,
+		BinDir: tools.dir, Owner: box.owner, Superuser: o.Superuser, Ending: ending, Access: boot.KeepOthersOut, Progress: o.Progress,
+		LogFile: filepath.Join(box.dir, "log"), Config: sandboxConfig(), Log: r,
 	})
 	if err != nil {
 		return nil, err
@@ -145,26 +146,6 @@ func (o *Options) check(p *points.Plan) (tools, error) {
 		return tools{}, err
 	}
 	return findTools(dir, p.Snapshot.Facts.Major(), *o)
-}
-
-// makeSandbox makes a directory that only the server's owner enters.
-func (o Options) makeSandbox() (string, *restore.Owner, error) {
-	base := o.Sandbox
-	if base == "" {
-		base = os.TempDir()
-	}
-	dir, err := os.MkdirTemp(base, "holdfast-sandbox-")
-	if err != nil {
-		return "", nil, fmt.Errorf("make the sandbox: %w", err)
-	}
-	owner, err := restore.ChooseOwner(dir, o.User)
-	if err == nil && owner != nil {
-		err = os.Chown(dir, owner.UID, owner.GID)
-	}
-	if err != nil {
-		return "", nil, errors.Join(err, os.Remove(dir))
-	}
-	return dir, owner, nil
 }
 
 // checkDatabase says which databases there were, where the wanted one was not.

@@ -19,23 +19,23 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
 )
 
-// sandbox is a server from which parts are dumped: one that stands already, since how it came about is Extract's.
-type sandbox struct {
+// standing is a sandbox's server from which parts are dumped: one that stands already, since how it came about is Extract's.
+type standing struct {
 	*pgtest.Server
 	boot *boot.Server
 	plan *points.Plan
 }
 
-func start(t *testing.T) sandbox {
+func start(t *testing.T) standing {
 	t.Helper()
 	s := pgtest.Start(t, pgtest.Options{Version: "15"})
 	s.Bin("pg_dump") // skips where there are no client programs
 	plan := &points.Plan{System: "orders-db", Snapshot: points.Snapshot{Manifest: &repo.Manifest{}, Facts: &pg.Facts{Version: 150000}}}
-	return sandbox{s, &boot.Server{Socket: s.Socket, Port: s.Port}, plan}
+	return standing{s, &boot.Server{Socket: s.Socket, Port: s.Port}, plan}
 }
 
 // extract dumps a part as Extract does when the sandbox stands.
-func (s sandbox) extract(ctx context.Context, o Options) error {
+func (s standing) extract(ctx context.Context, o Options) error {
 	o.BinDir = s.BinDir
 	t, err := o.check(s.plan)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -35,7 +36,7 @@ const (
 type Prefetcher struct {
 	Source  *Source
 	Ahead   int           // segments that are kept ready; 0: 128 MiB worth of them, at least one
-	Workers int           // fetched at once; 0: 2
+	Workers int           // fetched at once; 0: two for each processor that Go may use, since half of them wait for the store
 	Idle    time.Duration // without a request for so long, Run returns; 0: 30 s
 	// Listening is called once requests are answered; nil: nobody waits for that.
 	Listening func()
@@ -68,7 +69,7 @@ func (p *Prefetcher) setDefaults() {
 		p.Ahead = max(1, 128<<20/int(p.Source.size))
 	}
 	if p.Workers == 0 {
-		p.Workers = 2
+		p.Workers = min(2*runtime.GOMAXPROCS(0), 8)
 	}
 	if p.Idle == 0 {
 		p.Idle = 30 * time.Second

@@ -115,7 +115,7 @@ func (x *run) settings() []setting {
 func LogPolicy(p *points.Plan) walserve.Policy {
 	return walserve.Policy{
 		System: p.System, SystemID: p.Snapshot.Facts.SystemID, SegmentSize: p.Snapshot.Facts.SegmentSize,
-		Timeline: p.Way.Timeline, Bounded: !IsLatest(p), AllowLoss: bool(p.Loss),
+		Timeline: p.Way.Timeline, Reached: max(p.Range.Mark, p.Range.To), Bounded: !IsLatest(p), AllowLoss: bool(p.Loss),
 	}
 }
 

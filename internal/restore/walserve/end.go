@@ -85,6 +85,9 @@ func (a *assembler) mark(ctx context.Context, way *wal.Timelines) (wal.LSN, erro
 		return 0, err
 	}
 	var highest wal.LSN
+	if target.Timeline == a.s.policy.Timeline {
+		highest = a.s.policy.Reached
+	}
 	for _, id := range append(ancestors(target), target.Timeline) {
 		_, end, ok := target.Range(id)
 		if !ok {

@@ -20,6 +20,9 @@ type Policy struct {
 	SystemID    uint64         `json:"systemId,string"` // 0: any
 	SegmentSize uint32         `json:"segmentSize"`
 	Timeline    wal.TimelineID `json:"timeline"` // that the recovery goes to; 0: any
+	// Reached is how far the log of Timeline's way was known to reach when the recovery was planned. A repository that
+	// has less now has lost it, together with its marks perhaps.
+	Reached wal.LSN `json:"reached,omitempty"`
 	// Bounded is a recovery to a target: PostgreSQL itself refuses to end before the target, so log that is
 	// missing behind it need not stop anything.
 	Bounded bool `json:"bounded"`

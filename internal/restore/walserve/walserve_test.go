@@ -189,6 +189,28 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// A repository that is emptied, or made anew at its place, while a recovery runs has no log and no marks. That is no end.
+func TestRepositoryLostOnTheWay(t *testing.T) {
+	full, empty := newArchive(t), newArchive(t)
+	full.put(1, 0, 4)
+	full.mark(1, 4)
+	planned := Policy{SystemID: id, Timeline: 1, Reached: 4 * wal.LSN(size) / 2}
+	if r, _ := full.fetch(planned, wal.SegmentName(1, 2, size)); r.Outcome != EndOfLog {
+		t.Errorf("behind the end: %+v", r)
+	}
+	bounded := planned
+	bounded.Bounded = true
+	for _, c := range []struct {
+		policy Policy
+		want   Outcome
+	}{{planned, BelowMark}, {bounded, EndOfLog}} {
+		r, _ := empty.fetch(c.policy, wal.SegmentName(1, 1, size))
+		if r.Outcome != c.want || c.want == BelowMark && (r.To != planned.Reached || r.ExitCode() != 202) {
+			t.Errorf("from the emptied repository: %+v, want %s", r, c.want)
+		}
+	}
+}
+
 // The Prefetcher gives the same answers, in any order, and leaves nothing behind.
 func TestPrefetcher(t *testing.T) {
 	a := newArchive(t)

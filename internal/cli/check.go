@@ -6,11 +6,13 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
 // repoCheck looks whether what is stored is as it was stored.
@@ -20,6 +22,9 @@ type repoCheck struct {
 	readData bool
 	sample   string
 	repair   bool
+	alone    bool
+	wait     time.Duration
+	patience time.Duration
 	glass    breakGlass
 }
 
@@ -32,6 +37,10 @@ func newRepoCheckCommand(a *app) *cobra.Command {
 snapshots and files that it touches; what no problem names is restorable. With --read-data every chunk is read,
 decrypted, decoded and hashed; with --sample a random share of them.
 
+With --repair-index the index is made whole first, and what says which part of it counts: the newest object under
+collections/, without which nothing can be written. It is safe beside running agents, paused ones and dead ones, may
+be interrupted at any time, and is finished by the next run, or by the next holdfast repo prune.
+
 Exit code 3 means that damage was found.`,
 		Example: "  holdfast repo check\n  holdfast repo check --read-data\n  holdfast repo check --sample 5%",
 		Args:    cobra.MaximumNArgs(1),
@@ -43,17 +52,42 @@ Exit code 3 means that damage was found.`,
 	f := c.Flags()
 	f.BoolVar(&r.readData, "read-data", false, "read every byte")
 	f.StringVar(&r.sample, "sample", "0%", "`share` of packs and log to read, at random")
-	f.BoolVar(&r.repair, "repair-index", false, "first make lost or damaged index objects anew from the packs")
+	f.BoolVar(&r.repair, "repair-index", false, "first make lost or damaged index objects, and the end of a collection, anew from the packs")
+	f.BoolVar(&r.alone, "alone", false, "promise that nobody else uses the repository: where --repair-index asks for it")
+	f.DurationVar(&r.wait, "wait", 0, "how long --repair-index waits for writers that are at work")
+	f.DurationVar(&r.patience, "patience", 0, "how long a writer may stay undecided before --repair-index aborts it (default 24h)")
 	r.glass.addFlags(c)
 	return c
 }
 
 type checked struct {
 	*repo.CheckReport
-	Repaired *repo.RepairReport `json:"repaired,omitempty"`
+	Repaired   *repo.RepairReport  `json:"repaired,omitempty"`
+	Collection *repo.CollectReport `json:"collection,omitempty"` // that takes the place of one whose end was damaged
+}
+
+func (c checked) writeRepair(w io.Writer) {
+	if r := c.Repaired; r != nil && len(r.Objects) > 0 {
+		fmt.Fprintf(w, "made anew: %s, with %s that none named\n", count(len(r.Objects), "index object"), count(r.Packs, "pack"))
+	}
+	if c.Collection == nil {
+		return
+	}
+	fmt.Fprintf(w, "collection %d takes the place of the damaged one: the repository can be written to; %s copied into new packs\n",
+		c.Collection.Number, dr.Bytes(c.Collection.CopiedBytes))
+	for _, p := range c.Collection.Problems {
+		fmt.Fprintln(w, "note:", p)
+	}
+	for _, i := range c.Collection.Aborted {
+		fmt.Fprintf(w, "aborted snapshot %s of %s, begun on %s at %s\n", i.ID, i.System, i.Host, i.Started.Format(time.DateTime))
+	}
+	for _, i := range c.Collection.Pending {
+		fmt.Fprintf(w, "waiting for snapshot %s of %s, begun on %s at %s: the next holdfast repo prune finishes\n", i.ID, i.System, i.Host, i.Started.Format(time.DateTime))
+	}
 }
 
 func (c checked) writeText(w io.Writer) error {
+	c.writeRepair(w)
 	for _, p := range c.Problems {
 		fmt.Fprintf(w, "DAMAGED: %s\n  reason: %s\n", p.Object, p.Reason)
 		for _, s := range p.Snapshots {
@@ -89,6 +123,24 @@ func parseShare(s string) (float64, error) {
 	return v, nil
 }
 
+// mend repairs the end of the last collection, and then the index objects.
+func (r *repoCheck) mend(ctx context.Context, repository *repo.Repository, progress dr.ProgressFunc, out *checked) error {
+	abilities, err := store.Probe(ctx, repository.Store())
+	if err != nil {
+		return err
+	}
+	options := repo.CollectOptions{
+		Wait: r.wait, Patience: r.patience, NoExclusiveCreate: !abilities.ExclusiveCreate, Alone: r.alone, Progress: progress,
+	}
+	if repository.CollectionDamaged(ctx) {
+		if out.Collection, err = repository.RepairCollection(ctx, options); err != nil {
+			return err
+		}
+	}
+	out.Repaired, err = repository.RebuildIndex(ctx)
+	return err
+}
+
 func (r *repoCheck) run(ctx context.Context) error {
 	o := repo.CheckOptions{ReadData: r.readData}
 	var err error
@@ -109,13 +161,15 @@ func (r *repoCheck) run(ctx context.Context) error {
 		return err
 	}
 	var out checked
-	if r.repair {
-		if out.Repaired, err = repository.RebuildIndex(ctx); err != nil {
-			return err
-		}
-	}
 	progress, stop := r.app.progress()
 	o.Progress = progress
+	if r.repair {
+		err = r.mend(ctx, repository, progress, &out)
+	}
+	if err != nil {
+		stop()
+		return err
+	}
 	out.CheckReport, err = repository.Check(ctx, o)
 	stop()
 	if err != nil {

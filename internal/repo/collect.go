@@ -77,6 +77,15 @@ type collector struct {
 // number of writers, readers and other collections, may be interrupted anywhere, and is finished by the next run.
 // Whatever it cannot read it does not judge: a damaged snapshot or index object ends it with an error.
 func (r *Repository) Collect(ctx context.Context, opts CollectOptions) (*CollectReport, error) {
+	c, err := r.collector(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	err = c.run(ctx)
+	return &c.report, err
+}
+
+func (r *Repository) collector(ctx context.Context, opts CollectOptions) (*collector, error) {
 	if opts.NoExclusiveCreate && !opts.Alone {
 		return nil, dr.Fail(fmt.Sprintf("collect in %s", r.store), errors.New("the store has no exclusive creation, so writers and collections cannot be told apart"),
 			"stop every writer, then run it again and say so: holdfast repo prune --alone")
@@ -101,9 +110,7 @@ func (r *Repository) Collect(ctx context.Context, opts CollectOptions) (*Collect
 	case opts.Patience < 0:
 		opts.Patience = 0
 	}
-	c := &collector{r: r, opts: opts}
-	err := c.run(ctx)
-	return &c.report, err
+	return &collector{r: r, opts: opts}, nil
 }
 
 // run finishes what another run has published, then does a collection of its own. It starts over where somebody
@@ -115,7 +122,14 @@ func (c *collector) run(ctx context.Context) error {
 			return err
 		}
 		if highest > finished && !c.opts.DryRun {
-			if decided, err := c.finish(ctx, highest); err != nil || !decided {
+			decided, err := c.finish(ctx, highest)
+			if errors.Is(err, errDoubt) {
+				if err := c.supersede(ctx, highest); err != nil {
+					return err
+				}
+				continue
+			}
+			if err != nil || !decided {
 				return err
 			}
 		}
@@ -126,20 +140,36 @@ func (c *collector) run(ctx context.Context) error {
 		if err != nil || next == nil || c.opts.DryRun {
 			return err
 		}
-		switch err := c.publish(ctx, next); {
-		case errors.Is(err, errOutrun):
-			if err := c.discard(ctx, next); err != nil {
-				return err
-			}
-			continue
-		case err != nil:
-			// It may be published all the same: nothing is discarded, and the next run goes on from what it finds.
-			return fmt.Errorf("publish collection %d: %w", next.Number, err)
+		won, err := c.publishOrDiscard(ctx, next)
+		if err != nil {
+			return err
 		}
-		_, err = c.finish(ctx, next.Number)
-		return err
+		if !won {
+			continue
+		}
+		if _, err = c.finish(ctx, next.Number); !errors.Is(err, errDoubt) {
+			return err
+		}
 	}
 }
+
+// publishOrDiscard publishes p, and reports whether nobody was faster. What was prepared in vain is removed.
+func (c *collector) publishOrDiscard(ctx context.Context, p *published) (bool, error) {
+	switch err := c.publish(ctx, p); {
+	case errors.Is(err, errOutrun):
+		return false, c.discard(ctx, p.Prepared)
+	case errors.Is(err, errPast):
+		return false, nil // what was prepared may be in use since; the next collection sweeps it otherwise
+	case err != nil:
+		// It may be published all the same: nothing is discarded, and the next run goes on from what it finds.
+		return false, fmt.Errorf("publish collection %d: %w", p.Number, err)
+	}
+	return true, nil
+}
+
+// errDoubt says that nobody knows whether the collection has ended: the object that would say so was not yet created,
+// or was lost.
+var errDoubt = errors.New("the end of the collection is in doubt")
 
 // errOutrun says that another collector has done this step, so that ours counts for nothing.
 var errOutrun = errors.New("another collection was faster")
@@ -162,7 +192,11 @@ func (c *collector) create(ctx context.Context, name string, content any) error 
 	return c.r.store.Put(ctx, name, body)
 }
 
-// publish makes the collection the highest, or returns errOutrun.
+// errPast says that a later collection was published when ours was: others may have ended ours meanwhile, or it came
+// when its number was free again.
+var errPast = errors.New("a later collection was published")
+
+// publish makes the collection the highest, or returns errOutrun, or errPast.
 func (c *collector) publish(ctx context.Context, p *published) error {
 	err := c.create(ctx, collectionName(p.Number), p)
 	if errors.Is(err, store.ErrExists) {
@@ -173,34 +207,24 @@ func (c *collector) publish(ctx context.Context, p *published) error {
 	}
 	// Numbers of long ago are free again, since their objects were removed: a collector that slept so long meets
 	// a higher number here, which stays for ever.
-	highest, finished, _, err := c.r.numbers(ctx)
-	if err != nil {
+	highest, _, _, err := c.r.numbers(ctx)
+	switch {
+	case err != nil:
 		return err
-	}
-	if highest != p.Number || finished >= p.Number {
-		return errors.Join(errOutrun, c.r.store.Delete(ctx, collectionName(p.Number)))
+	case highest > p.Number+2:
+		return errors.Join(errPast, c.r.store.Delete(ctx, collectionName(p.Number)))
+	case highest > p.Number:
+		return errPast
 	}
 	return nil
 }
 
-// discard removes what was prepared for a publication that lost.
-func (c *collector) discard(ctx context.Context, p *published) error {
-	for _, name := range p.Prepared {
-		d, err := c.r.readIndex(ctx, name)
-		if errors.Is(err, store.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		// Nobody but us knows these packs: an index object counts only when a publication names it.
+// discard removes index objects that were prepared for a publication that lost. Their packs are left to the next
+// collection: no pack is ever deleted but by one that has condemned it, on which a repair relies.
+func (c *collector) discard(ctx context.Context, names []string) error {
+	for _, name := range names {
 		if err := c.r.store.Delete(ctx, name); err != nil {
 			return err
-		}
-		for _, pack := range d.packs {
-			if err := c.r.store.Delete(ctx, pack.name()); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -20,6 +20,9 @@ func (c *collector) finish(ctx context.Context, n uint32) (decided bool, err err
 	c.report.Number = n
 	var p published
 	if err := c.r.readJSON(ctx, seal.KindCollection, collectionName(n), &p); err != nil {
+		if _, damaged := c.r.readSoundView(ctx); damaged != nil {
+			return false, damaged // it says what to do
+		}
 		return false, c.unlessPast(ctx, n, err)
 	}
 	intents, err := c.waitsOf(ctx, n)
@@ -30,6 +33,9 @@ func (c *collector) finish(ctx context.Context, n uint32) (decided bool, err err
 		return false, err
 	}
 	d, err := c.conclude(ctx, &p)
+	if errors.Is(err, errDoubt) {
+		return false, err
+	}
 	if errors.Is(err, errOutrun) {
 		return true, nil // a later collection is under way: it finds what we leave
 	}
@@ -56,15 +62,17 @@ func (c *collector) unlessPast(ctx context.Context, n uint32, err error) error {
 func (c *collector) waitsOf(ctx context.Context, n uint32) ([]string, error) {
 	var w waits
 	err := c.r.readJSON(ctx, seal.KindCollection, waitsName(n), &w)
-	if !errors.Is(err, store.ErrNotExist) {
+	if err == nil || !lost(err) {
 		return w.Intents, err
 	}
+	damaged := !errors.Is(err, store.ErrNotExist)
+	w.Intents = nil
 	err = c.r.store.List(ctx, prefixIntents, "", func(i store.Info) error {
 		w.Intents = append(w.Intents, i.Name)
 		return nil
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || damaged {
+		return w.Intents, err // every undecided writer of the first listing is in a later one too
 	}
 	err = c.create(ctx, waitsName(n), w)
 	if errors.Is(err, store.ErrExists) {
@@ -148,18 +156,18 @@ func (r *Repository) describe(ctx context.Context, name string) Intent {
 // conclude writes the index as it will be and makes it count. Every older writer is decided by now. What it
 // returns is what the fastest collector has decided.
 func (c *collector) conclude(ctx context.Context, p *published) (*done, error) {
+	doubt, err := c.r.exists(ctx, endingName(p.Number))
+	if err != nil {
+		return nil, err
+	}
 	d, err := c.concluded(ctx, p.Number)
 	if err != nil || d != nil {
 		return d, err
 	}
-	d = &done{}
-	if d.Rescued, err = c.rescue(ctx, p); err == nil {
-		d.Index, err = c.mergeIndex(ctx, p, doomed(p.Condemned, d.Rescued))
+	if doubt {
+		return nil, errDoubt
 	}
-	if err == nil {
-		err = c.create(ctx, doneName(p.Number), d)
-	}
-	if err == nil {
+	if d, err = c.end(ctx, p); err == nil {
 		return d, nil
 	}
 	// Somebody else may have been faster, and index objects vanished while we read them.
@@ -174,6 +182,28 @@ func (c *collector) conclude(ctx context.Context, p *published) (*done, error) {
 	return nil, errors.Join(err, readErr, listErr)
 }
 
+// end decides what becomes of the condemned packs, and creates the object that says so.
+func (c *collector) end(ctx context.Context, p *published) (*done, error) {
+	d := &done{}
+	var copies []string
+	body, err := c.r.sealJSON(seal.KindCollection, endingName(p.Number), struct{}{})
+	if err == nil {
+		err = c.r.store.Put(ctx, endingName(p.Number), body)
+	}
+	if err == nil && p.Repairs {
+		copies, err = c.copyLate(ctx, p)
+	} else if err == nil {
+		d.Rescued, err = c.rescue(ctx, p)
+	}
+	if err == nil {
+		d.Index, err = c.mergeIndex(ctx, p, copies, d.doomed(p))
+	}
+	if err == nil {
+		err = c.create(ctx, doneName(p.Number), d)
+	}
+	return d, err
+}
+
 // concluded returns what is decided of collection n, or nil.
 func (c *collector) concluded(ctx context.Context, n uint32) (*done, error) {
 	var d done
@@ -184,29 +214,36 @@ func (c *collector) concluded(ctx context.Context, n uint32) (*done, error) {
 	return &d, err
 }
 
-// rescue returns the condemned packs that snapshots need which were committed after the marking.
-func (c *collector) rescue(ctx context.Context, p *published) ([]string, error) {
+// late returns the snapshots that were committed after the marking.
+func (c *collector) late(ctx context.Context, p *published) ([]string, error) {
 	all, err := c.r.listSnapshots(ctx)
-	if err != nil {
-		return nil, err
-	}
 	considered := map[string]bool{}
 	for _, n := range p.Considered {
 		considered[n] = true
 	}
-	late := slices.DeleteFunc(all, func(n string) bool { return considered[n] })
-	if len(late) == 0 {
-		return nil, nil
-	}
-	c.progress("marking what newer snapshots need")
+	return slices.DeleteFunc(all, func(n string) bool { return considered[n] }), err
+}
+
+// countingFor returns the index objects that count while collection n is under way; errOutrun where it is no more.
+func (c *collector) countingFor(ctx context.Context, n uint32) (map[string]bool, error) {
 	v, err := c.r.readSoundView(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if v.done >= p.Number {
+	if v.done >= n {
 		return nil, errOutrun
 	}
-	names, err := c.r.indexNames(ctx, v)
+	return c.r.indexNames(ctx, v)
+}
+
+// rescue returns the condemned packs that snapshots need which were committed after the marking.
+func (c *collector) rescue(ctx context.Context, p *published) ([]string, error) {
+	late, err := c.late(ctx, p)
+	if err != nil || len(late) == 0 {
+		return nil, err
+	}
+	c.progress("marking what newer snapshots need")
+	names, err := c.countingFor(ctx, p.Number)
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +283,7 @@ func (c *collector) sweep(ctx context.Context, p *published, d *done, intents []
 	if highest != p.Number {
 		return nil
 	}
-	dead := doomed(p.Condemned, d.Rescued)
+	dead := d.doomed(p)
 	for _, k := range slices.SortedFunc(maps.Values(dead), func(a, b packKey) int { return cmp.Compare(a.String(), b.String()) }) {
 		i, err := c.r.store.Stat(ctx, k.name())
 		if errors.Is(err, store.ErrNotExist) {
@@ -263,8 +300,12 @@ func (c *collector) sweep(ctx context.Context, p *published, d *done, intents []
 	if err := c.sweepIntents(ctx, intents); err != nil {
 		return err
 	}
+	keep := max(p.Number, 3) - 2
+	if p.Repairs {
+		keep = p.Number // what is damaged goes: nobody reads it any more
+	}
 	for _, name := range all {
-		if name < collectionName(max(p.Number, 3)-2) {
+		if name < collectionName(keep) {
 			if err := c.r.store.Delete(ctx, name); err != nil {
 				return err
 			}

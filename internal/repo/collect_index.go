@@ -23,23 +23,25 @@ type indexMerger struct {
 }
 
 // mergeIndex writes the entries of all index objects that are older than p, without those in doomed packs, into
-// new ones, and returns the names of all that count from then on. Large ones that lose nothing are kept.
-func (c *collector) mergeIndex(ctx context.Context, p *published, doomed map[PackID]packKey) ([]string, error) {
+// new ones, and returns the names of all that count from then on. Large ones that lose nothing are kept. copies are
+// index objects that count from then on too.
+func (c *collector) mergeIndex(ctx context.Context, p *published, copies []string, doomed map[PackID]packKey) ([]string, error) {
 	c.progress("merging the index")
-	v, err := c.r.readSoundView(ctx)
+	names, err := c.countingFor(ctx, p.Number)
 	if err != nil {
 		return nil, err
 	}
-	if v.done >= p.Number {
-		return nil, errOutrun
+	for _, n := range copies {
+		names[n] = true
 	}
-	names, err := c.r.indexNames(ctx, v)
-	if err != nil {
-		return nil, err
-	}
-	m := &indexMerger{r: c.r, number: p.Number, filled: map[ResidencyGroup]*indexData{}, have: map[PackID]bool{}}
+	return c.merge(ctx, p.Number, names, doomed)
+}
+
+// merge is mergeIndex of the index objects called names.
+func (c *collector) merge(ctx context.Context, number uint32, names map[string]bool, doomed map[PackID]packKey) ([]string, error) {
+	m := newIndexMerger(c.r, number)
 	for _, name := range sorted(names) {
-		if _, generation, _ := parseIndexName(name); strings.HasPrefix(name, prefixIndex) && generation >= p.Number {
+		if _, generation, _ := parseIndexName(name); strings.HasPrefix(name, prefixIndex) && generation >= number {
 			continue // of a writer that knows this collection: it goes on counting
 		}
 		d, err := c.r.readIndex(ctx, name)
@@ -50,6 +52,15 @@ func (c *collector) mergeIndex(ctx context.Context, p *published, doomed map[Pac
 			return nil, err
 		}
 	}
+	return m.finish(ctx)
+}
+
+func newIndexMerger(r *Repository, number uint32) *indexMerger {
+	return &indexMerger{r: r, number: number, filled: map[ResidencyGroup]*indexData{}, have: map[PackID]bool{}}
+}
+
+// finish writes what is left, and returns the names of all objects.
+func (m *indexMerger) finish(ctx context.Context) ([]string, error) {
 	for _, g := range slices.Sorted(maps.Keys(m.filled)) {
 		if err := m.put(ctx, g); err != nil {
 			return nil, err
@@ -73,6 +84,11 @@ func (m *indexMerger) merge(ctx context.Context, name string, d *indexData, doom
 		m.names = append(m.names, name)
 		return nil
 	}
+	return m.take(ctx, stays)
+}
+
+// take adds packs of one group to what is written.
+func (m *indexMerger) take(ctx context.Context, stays *indexData) error {
 	g := stays.packs[0].group
 	into := m.filled[g]
 	if into == nil {

@@ -21,6 +21,16 @@ type marking struct {
 	seen bitmap // tree nodes and lists that were gone through
 }
 
+// everything marks all chunks, where nobody knows what is needed.
+func (r *Repository) everything() *marking {
+	n := r.index.base.count()
+	m := &marking{r: r, live: make(bitmap, n/64+1), seen: make(bitmap, n/64+1)}
+	for i := range n {
+		m.live.set(i)
+	}
+	return m
+}
+
 // bitmap is a set of small numbers.
 type bitmap []uint64
 
@@ -28,8 +38,9 @@ func (b bitmap) has(n int64) bool { return b[n/64]&(1<<(n%64)) != 0 }
 func (b bitmap) set(n int64)      { b[n/64] |= 1 << (n % 64) }
 
 // privateIndex reads the index objects called names, strictly: one that cannot be read is an error. Where a chunk
-// lies in several packs, the later of two objects wins, and a pack in last loses against every other.
-func (r *Repository) privateIndex(ctx context.Context, names []string, last map[PackID]bool) (*Repository, error) {
+// lies in several packs, the later of two objects wins, and a pack in last loses against every other, one in an earlier
+// set against one in a later.
+func (r *Repository) privateIndex(ctx context.Context, names []string, last ...map[PackID]bool) (*Repository, error) {
 	ix, err := newIndex("", r.id)
 	if err != nil {
 		return nil, err
@@ -43,16 +54,14 @@ func (r *Repository) privateIndex(ctx context.Context, names []string, last map[
 	return private, nil
 }
 
-func (r *Repository) fillIndex(ctx context.Context, names []string, last map[PackID]bool) error {
+func (r *Repository) fillIndex(ctx context.Context, names []string, last []map[PackID]bool) error {
 	slices.Sort(names)
-	passes := []func(*packRef) bool{func(*packRef) bool { return true }}
-	if len(last) > 0 {
-		passes = []func(*packRef) bool{
-			func(p *packRef) bool { return last[p.id] },
-			func(p *packRef) bool { return !last[p.id] },
+	last = slices.DeleteFunc(slices.Clone(last), func(set map[PackID]bool) bool { return len(set) == 0 })
+	for pass := range len(last) + 1 {
+		want := func(p *packRef) bool {
+			first := slices.IndexFunc(last, func(set map[PackID]bool) bool { return set[p.id] })
+			return first == pass || first < 0 && pass == len(last)
 		}
-	}
-	for _, want := range passes {
 		for _, name := range names {
 			d, err := r.readIndex(ctx, name)
 			if err != nil {

@@ -16,6 +16,12 @@ const maxRewriteChunks = 1 << 18
 // It returns nil where there is nothing to do. Nothing that it does is seen by anybody before the publication.
 func (c *collector) prepare(ctx context.Context) (*published, error) {
 	c.progress("listing packs and snapshots")
+	// The collection before ours has ended when we list: what it left to delete is condemned once more, so that the
+	// newest collection names every pack that anybody may still delete.
+	before, _, _, err := c.r.numbers(ctx)
+	if err != nil {
+		return nil, err
+	}
 	// Packs first: whatever is listed was written by a writer whose intent precedes our publication. Snapshots
 	// next, the index last: what a listed snapshot refers to is in it.
 	packs, err := c.r.listPacks(ctx)
@@ -30,7 +36,7 @@ func (c *collector) prepare(ctx context.Context) (*published, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v.highest > v.done && !c.opts.DryRun {
+	if (v.highest > v.done || v.highest != before) && !c.opts.DryRun {
 		return nil, errOutrun // its conclusion may take index objects away while we list them
 	}
 	p, err := c.propose(ctx, v, packs, snapshots)
@@ -55,7 +61,7 @@ func (c *collector) propose(ctx context.Context, v *view, packs map[packKey]int6
 			return nil, err
 		}
 	}
-	private, err := c.r.privateIndex(ctx, sorted(names), nil)
+	private, err := c.r.privateIndex(ctx, sorted(names))
 	if err != nil {
 		return nil, err
 	}

@@ -50,10 +50,10 @@ func (c *collector) rewrite(ctx context.Context, m *marking, victims []packKey, 
 	if err != nil {
 		return nil, nil, err
 	}
-	w := &rewriter{c: c, rd: m.r.Reader(), number: number, open: map[rewriteKind]*packBuilder{}, wrote: map[ResidencyGroup]*indexData{}}
+	w := c.newRewriter(m, number)
 	kept = map[packKey]bool{}
 	for _, v := range victims {
-		err := w.pack(ctx, refs[v], places[v])
+		err := w.pack(ctx, refs[v], places[v], func(_ metaPlace, err error) error { return err })
 		var broken *ChunkError
 		switch {
 		case errors.As(err, &broken):
@@ -67,8 +67,13 @@ func (c *collector) rewrite(ctx context.Context, m *marking, victims []packKey, 
 	return names, kept, err
 }
 
-// pack copies the chunks at places, neighbours with one request.
-func (w *rewriter) pack(ctx context.Context, ref *packRef, places []metaPlace) error {
+func (c *collector) newRewriter(m *marking, number uint32) *rewriter {
+	return &rewriter{c: c, rd: m.r.Reader(), number: number, open: map[rewriteKind]*packBuilder{}, wrote: map[ResidencyGroup]*indexData{}}
+}
+
+// pack copies the chunks at places, neighbours with one request. A chunk that cannot be read is handed to broken, and
+// passed over where that returns nil.
+func (w *rewriter) pack(ctx context.Context, ref *packRef, places []metaPlace, broken func(metaPlace, error) error) error {
 	slices.SortFunc(places, func(a, b metaPlace) int { return cmp.Compare(a.offset, b.offset) })
 	for len(places) > 0 {
 		n, size := 1, int64(places[0].stored)
@@ -80,14 +85,19 @@ func (w *rewriter) pack(ctx context.Context, ref *packRef, places []metaPlace) e
 		for i, p := range places[:n] {
 			run[i] = location{ref, p.chunkPlace}
 		}
-		_, err := w.rd.run(ctx, 0, run, func(i int, plain []byte) error {
+		next, err := w.rd.run(ctx, 0, run, func(i int, plain []byte) error {
 			// The chunk was just proven; what is copied is its encoded form, sealed again.
 			return w.add(ctx, ref.group, places[i], len(plain))
 		})
+		var ce *ChunkError
+		if errors.As(err, &ce) {
+			err = broken(places[next], err)
+			next++
+		}
 		if err != nil {
 			return err
 		}
-		places = places[n:]
+		places = places[next:]
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,12 +14,13 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
-// Collections are numbered 1, 2, 3 …; number n+1 begins when n is done. Three objects describe one
-// (docs/format/repository-v1.md, section 9), each created exclusively, so that of several collectors that work
+// Collections are numbered 1, 2, 3 …; number n+1 begins when n is done. Four objects describe one
+// (docs/format/repository-v1.md, section 9), each but the third created exclusively, so that of several collectors that work
 // on one collection, one decides and the others follow:
 //
 //	collections/<n>        what is condemned: published
 //	collections/<n>.waits  the intents that were there after the publication: whom the collection waits for
+//	collections/<n>.ending somebody is about to create the next: where that is not there, it may have been lost
 //	collections/<n>.done   the index without what is doomed: from now on nobody finds it, and it is deleted
 //
 // The number is also the generation of index objects. A writer puts its own under the highest number that was
@@ -35,6 +37,9 @@ type published struct {
 	Known      []string  `json:"known"`      // index objects that were read; the new index has what they name
 	Prepared   []string  `json:"prepared"`   // index objects of the packs into which chunks were copied
 	Considered []string  `json:"considered"` // snapshot objects that were marked, and tombstones
+	// Repairs says that the collection takes the place of one whose end nobody knows: which of the condemned packs
+	// that one keeps is unknown, so none is rescued. What later snapshots need of them is copied.
+	Repairs bool `json:"repairs,omitempty"`
 }
 
 // waits is the content of collections/<n>.waits.
@@ -44,12 +49,22 @@ type waits struct {
 
 // done is the content of collections/<n>.done.
 type done struct {
-	Index   []string `json:"index"`   // the index objects that replace all of lower generations
-	Rescued []string `json:"rescued"` // condemned packs that stay after all, as group/id
+	Index   []string `json:"index"`         // the index objects that replace all of lower generations
+	Rescued []string `json:"rescued"`       // condemned packs that stay after all, as group/id
+	All     bool     `json:"all,omitempty"` // every condemned pack stays: the list of them was lost
+}
+
+// doomed returns the packs that are deleted when d has ended p.
+func (d *done) doomed(p *published) map[PackID]packKey {
+	if d.All {
+		return nil
+	}
+	return doomed(p.Condemned, d.Rescued)
 }
 
 func collectionName(n uint32) string { return fmt.Sprintf("%s%08x", prefixCollect, n) }
 func waitsName(n uint32) string      { return collectionName(n) + ".waits" }
+func endingName(n uint32) string     { return collectionName(n) + ".ending" }
 func doneName(n uint32) string       { return collectionName(n) + ".done" }
 
 // packKey names a pack.
@@ -88,15 +103,26 @@ func parseIndexName(name string) (g ResidencyGroup, generation uint32, ok bool) 
 type view struct {
 	highest   uint32          // published
 	done      uint32          // at most highest
-	condemned map[PackID]bool // by collections that are published and not done
+	condemned map[PackID]bool // by the collection that is published and not done, or that has the damaged end
+	repairs   bool            // the collection under way takes the place of one whose end nobody knows
+	doubt     bool            // somebody was about to end the collection under way: the object that says so may be lost
 	known     map[string]bool // index objects that the collection under way keeps; nil where none is
 	named     []string        // index objects that count by their name: of the last done, and prepared ones
-	damaged   error           // an object of the collections cannot be read: every index object counts, for readers only
+	damaged   error           // an object of the collections cannot be read: all that may count does, for readers only
 }
 
 // same reports whether two views are of one state of the collections.
 func (v *view) same(w *view) bool {
 	return w != nil && v.highest == w.highest && v.done == w.done
+}
+
+// floor is the lowest generation of writers' index objects that count. A repair has what older ones name in its own
+// index; they may name packs that are gone, since the collection that it replaces may have ended.
+func (v *view) floor() uint32 {
+	if v.repairs {
+		return max(v.done, v.highest-1)
+	}
+	return v.done
 }
 
 // viewTries bounds how often a state is read again that changed under our eyes.
@@ -112,7 +138,7 @@ func (r *Repository) numbers(ctx context.Context) (highest, finished uint32, all
 		}
 		all = append(all, i.Name)
 		switch suffix {
-		case "":
+		case "", "waits": // where the first was lost, the second shows that there is a collection under way
 			highest = max(highest, uint32(n))
 		case "done":
 			finished = max(finished, uint32(n))
@@ -142,13 +168,18 @@ func (r *Repository) readView(ctx context.Context) (*view, error) {
 			continue // removed since it was listed: there is a newer one
 		}
 		v.damaged = r.collectionDamaged(v, err)
+		v.condemned = map[PackID]bool{}
+		var p published
+		if r.readJSON(ctx, seal.KindCollection, collectionName(v.highest), &p) == nil {
+			v.condemn(p.Condemned)
+		}
 		return v, nil
 	}
 }
 
-// collectionDamaged says what to do where the newest object of the collections cannot be read. It is not made anew from
-// what else is there: only it says which of the condemned packs were rescued. A collector that is late may still delete
-// the others, and whoever took one of them for good would refer to what is about to vanish.
+// collectionDamaged says what to do where the newest object of the collections cannot be read. Only it says which of the
+// condemned packs were rescued. A collector that is late may still delete the others, and whoever took one of them for
+// good would refer to what is about to vanish: RepairCollection copies what snapshots need of them all.
 func (r *Repository) collectionDamaged(v *view, err error) error {
 	object := collectionName(v.highest)
 	if v.done == v.highest {
@@ -161,8 +192,8 @@ func (r *Repository) collectionDamaged(v *view, err error) error {
 	return &dr.Failure{
 		What:   fmt.Sprintf("nothing can be written to the repository in %s: object %s is damaged", r.store, object),
 		Reason: fmt.Sprintf("it says which packs still count after the last collection, and nothing else does (%v); every snapshot can be restored as before", err),
-		Next: fmt.Sprintf("copy %s from another replica or an older version of the bucket: its bytes are the same everywhere, and never change. "+
-			"Where there is none, keep this repository for its snapshots, and make a new one for those to come: holdfast repo init", object),
+		Next: fmt.Sprintf("holdfast repo check --repair-index; or copy %s from another replica or an older version of the bucket: "+
+			"its bytes are the same everywhere, and never change", object),
 		Err: err,
 	}
 }
@@ -170,33 +201,43 @@ func (r *Repository) collectionDamaged(v *view, err error) error {
 func (r *Repository) tryView(ctx context.Context) (*view, error) {
 	v := &view{condemned: map[PackID]bool{}}
 	var err error
-	if v.highest, v.done, _, err = r.numbers(ctx); err != nil {
+	var all []string
+	if v.highest, v.done, all, err = r.numbers(ctx); err != nil {
 		return v, err
 	}
-	if v.done > 0 {
-		var d done
-		if err := r.readJSON(ctx, seal.KindCollection, doneName(v.done), &d); err != nil {
-			return v, err
-		}
-		v.named = append(v.named, d.Index...)
-	}
-	if v.highest > v.done {
+	switch {
+	case v.highest > v.done:
+		// What was published repeats what the end of the collection before says: that need not be readable any more.
 		var p published
 		if err := r.readJSON(ctx, seal.KindCollection, collectionName(v.highest), &p); err != nil {
 			return v, err
 		}
-		v.named = append(v.named, p.Prepared...)
 		v.known = map[string]bool{}
 		for _, n := range append(p.Known, p.Prepared...) {
 			v.known[n] = true
-		}
-		for _, s := range p.Condemned {
-			if k, ok := parsePackKey(s); ok {
-				v.condemned[k.id] = true
+			if strings.HasPrefix(n, prefixBase) {
+				v.named = append(v.named, n)
 			}
 		}
+		v.condemn(p.Condemned)
+		v.repairs = p.Repairs
+		v.doubt = slices.Contains(all, endingName(v.highest))
+	case v.done > 0:
+		var d done
+		if err := r.readJSON(ctx, seal.KindCollection, doneName(v.done), &d); err != nil {
+			return v, err
+		}
+		v.named = d.Index
 	}
 	return v, nil
+}
+
+func (v *view) condemn(packs []string) {
+	for _, s := range packs {
+		if k, ok := parsePackKey(s); ok {
+			v.condemned[k.id] = true
+		}
+	}
 }
 
 // indexNames returns the index objects that count in v.
@@ -208,7 +249,9 @@ func (r *Repository) indexNames(ctx context.Context, v *view) (map[string]bool, 
 	}
 	for _, prefix := range prefixes {
 		err := r.store.List(ctx, prefix, "", func(i store.Info) error {
-			if _, generation, ok := parseIndexName(i.Name); ok && (generation >= v.done || v.damaged != nil) {
+			_, generation, ok := parseIndexName(i.Name)
+			// Of damaged views the objects in base/ count too, but for those that somebody prepares.
+			if ok && (prefix == prefixIndex && generation >= v.floor() || prefix == prefixBase && generation <= v.highest) {
 				names[i.Name] = true
 			}
 			return nil

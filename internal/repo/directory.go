@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -140,13 +141,14 @@ func (r *Repository) RebuildIndex(ctx context.Context) (*RepairReport, error) {
 	return report, r.writeRepaired(ctx, v, unnamed, write, report)
 }
 
-// withoutDoomed returns the packs that a finished collection is not about to delete.
+// withoutDoomed returns the packs that the last finished collection is not about to delete. Where its end is lost, the
+// collection that repairs this does not rely on any of its packs.
 func (r *Repository) withoutDoomed(ctx context.Context, v *view, packs map[packKey]int64) (map[packKey]int64, error) {
 	left := make(map[packKey]int64, len(packs))
 	for k, size := range packs {
 		left[k] = size
 	}
-	if v.done == 0 {
+	if v.done == 0 || v.repairs {
 		return left, nil
 	}
 	var p published
@@ -157,7 +159,7 @@ func (r *Repository) withoutDoomed(ctx context.Context, v *view, packs map[packK
 	if err := r.readJSON(ctx, seal.KindCollection, doneName(v.done), &d); err != nil {
 		return nil, err
 	}
-	for _, k := range doomed(p.Condemned, d.Rescued) {
+	for _, k := range d.doomed(&p) {
 		delete(left, k)
 	}
 	return left, nil
@@ -173,8 +175,10 @@ func (r *Repository) writeRepaired(ctx context.Context, v *view, unnamed map[pac
 			report.Problems = append(report.Problems, err.Error())
 			continue
 		}
-		report.Packs++
-		repairTarget(write, k.group, v.highest).add(ref, places)
+		if into := repairTarget(write, k.group, v, v.condemned[k.id]); into != nil {
+			report.Packs++
+			into.add(ref, places)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(write)) {
 		if err := r.writeIndexObject(ctx, name, write[name]); err != nil {
@@ -188,14 +192,20 @@ func (r *Repository) writeRepaired(ctx context.Context, v *view, unnamed map[pac
 
 // repairTarget returns the index object of the group that takes a pack: a damaged one of its own, or a new one. A new
 // one has the generation that a writer of this moment would use, so that it ceases to count with the next collection.
-func repairTarget(write map[string]*indexData, g ResidencyGroup, generation uint32) *indexData {
+// A pack that the collection under way has condemned is taken by objects that cease to count with that one, or by
+// none: one that counts longer would name it when it is deleted.
+func repairTarget(write map[string]*indexData, g ResidencyGroup, v *view, condemned bool) *indexData {
 	for _, name := range slices.Sorted(maps.Keys(write)) {
-		if group, _, ok := parseIndexName(name); ok && group == g {
+		group, generation, ok := parseIndexName(name)
+		if ok && group == g && (!condemned || strings.HasPrefix(name, prefixBase) || generation < v.highest) {
 			return write[name]
 		}
 	}
+	if condemned {
+		return nil
+	}
 	d := &indexData{}
-	write[newIndexName(prefixIndex, g, generation)] = d
+	write[newIndexName(prefixIndex, g, v.highest)] = d
 	return d
 }
 

@@ -132,6 +132,54 @@ var operations = []operation{
 			return err
 		})
 	}},
+	{name: "repair", prepare: oneDamaged, run: func(ctx context.Context, st store.Store) error {
+		return opened(ctx, st, func(r *Repository) error {
+			_, err := r.RepairCollection(ctx, CollectOptions{Patience: NoPatience})
+			return err
+		})
+	}},
+}
+
+// oneDamaged leaves the end of a collection damaged that has rescued a pack, and deleted nothing yet.
+func oneDamaged(ctx context.Context, st store.Store) error {
+	if err := oneForgotten(ctx, st); err != nil {
+		return err
+	}
+	var late *Writer
+	err := opened(ctx, st, func(r *Repository) (err error) {
+		if late, err = r.Begin(ctx, "orders-db", DefaultGroup); err != nil {
+			return err
+		}
+		m, err := storeFiles(ctx, late, littleFiles(3, []byte("x"))) // of the forgotten snapshot
+		if err != nil {
+			return err
+		}
+		c, err := r.collector(ctx, CollectOptions{MinLive: 0.9})
+		if err != nil {
+			return err
+		}
+		p, err := c.prepare(ctx)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(c.publish(ctx, p), late.Commit(ctx, m)); err != nil {
+			return err
+		}
+		d, err := c.conclude(ctx, p)
+		if err == nil && len(d.Rescued) == 0 {
+			err = errors.New("nothing was rescued")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	b, err := st.Get(ctx, doneName(1), 1<<20)
+	if err != nil {
+		return err
+	}
+	b[len(b)-1] ^= 1
+	return st.Put(ctx, doneName(1), b)
 }
 
 // settled shows that after a failure the same command ends well, that everything is sound, and that what was

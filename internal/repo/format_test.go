@@ -15,6 +15,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"filippo.io/age"
@@ -162,15 +163,25 @@ func (s *stranger) readIndex() {
 		}
 	}
 	var names []string
-	if d != "00000000" {
+	if d != "00000000" && highest <= d {
 		var done struct{ Index []string }
 		s.json(s.open("collections/"+d+".done", 6), &done)
 		names = append(names, done.Index...)
 	}
 	if highest > d {
-		var p struct{ Prepared []string }
+		var p struct {
+			Known, Prepared []string
+			Repairs         bool
+		}
 		s.json(s.open("collections/"+highest, 6), &p)
-		names = append(names, p.Prepared...)
+		for _, n := range append(p.Known, p.Prepared...) {
+			if strings.HasPrefix(n, "base/") {
+				names = append(names, n)
+			}
+		}
+		if n := must(strconv.ParseUint(highest, 16, 32)); p.Repairs {
+			d = max(d, fmt.Sprintf("%08x", n-1))
+		}
 	}
 	for _, n := range s.names("index/") {
 		if path.Base(n)[:8] >= d {

@@ -25,7 +25,8 @@ type index struct {
 	base      *baseFile
 	loaded    map[string]bool  // names of index objects that recent and base hold
 	damaged   map[string]error // index objects that cannot be read; the others are used
-	recovered int              // of damaged, how many were made up for by recoverIndex
+	recovered int              // of damaged, how many were made up for by recoverIndex; doubt is one more
+	doubt     int              // 1 where the view said so: index objects may be missing of which nobody knows
 	frozen    bool             // it holds what it was given, and never asks the store
 	cached    bool             // base was left by an earlier process
 	refresh   sync.Mutex       // one load at a time
@@ -110,7 +111,7 @@ func (ix *index) reset() error {
 	defer ix.mu.Unlock()
 	err := ix.base.close()
 	ix.base, ix.recent, ix.loaded = nil, map[seal.ChunkID]location{}, map[string]bool{}
-	ix.damaged, ix.recovered, ix.cached = map[string]error{}, 0, false
+	ix.damaged, ix.recovered, ix.doubt, ix.cached = map[string]error{}, 0, 0, false
 	return err
 }
 
@@ -141,7 +142,12 @@ func (r *Repository) loadIndex(ctx context.Context) (*view, error) {
 				return nil, err
 			}
 		}
-		again, err := r.loadMissing(ctx, listed, try < viewTries)
+		ix.doubted(v.doubt)
+		var last map[PackID]bool
+		if v.damaged != nil || v.repairs {
+			last = v.condemned // some of them are gone
+		}
+		again, err := r.loadMissing(ctx, listed, last, try < viewTries)
 		if err != nil || !again {
 			return v, err
 		}
@@ -150,8 +156,9 @@ func (r *Repository) loadIndex(ctx context.Context) (*view, error) {
 
 // loadMissing reads the listed objects that are not known. again is true where one vanished meanwhile and
 // mayVanish is true: a collection replaced it, and the list is old. An object that is damaged is noted and passed
-// over: what the others name stays readable.
-func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool, mayVanish bool) (again bool, err error) {
+// over: what the others name stays readable. A pack in last loses against every other that has its chunks.
+func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool, last map[PackID]bool, mayVanish bool) (again bool, err error) {
+	var others []*indexData
 	for _, name := range sorted(listed) {
 		if r.index.knows(name) {
 			continue
@@ -169,8 +176,22 @@ func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool, ma
 		if err := r.index.add(name, d); err != nil {
 			return false, err
 		}
+		if len(last) > 0 {
+			others = append(others, d.only(func(p *packRef) bool { return !last[p.id] }))
+		}
+	}
+	for _, d := range others {
+		r.index.lend(d)
 	}
 	return false, r.index.save()
+}
+
+func (ix *index) doubted(doubt bool) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if doubt {
+		ix.doubt = 1
+	}
 }
 
 // lost reports whether err says that an object is not, or no longer, what was stored: repeating is useless.
@@ -199,10 +220,11 @@ func (r *Repository) readIndex(ctx context.Context, name string) (*indexData, er
 func (ix *index) beginRecovery() bool {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if len(ix.damaged) == ix.recovered {
+	all := len(ix.damaged) + ix.doubt
+	if all == ix.recovered {
 		return false
 	}
-	ix.recovered = len(ix.damaged)
+	ix.recovered = all
 	return true
 }
 

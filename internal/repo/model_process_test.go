@@ -54,6 +54,10 @@ func (p *process) act(t *testing.T, r *Repository) {
 		}
 		what = "collect"
 	}
+	if err != nil && !p.dead && unreadable(err) && (what == "write" || what == "collect") {
+		p.s.count("refused", 1) // the end of a collection is damaged
+		what, err = "repair", p.repair(ctx, r)
+	}
 	switch {
 	case err == nil:
 		p.s.count(what, 1)
@@ -62,6 +66,21 @@ func (p *process) act(t *testing.T, r *Repository) {
 		t.Errorf("%s by process %d: %v", what, p.number, err)
 		p.s.stop()
 	}
+}
+
+func (p *process) repair(ctx context.Context, r *Repository) error {
+	opts := CollectOptions{}
+	if p.rnd.IntN(2) == 0 {
+		opts.Patience = NoPatience
+	}
+	rep, err := r.RepairCollection(ctx, opts)
+	if rep != nil {
+		p.s.count("lost chunks", len(rep.Problems))
+		if len(rep.Problems) > 0 && !p.dead {
+			err = errors.Join(err, fmt.Errorf("the repair lost something: %v", rep.Problems))
+		}
+	}
+	return err
 }
 
 func (s *sim) count(what string, n int) {

@@ -60,6 +60,7 @@ type sim struct {
 	waiting  []*call
 	expected map[SnapshotID]files
 	stopping bool
+	hurt     uint32 // the last collection whose end was damaged; 0 none
 	late     []func()
 	done     map[string]int // what happened how often
 }
@@ -112,6 +113,9 @@ func (s *sim) run(t *testing.T) {
 			break
 		}
 		changed := s.let(c)
+		if changed && s.rnd.IntN(40) == 0 {
+			s.damage(t)
+		}
 		if changed && !s.check(t, step, c) {
 			s.stop()
 		}
@@ -208,6 +212,25 @@ func (s *sim) let(c *call) bool {
 	return !read
 }
 
+// damage flips, cuts or removes the end of the newest collection, where it is whole and all others are: one object is
+// damaged at a time.
+func (s *sim) damage(t *testing.T) {
+	r := s.open(s.st, 0)
+	defer r.Close()
+	v, err := r.tryView(t.Context())
+	if err != nil || v.highest != v.done || v.done <= s.hurt {
+		return
+	}
+	how := []string{"flipped", "cut", "lost"}[s.rnd.IntN(3)]
+	if err := damage[how](t.Context(), s.st, doneName(v.done)); err != nil {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	s.hurt = v.done
+	s.mu.Unlock()
+	s.count(how, 1)
+}
+
 // check restores every snapshot that is listed, as a stranger would.
 func (s *sim) check(t *testing.T, step int, c *call) bool {
 	r := s.open(s.st, 0)
@@ -253,12 +276,18 @@ func (s *sim) same(ctx context.Context, r *Repository, m *Manifest) error {
 func (s *sim) cleanUp(t *testing.T) {
 	r := s.open(s.st, 0)
 	defer r.Close()
+	if _, err := r.RepairCollection(t.Context(), CollectOptions{Patience: NoPatience}); err != nil {
+		t.Errorf("the last repair: %v", err)
+	}
 	for range 3 {
 		mustCollect(t, r, CollectOptions{Patience: NoPatience, MinLive: 0.01})
 	}
 	rep := mustCollect(t, r, CollectOptions{Patience: NoPatience, MinLive: 0.01})
 	if rep.RemovedPacks != 0 {
 		t.Errorf("a fourth collection still removed %d packs", rep.RemovedPacks)
+	}
+	if rep := check(t, s.open(s.st, 0), CheckOptions{ReadData: true}); len(rep.Problems) > 0 {
+		t.Errorf("check --read-data at the end: %+v", rep.Problems)
 	}
 	s.check(t, -1, &call{p: &process{}})
 	if n := count(s.st, prefixCollect); n > 20 {

@@ -227,7 +227,7 @@ func (w *Writer) claim(id seal.ChunkID, size int) (bool, error) {
 // of an older writer that it has not seen may come from one that was aborted: it will not count any more when the
 // collection is done, and nobody would find the chunks.
 func (w *Writer) shares(p *packRef) bool {
-	if w.condemned[p.id] {
+	if w.condemned[p.id] || p.source == "" { // the second is lent by the pack itself: no index object names it
 		return false
 	}
 	if w.known == nil || w.known[p.source] {

@@ -36,6 +36,10 @@ func (l *Log) PutMark(ctx context.Context, m Mark) error {
 	if l.r.opts.Signer == nil {
 		return errors.New("a writer needs a signer")
 	}
+	// What is acknowledged must be found by whoever opens the repository then.
+	if err := l.r.checkMarker(ctx); err != nil {
+		return err
+	}
 	m.Signer = l.r.opts.Signer.Public().ID()
 	body, err := json.Marshal(m)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -55,6 +56,7 @@ type Repository struct {
 	opens  objectCache
 	seen   patience
 	limits limits
+	marker atomic.Int64 // when the marker was last seen, in microseconds since 1970
 }
 
 // limits are sizes at which things are written in the middle of something. Tests make them small.
@@ -130,6 +132,7 @@ func Open(ctx context.Context, st store.Store, c seal.Credentials, opts Options)
 
 func open(st store.Store, keys *seal.Keyring, opts Options) (*Repository, error) {
 	r := &Repository{store: st, keys: keys, id: keys.Repository(), opts: opts, codecs: map[byte]Codec{}, limits: defaultLimits}
+	r.marker.Store(opts.Now().UnixMicro())
 	for _, c := range opts.Codecs {
 		if c.ID() < firstCodec {
 			panic("repo: a codec's ID is below 16")
@@ -163,6 +166,30 @@ func readMarker(ctx context.Context, st store.Store) (marker, error) {
 			fmt.Errorf("it has format %d, and this holdfast reads format %d", m.Version, FormatVersion), "use a holdfast that is as new as the one that wrote it")
 	}
 	return m, nil
+}
+
+// ErrReplaced is the error of writing where the repository was removed, or another one was made at its place.
+var ErrReplaced = errors.New("it is no longer the repository that was opened")
+
+// markerEvery is how long a process that has a repository open believes that it is still there.
+const markerEvery = time.Minute
+
+// checkMarker refuses to go on where another repository is at the place, now and then: what is sealed with the keys of one
+// that is gone can be read by nobody.
+func (r *Repository) checkMarker(ctx context.Context) error {
+	now := r.opts.Now()
+	if since := now.Sub(time.UnixMicro(r.marker.Load())); 0 <= since && since < markerEvery {
+		return nil
+	}
+	m, err := readMarker(ctx, r.store)
+	if err != nil {
+		return err
+	}
+	if m.ID != r.id {
+		return dr.Fail(fmt.Sprintf("write to %s", r.store), fmt.Errorf("%w: repository %s is there, and ours is %s", ErrReplaced, m.ID, r.id), "run the command again, with the keys of the new one")
+	}
+	r.marker.Store(now.UnixMicro())
+	return nil
 }
 
 // ID returns the repository's name: 32 hexadecimal digits, equal in every replica.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -68,33 +69,51 @@ func (r *Repository) CollectionDamaged(ctx context.Context) bool {
 		return false // whatever is done next fails the same way, and says so
 	}
 	if v.damaged == nil && v.done == v.highest {
-		var old done
-		err := r.readJSON(ctx, seal.KindCollection, doneName(max(v.done, 1)-1), &old)
-		return err != nil && !errors.Is(err, store.ErrNotExist) && lost(err)
+		old, err := r.damagedBefore(ctx, v.done)
+		return err == nil && len(old) > 0
 	}
 	return v.damaged != nil || v.repairs || v.doubt
 }
 
 // removeDamaged removes what cannot be read of collections before the last one, where that has ended: nobody needs it.
 func (c *collector) removeDamaged(ctx context.Context, v *view) error {
-	highest, finished, all, err := c.r.numbers(ctx)
+	highest, finished, _, err := c.r.numbers(ctx)
 	if err != nil || highest != finished || finished < v.done {
 		return err
 	}
+	old, err := c.r.damagedBefore(ctx, finished)
+	if err != nil {
+		return err
+	}
+	return c.discard(ctx, old)
+}
+
+// damagedBefore returns the objects of collections before n that cannot be read, and the list of condemned packs of n
+// where none of them is deleted: nobody needs them.
+func (r *Repository) damagedBefore(ctx context.Context, n uint32) (damaged []string, err error) {
+	_, _, all, err := r.numbers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var end done
+	if err := r.readJSON(ctx, seal.KindCollection, doneName(n), &end); err != nil && !lost(err) {
+		return nil, err
+	}
 	for _, name := range all {
-		if name >= collectionName(finished) {
+		if name >= collectionName(n) && (name != collectionName(n) || !end.All) {
 			continue
 		}
 		var any struct{}
-		err := c.r.readJSON(ctx, seal.KindCollection, name, &any)
-		if err != nil && lost(err) {
-			err = c.r.store.Delete(ctx, name)
-		}
-		if err != nil {
-			return err
+		err := r.readJSON(ctx, seal.KindCollection, name, &any)
+		switch {
+		case errors.Is(err, store.ErrNotExist):
+		case err != nil && lost(err):
+			damaged = append(damaged, name)
+		case err != nil:
+			return nil, err
 		}
 	}
-	return nil
+	return damaged, nil
 }
 
 // goOn finishes the repair of an earlier run, or of another process.
@@ -123,13 +142,13 @@ func (c *collector) mend(ctx context.Context, v *view) (again bool, err error) {
 	if c.changed(ctx, v) {
 		return true, nil // the objects were removed after a newer collection had ended
 	}
-	for _, name := range all {
-		if name == endingName(v.highest) || name == doneName(v.highest) {
-			if !c.opts.Alone {
-				return false, c.listLost(v)
-			}
-			return true, c.supersede(ctx, v.highest)
+	ended := slices.Contains(all, endingName(v.highest)) || slices.Contains(all, doneName(v.highest))
+	// It may have been a repair itself, whose packs others may delete, where the one before it has no end.
+	if ended || v.done+1 != v.highest {
+		if !c.opts.Alone {
+			return false, c.listLost(v)
 		}
+		return true, c.supersede(ctx, v.highest)
 	}
 	return c.keepAll(ctx, v)
 }

@@ -116,11 +116,12 @@ func (v *view) same(w *view) bool {
 	return w != nil && v.highest == w.highest && v.done == w.done
 }
 
-// floor is the lowest generation of writers' index objects that count. A repair has what older ones name in its own
-// index; they may name packs that are gone, since the collection that it replaces may have ended.
+// floor is the lowest generation of writers' index objects that count. A collection that is published says that the one
+// before it has ended, even where the object that said so was lost since; or that it takes its place, and has what older
+// ones name in its own index. They may name packs that are gone.
 func (v *view) floor() uint32 {
-	if v.repairs {
-		return max(v.done, v.highest-1)
+	if v.highest > v.done {
+		return v.highest - 1
 	}
 	return v.done
 }

@@ -153,10 +153,13 @@ func (r *Repository) withoutDoomed(ctx context.Context, v *view, packs map[packK
 	}
 	var p published
 	var d done
-	if err := r.readJSON(ctx, seal.KindCollection, collectionName(v.done), &p); err != nil {
+	if err := r.readJSON(ctx, seal.KindCollection, doneName(v.done), &d); err != nil {
 		return nil, err
 	}
-	if err := r.readJSON(ctx, seal.KindCollection, doneName(v.done), &d); err != nil {
+	if d.All {
+		return left, nil // the list of condemned packs may be damaged: nobody deletes any of them
+	}
+	if err := r.readJSON(ctx, seal.KindCollection, collectionName(v.done), &p); err != nil {
 		return nil, err
 	}
 	for _, k := range d.doomed(&p) {

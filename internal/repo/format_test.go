@@ -169,19 +169,14 @@ func (s *stranger) readIndex() {
 		names = append(names, done.Index...)
 	}
 	if highest > d {
-		var p struct {
-			Known, Prepared []string
-			Repairs         bool
-		}
+		var p struct{ Known, Prepared []string }
 		s.json(s.open("collections/"+highest, 6), &p)
 		for _, n := range append(p.Known, p.Prepared...) {
 			if strings.HasPrefix(n, "base/") {
 				names = append(names, n)
 			}
 		}
-		if n := must(strconv.ParseUint(highest, 16, 32)); p.Repairs {
-			d = max(d, fmt.Sprintf("%08x", n-1))
-		}
+		d = fmt.Sprintf("%08x", must(strconv.ParseUint(highest, 16, 32))-1)
 	}
 	for _, n := range s.names("index/") {
 		if path.Base(n)[:8] >= d {

@@ -15,7 +15,8 @@ var configPlaces = []string{"holdfast.yaml", "/etc/holdfast/holdfast.yaml"}
 
 // Address returns the name under which the archiver of a system is asked (see sidecar.Place.Alias); config is the file
 // that --config names, or empty. Another user, another configuration (one that was edited is another one) and another
-// program have other addresses. It is empty where one of these cannot be told.
+// program have other addresses, and so has a process that sees other files under the same paths: such names are of a network,
+// which containers may share. It is empty where one of these cannot be told.
 func Address(config, system string) string {
 	h := fnv.New128a()
 	add := func(numbers ...int64) {
@@ -30,6 +31,13 @@ func Address(config, system string) string {
 			return ""
 		}
 		add(int64(st.Dev), int64(st.Ino), st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec) //nolint:unconvert // Dev is smaller on some machines
+	}
+	for _, file := range []string{"/proc/self/ns/mnt", "/"} { // their times say nothing
+		var st syscall.Stat_t
+		if syscall.Stat(file, &st) != nil {
+			return ""
+		}
+		add(int64(st.Dev), int64(st.Ino)) //nolint:unconvert // as above
 	}
 	add(int64(os.Geteuid()))
 	h.Write([]byte(system)) //nolint:errcheck // as above

@@ -29,14 +29,15 @@ func askOwn(address, request, want string) bool {
 // fetchSocket is where the prefetcher of a pg_wal is asked; a test holds it and walserve's names together.
 const fetchSocket = "holdfast.prefetch/socket"
 
-// ask sends a request, and tells whether the answer begins with want. The answer may take long: a store may be slow.
+// ask sends a request, and tells whether the answer begins with want. The answer may take long: a store may be slow. To be
+// connected may not: until then nobody knows whose socket it is, and one that accepts nothing would hold up its clients.
 func ask(address, request, want string, trust func(socket int) bool) bool {
-	s, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	s, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
 	defer syscall.Close(s) //nolint:errcheck // the answer is in
-	if syscall.Connect(s, &syscall.SockaddrUnix{Name: address}) != nil || !trust(s) || !send(s, request) {
+	if syscall.Connect(s, &syscall.SockaddrUnix{Name: address}) != nil || !trust(s) || syscall.SetNonblock(s, false) != nil || !send(s, request) {
 		return false
 	}
 	answer := make([]byte, 0, 512)

@@ -2,6 +2,7 @@ package quick
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -143,6 +144,7 @@ func TestAnotherUsersAnswer(t *testing.T) {
 		os.Stdout.WriteString("listening\n") //nolint:errcheck // a pipe to the test
 		conn, err := l.Accept()
 		if err == nil {
+			conn.Read(make([]byte, 100))                  //nolint:errcheck // who closes before he was asked is not heard
 			conn.Write([]byte(`{"durable":true}` + "\n")) //nolint:errcheck // as above
 			conn.Close()                                  //nolint:errcheck // as above
 		}
@@ -169,6 +171,74 @@ func TestAnotherUsersAnswer(t *testing.T) {
 		}
 		other.Process.Kill() //nolint:errcheck // it may have ended
 		other.Wait()         //nolint:errcheck // as above
+	}
+}
+
+// Anybody can take an address, and then accept nothing. Nobody may wait for him.
+func TestSocketThatAcceptsNothing(t *testing.T) {
+	const address = "holdfast-test-quick-full"
+	l, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(l) //nolint:errcheck // a test's
+	at := &syscall.SockaddrUnix{Name: "@" + address}
+	if err := errors.Join(syscall.Bind(l, at), syscall.Listen(l, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil { // until it is full
+		var s int
+		if s, err = syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0); err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(s) //nolint:errcheck // a test's
+		err = syscall.Connect(s, at)
+	}
+	if err != syscall.EAGAIN {
+		t.Fatal(err)
+	}
+	served := make(chan bool, 1)
+	go func() { served <- askOwn(address, `{"path":"/x"}`, `{"durable":true`) }()
+	select {
+	case got := <-served:
+		if got {
+			t.Error("nobody answered, and it is served")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for a socket that accepts nothing")
+	}
+}
+
+// Containers may share a network, and with it these names, but not their files: what one has under a path is not what
+// another one has there.
+func TestAnotherMountNamespace(t *testing.T) {
+	const system = "db"
+	if file := os.Getenv("QUICK_TEST_CONFIG"); file != "" {
+		os.Stdout.WriteString("address " + Address(file, system) + "\n") //nolint:errcheck // a pipe to the test
+		return
+	}
+	if os.Getuid() != 0 {
+		t.Skip("only root can make a mount namespace")
+	}
+	file := filepath.Join(t.TempDir(), "holdfast.yaml")
+	if err := os.WriteFile(file, []byte("version: 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range []uintptr{0, syscall.CLONE_NEWNS} {
+		c := exec.Command("/proc/self/exe", "-test.run=^TestAnotherMountNamespace$")
+		c.Env = append(os.Environ(), "QUICK_TEST_CONFIG="+file)
+		c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags}
+		out, err := c.Output()
+		if err != nil {
+			if flags != 0 && errors.Is(err, syscall.EPERM) {
+				t.Skip("this root may not make a mount namespace")
+			}
+			t.Fatal(err)
+		}
+		same := strings.Contains(string(out), "address "+Address(file, system)+"\n")
+		if !strings.Contains(string(out), "address holdfast-") || same != (flags == 0) {
+			t.Errorf("with flags %x it is %s, and here %s", flags, out, Address(file, system))
+		}
 	}
 }
 

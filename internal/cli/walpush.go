@@ -32,12 +32,13 @@ connection is possible, or as a second way beside the stream: both may run at on
 }
 
 func (a *app) pushWAL(ctx context.Context, system, path string) error {
+	alias := quick.Address(a.configPath, system)
 	w, err := a.workspace(nil)
 	if err != nil {
 		return err
 	}
 	defer w.Close() //nolint:errcheck // what was written is durable
-	at, err := a.archiverPlace(w, system)
+	at, err := archiverPlace(w, system, alias)
 	if err != nil {
 		return err
 	}
@@ -77,8 +78,9 @@ func openLog(ctx context.Context, w *workspace.Workspace, system string) (*repo.
 }
 
 // archiverPlace returns where the archiver of a system is asked. One that runs on another configuration or is another
-// program is another one, and ends by itself.
-func (a *app) archiverPlace(w *workspace.Workspace, system string) (sidecar.Place, error) {
+// program is another one, and ends by itself. alias is its quick.Address, from before the configuration was read: one that
+// was edited meanwhile has another address, at which nobody must answer who has read the old one.
+func archiverPlace(w *workspace.Workspace, system, alias string) (sidecar.Place, error) {
 	if _, err := w.Config.System(system); err != nil {
 		return sidecar.Place{}, err
 	}
@@ -86,7 +88,6 @@ func (a *app) archiverPlace(w *workspace.Workspace, system string) (sidecar.Plac
 	if err != nil {
 		return sidecar.Place{}, err
 	}
-	alias := quick.Address(a.configPath, system)
 	return sidecar.Place{Dir: filepath.Join(dir, "archiver-"+alias), Alias: alias}, nil
 }
 
@@ -107,12 +108,13 @@ func newWALArchiverCommand(a *app) *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			alias := quick.Address(a.configPath, args[0])
 			w, err := a.workspace(nil)
 			if err != nil {
 				return err
 			}
 			defer w.Close() //nolint:errcheck // what was written is durable
-			at, err := a.archiverPlace(w, args[0])
+			at, err := archiverPlace(w, args[0], alias)
 			if err != nil {
 				return err
 			}

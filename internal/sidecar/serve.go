@@ -82,12 +82,16 @@ func Serve[Q, A any](ctx context.Context, at Place, idle time.Duration, answer f
 	}
 }
 
-// accept hands on who comes, until the listener is closed.
+// accept hands on who comes and may ask, until the listener is closed. A stranger does not keep the sidecar from its rest.
 func accept(ctx context.Context, l net.Listener, to chan<- net.Conn) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
 			return
+		}
+		if peer, err := Peer(conn); err != nil || peer != 0 && peer != uint32(os.Geteuid()) {
+			conn.Close() //nolint:errcheck // nothing was said
+			continue
 		}
 		select {
 		case to <- conn:
@@ -151,9 +155,6 @@ func sweep(dir string) error {
 
 // converse reads one request and answers it. A client that goes away is no error of ours.
 func converse[Q, A any](ctx context.Context, conn net.Conn, answer func(context.Context, Q) (A, bool)) (stop bool) {
-	if peer, err := Peer(conn); err != nil || peer != 0 && peer != uint32(os.Geteuid()) {
-		return false
-	}
 	conn.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // a socket has deadlines
 	var q Q
 	if json.NewDecoder(conn).Decode(&q) != nil {

@@ -96,8 +96,15 @@ func (o *Owner) chown(f *os.File) error {
 // mkdirAll makes a directory that only its owner may enter, as PostgreSQL wants it, and those above it where
 // they are missing.
 func (o *Owner) mkdirAll(dir string) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // parents are not secret
+	above := filepath.Dir(dir)
+	named := existing(above)
+	if err := os.MkdirAll(above, 0o755); err != nil { //nolint:gosec // parents are not secret
 		return err
+	}
+	for ; above != named; above = filepath.Dir(above) { // as durable as what will be in them
+		if err := syncDir(filepath.Dir(above)); err != nil {
+			return err
+		}
 	}
 	err := os.Mkdir(dir, 0o700)
 	if err != nil && !errors.Is(err, fs.ErrExist) {

@@ -3,7 +3,9 @@ package changed
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -28,7 +30,9 @@ func BenchmarkDecode(b *testing.B) {
 			to := takeImage(b, s).control
 			log := logBetween(b, s.DataDir, from.WALSegmentSize, from.Redo-from.Redo%wal.PageSize, to.Redo)
 			b.SetBytes(int64(len(log)))
+			before, n := processorTime(b), 0
 			for b.Loop() {
+				n++
 				d := newTestDecoder(b, from, from.Redo)
 				if _, err := d.Write(log); err != nil {
 					b.Fatal(err)
@@ -37,8 +41,18 @@ func BenchmarkDecode(b *testing.B) {
 					b.Fatal("the map is not that of the whole log")
 				}
 			}
+			b.ReportMetric(float64(n*len(log))/1e9/(processorTime(b)-before).Seconds(), "GB/cpu-s")
 		})
 	}
+}
+
+// processorTime is what this process has used: on a shared machine the clock says little.
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func logBetween(t testing.TB, dataDir string, size wal.SegmentSize, from, to wal.LSN) []byte {

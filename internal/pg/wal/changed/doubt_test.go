@@ -3,6 +3,7 @@ package changed
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,6 +90,7 @@ func TestRecordsAndTheirMeaning(t *testing.T) {
 func TestSettingsThatMakeDoubts(t *testing.T) {
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
+			t.Parallel()
 			s := pgtest.Start(t, pgtest.Options{Version: v, Conf: testConf(nil)})
 			first := stopped(t, s)
 			last := DoubtKind(0) // the log begins with the checkpoint at which the server before was stopped
@@ -146,4 +148,51 @@ func TestDamagedLogStopsTheMap(t *testing.T) {
 	if m.End != wal.LSN(good+7)&^7 || m.Lookup(Fork{1663, 5, 2, 0}).Limit != 0 || m.Lookup(Fork{1663, 5, 3, 0}).Limit == 0 {
 		t.Errorf("the map before the damage:\n%s", text(m))
 	}
+}
+
+// A commit may drop more relations than are kept of other records.
+func TestHugeCommit(t *testing.T) {
+	const n = 200_000
+	words := []uint32{0, 0, 4, n}
+	for i := range uint32(n) {
+		words = append(words, 1663, 5, 16384+i)
+	}
+	l := pgtest.NewLog(t, 1<<24, 1<<20, 7)
+	l.Record(record.Transaction, 0x81, u32s(words...))
+	l.Record(record.LogicalMessage, 0, make([]byte, 2<<20))
+	d := newTestDecoder(t, control.Data{Timeline: 1, WALSegmentSize: 1 << 20}, 1<<24)
+	for piece := range slices.Chunk(l.Bytes, 10_000) {
+		if _, err := d.Write(piece); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := d.Cut()
+	for _, number := range []uint32{16384, 16384 + n - 1} {
+		if c := m.Lookup(Fork{1663, 5, number, cluster.VM}); c.Limit != 0 {
+			t.Errorf("relation %d has the limit %d", number, c.Limit)
+		}
+	}
+	if len(m.Doubts) > 0 || m.End != wal.LSN(l.End()+7)&^7 {
+		t.Errorf("up to %s, doubts %v", m.End, m.Doubts)
+	}
+}
+
+// Whatever a record says, there is no panic, and a record that refers to a block marks it or makes a doubt.
+func FuzzRecord(f *testing.F) {
+	f.Add(uint8(15), record.Transaction, uint8(0x81), append(make([]byte, 8), u32s(4, 1, 1663, 5, 9)...), uint32(3))
+	f.Add(uint8(13), record.Storage, uint8(0x21), u32s(1, 1663, 5, 9, 7), uint32(4))
+	f.Add(uint8(18), record.Heap, uint8(0x20), make([]byte, 14), uint32(5))
+	f.Add(uint8(14), record.Database, uint8(0x11), u32s(77, 2, 1663, 900), uint32(0))
+	f.Fuzz(func(t *testing.T, version, rmgr, info uint8, data []byte, block uint32) {
+		d := newTestDecoder(t, control.Data{Timeline: 1, WALSegmentSize: 1 << 20}, 1<<24)
+		b := record.Block{Tablespace: 1663, Database: 5, Relation: 7, Number: block}
+		d.record(&record.Record{Start: 1 << 24, Version: 13 + int(version)%6, Rmgr: rmgr, Info: info, Data: data, Blocks: []record.Block{b}})
+		m := d.Cut()
+		if !m.Lookup(Fork{1663, 5, 7, cluster.Main}).Has(block) && len(m.Doubts) == 0 {
+			t.Errorf("block %d is neither marked nor doubted:\n%s", block, text(m))
+		}
+		if _, err := Decode(m.Encode()); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -25,9 +25,9 @@ const (
 
 // image is the content of all relations of a stopped server.
 type image struct {
-	control   control.Data
-	checksums bool
-	forks     map[Fork][]byte
+	control     control.Data
+	hintsLogged bool
+	forks       map[Fork][]byte
 }
 
 func takeImage(t testing.TB, s *pgtest.Server) *image {
@@ -40,7 +40,7 @@ func takeImage(t testing.TB, s *pgtest.Server) *image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	im := &image{control: c, checksums: c.ChecksumVersion != 0, forks: map[Fork][]byte{}}
+	im := &image{control: c, hintsLogged: c.ChecksumVersion != 0, forks: map[Fork][]byte{}}
 	roots := []string{"base", "global"}
 	tablespaces, _ := filepath.Glob(filepath.Join(s.DataDir, "pg_tblspc", "*", "PG_*"))
 	for _, dir := range tablespaces {
@@ -156,7 +156,7 @@ func missed(m *Map, from, to *image) []string {
 				continue
 			}
 			was, is := from.page(f, block), to.page(f, block)
-			if !bytes.Equal(was, is) && !bytes.Equal(masked(was, to.checksums), masked(is, to.checksums)) {
+			if !bytes.Equal(was, is) && !bytes.Equal(masked(was, to.hintsLogged), masked(is, to.hintsLogged)) {
 				out = append(out, fmt.Sprintf("%v block %d: LSN %X became %X, %s", f, block, pageLSN(was), pageLSN(is), firstDifference(was, is)))
 			}
 		}
@@ -181,7 +181,7 @@ func firstDifference(a, b []byte) string {
 
 // masked returns a page without what is never logged, and without what is logged only with checksums or
 // wal_log_hints (bufmask.c and the mask functions of the access methods).
-func masked(page []byte, checksums bool) []byte {
+func masked(page []byte, hintsLogged bool) []byte {
 	p := bytes.Clone(page)
 	le := binary.LittleEndian
 	lower, special := int(le.Uint16(p[12:])), int(le.Uint16(p[16:]))
@@ -192,7 +192,7 @@ func masked(page []byte, checksums bool) []byte {
 	if strings.HasSuffix(string(p), "\x82\xFF") && le.Uint16(p[special:])&1 != 0 { // SP-GiST's first page: the cache
 		clear(p[24:special])
 	}
-	if checksums {
+	if hintsLogged {
 		return p
 	}
 	p[10] &^= 0x03  // PD_HAS_FREE_LINES, PD_PAGE_FULL

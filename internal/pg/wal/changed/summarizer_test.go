@@ -1,6 +1,7 @@
 package changed
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -20,12 +21,13 @@ func TestMapAgreesWithSummarizer(t *testing.T) {
 			continue
 		}
 		t.Run(v, func(t *testing.T) {
+			t.Parallel()
 			s := pgtest.Start(t, pgtest.Options{Version: v, InitArgs: []string{"--wal-segsize=1"}, Conf: testConf(map[string]string{"summarize_wal": "on"})})
 			s.Tablespace("one")
 			s.Tablespace("two")
 			s.Exec("", before...)
-			seed := rand.Uint64()
-			t.Logf("random statements with seed %d", seed)
+			seed := cmp.Or(*truthSeed, rand.Uint64())
+			t.Logf("random statements of -truth.seed=%d", seed)
 			for _, part := range parts(s.Version) {
 				s.Exec("", part...)
 				churn(s, rand.New(rand.NewPCG(seed, 0)), 30)

@@ -15,6 +15,7 @@ import (
 func TestMapOverPromotion(t *testing.T) {
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
+			t.Parallel()
 			p := pgtest.Start(t, pgtest.Options{Version: v, Checksums: true, Conf: testConf(map[string]string{"autovacuum": "off"})})
 			p.Exec("", "CREATE TABLE t AS SELECT i, repeat('a', 100) AS v FROM generate_series(1, 5000) i", "VACUUM (FREEZE) t", "CREATE SEQUENCE s")
 			standby := p.Standby(pgtest.Options{Conf: testConf(map[string]string{"wal_retrieve_retry_interval": "50ms"})})

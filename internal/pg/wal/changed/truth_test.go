@@ -2,49 +2,68 @@ package changed
 
 import (
 	"bytes"
+	"cmp"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 )
 
+var (
+	rounds    = flag.Int("truth.rounds", 1, "how often the statements of each part are run between two images")
+	truthSeed = flag.Uint64("truth.seed", 0, "seed of the random statements; 0: another one each time")
+)
+
 // The truth: what differs between the files of two clean stops is in the map of the log between them.
 func TestMapHoldsEveryPageThatChanged(t *testing.T) {
-	for _, v := range pgtest.Versions(t) {
-		for _, checksums := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/checksums=%v", v, checksums), func(t *testing.T) {
-				testTruth(t, v, checksums)
+	versions := pgtest.Versions(t)
+	for i, v := range versions {
+		for _, hints := range []string{"unlogged", "checksums", "wal_log_hints"} {
+			if hints == "wal_log_hints" && i < len(versions)-1 {
+				continue // to the log it is the same as checksums
+			}
+			t.Run(v+"/"+hints, func(t *testing.T) {
+				t.Parallel()
+				testTruth(t, v, hints)
 			})
 		}
 	}
 }
 
-func testTruth(t *testing.T, version string, checksums bool) {
-	s := pgtest.Start(t, pgtest.Options{Version: version, Checksums: checksums, InitArgs: []string{"--wal-segsize=1"}, Conf: testConf(nil)})
+func testTruth(t *testing.T, version, hints string) {
+	o := pgtest.Options{Version: version, Checksums: hints == "checksums", InitArgs: []string{"--wal-segsize=1"}, Conf: testConf(nil)}
+	if hints == "wal_log_hints" {
+		o.Conf["wal_log_hints"] = "on"
+	}
+	s := pgtest.Start(t, o)
 	s.Tablespace("one")
 	s.Tablespace("two")
 	s.Exec("", before...)
 	images := []*image{stopped(t, s)}
+	images[0].hintsLogged = hints != "unlogged"
 	maps := []*Map{}
-	for part := range 3 {
+	seed := cmp.Or(*truthSeed, rand.Uint64())
+	t.Logf("random statements of -truth.seed=%d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	for part, statements := range parts(s.Version) {
 		s.Start()
-		for range 2 {
-			seed := rand.Uint64()
-			t.Logf("part %d, random statements with seed %d", part, seed)
-			s.Exec("", parts(s.Version)[part]...)
-			churn(s, rand.New(rand.NewPCG(seed, 0)), 40)
+		for range *rounds {
+			s.Exec("", statements...)
+			churn(s, r, 60)
 			if part != 1 {
 				s.Kill9()
 				s.Start()
 			}
 		}
 		images = append(images, stopped(t, s))
+		images[part+1].hintsLogged = hints != "unlogged"
 		m := mapBetween(t, s, images[part], images[part+1])
 		check(t, m, images[part], images[part+1])
 		maps = append(maps, m)
@@ -62,7 +81,7 @@ func testTruth(t *testing.T, version string, checksums bool) {
 	check(t, again, images[0], images[3])
 	whole := mapBetween(t, s, images[0], images[3])
 	if !bytes.Equal(joined.Encode(), whole.Encode()) {
-		t.Errorf("three maps joined differ from one map of the same log:\n%s", cmp.Diff(text(joined), text(whole)))
+		t.Errorf("three maps joined differ from one map of the same log:\n%s", gocmp.Diff(text(joined), text(whole)))
 	}
 }
 

@@ -36,31 +36,32 @@ func (r *Record) parse(body []byte, size, pageSize uint32) error {
 	var payload, mainSize uint64 // bytes of blocks and of main data, which stand behind the headers
 	at, last, complete := 0, -1, false
 	for !complete && uint64(at)+payload < uint64(size) {
-		h := body[min(at, len(body)):]
-		need, id := 1, 0
-		if len(h) > 0 {
-			id = int(h[0])
-			need = headerNeeds(id, r.Version)
-		}
-		if len(h) < need {
+		if at >= len(body) {
 			return errShort
 		}
-		switch {
-		case id == idDataShort:
-			mainSize, complete = uint64(h[1]), true // this header is the last one
-		case id == idDataLong:
-			mainSize, complete = uint64(binary.LittleEndian.Uint32(h[1:])), true
-		case id > maxBlockID && need > 1: // an origin or a transaction: nothing that concerns us
-		case id > maxBlockID || id <= last:
-			return fmt.Errorf("block reference %d follows %d", id, last)
-		default:
-			last = id
+		h := body[at:]
+		id := int(h[0])
+		if id <= maxBlockID {
+			if id <= last {
+				return fmt.Errorf("block reference %d follows %d", id, last)
+			}
 			n, taken, err := r.block(h, pageSize)
 			if err != nil {
 				return fmt.Errorf("block reference %d: %w", id, err)
 			}
-			payload += n
-			need = taken
+			last, at, payload = id, at+taken, payload+n
+			continue
+		}
+		need := headerNeeds(id, r.Version)
+		switch {
+		case need == 0:
+			return fmt.Errorf("header %d is not known", id)
+		case len(h) < need:
+			return errShort
+		case id == idDataShort:
+			mainSize, complete = uint64(h[1]), true // this header is the last one
+		case id == idDataLong:
+			mainSize, complete = uint64(binary.LittleEndian.Uint32(h[1:])), true
 		}
 		at += need
 	}
@@ -73,7 +74,7 @@ func (r *Record) parse(body []byte, size, pageSize uint32) error {
 	return nil
 }
 
-// headerNeeds returns the size of a header by its first byte; of a block's only its fixed part.
+// headerNeeds returns the size of a header that is of no block, by its first byte; zero for an unknown one.
 func headerNeeds(id, version int) int {
 	switch {
 	case id == idDataShort:
@@ -84,15 +85,16 @@ func headerNeeds(id, version int) int {
 		return 3
 	case id == idTopXid && version >= 14:
 		return 5
-	case id > maxBlockID:
-		return 1
 	}
-	return blockHeader
+	return 0
 }
 
 // block reads one XLogRecordBlockHeader and what belongs to it. It returns how many bytes of image and data the
 // block has behind the headers, and the header's size.
 func (r *Record) block(h []byte, pageSize uint32) (payload uint64, taken int, err error) {
+	if len(h) < blockHeader {
+		return 0, 0, errShort
+	}
 	le := binary.LittleEndian
 	flags, dataSize := h[1], le.Uint16(h[2:])
 	if (flags&hasData != 0) != (dataSize > 0) {

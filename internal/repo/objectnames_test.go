@@ -11,23 +11,33 @@ import (
 // Any texts as names of systems and snapshots: an object's name stays in its folder, is one that stores take or refuse
 // as a whole, shows nothing of the system's name, and two names never give one object.
 func FuzzObjectNames(f *testing.F) {
-	for _, pair := range [][2]string{{"orders-db", "orders-da"}, {"", "/"}, {"a/b", "a"}, {"..", "../x"}, {"a\x00", "a"}, {"20261123t204700z-5e1f09ab", "20261123t204700z-5e1f09aB"}} {
+	for _, pair := range [][2]string{
+		{"orders-db", "orders-da"}, {"", "/"}, {"a/b", "a"}, {"..", "../x"}, {"a\x00", "a"}, {"20261123t204700z-5e1f09ab", "20261123t204700z-5e1f09aB"},
+		{"/000000", "0"}, // a text that is in the object names of every system
+	} {
 		f.Add(pair[0], pair[1])
 	}
 	r := newRepository(f, storetest.NewMemory())
+	names := func(system string) []string {
+		const id = SnapshotID("20261123t204700z-5e1f09ab")
+		return []string{r.systemName(system), r.snapshotName(system, id), r.intentName(system, id), r.extentName(system, 1, 0, 16), r.logPrefix(system, 1) + "x"}
+	}
+	// Without its hash, an object's name is that of every system's.
+	nameless := func(name, system string) string { return strings.Replace(name, r.keys.NameHash(system), "hash", 1) }
+	const anyone = "a system of its own"
+	anyones := names(anyone)
 	f.Fuzz(func(t *testing.T, a, b string) {
-		names := func(system string) []string {
-			const id = SnapshotID("20261123t204700z-5e1f09ab")
-			return []string{r.systemName(system), r.snapshotName(system, id), r.intentName(system, id), r.extentName(system, 1, 0, 16), r.logPrefix(system, 1) + "x"}
-		}
 		of := map[string]string{}
 		for _, system := range []string{a, b} {
-			for _, n := range names(system) {
+			if len(system) > 6 && strings.Contains(r.keys.NameHash(system), system) {
+				t.Errorf("the hash %q shows the system %q", r.keys.NameHash(system), system)
+			}
+			for i, n := range names(system) {
 				if err := store.CheckName(n); err != nil || len(n) > 200 {
 					t.Errorf("system %q gives the object %q: %v", system, n, err)
 				}
-				if len(system) > 6 && strings.Contains(n, system) && !strings.Contains(id16, system) {
-					t.Errorf("the object %q shows the system %q", n, system)
+				if nameless(n, system) != nameless(anyones[i], anyone) {
+					t.Errorf("the object %q of the system %q has more of it than its hash: another one has %q", n, system, anyones[i])
 				}
 				if other, ok := of[n]; ok && other != system {
 					t.Errorf("systems %q and %q share the object %q", other, system, n)
@@ -48,6 +58,3 @@ func FuzzObjectNames(f *testing.F) {
 		}
 	})
 }
-
-// id16 is what names hold that comes from no system: text of it in a system's name shows nothing.
-const id16 = "20261123t204700z-5e1f09ab 0000000000000000-0000000000000010 00000001 snapshots/ systems/ intents/ log/ " + "0123456789abcdef"

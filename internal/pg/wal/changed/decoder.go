@@ -29,7 +29,7 @@ func NewDecoder(c record.Config) (*Decoder, error) {
 	if d.reader, err = record.NewReader(c, d.record); err != nil {
 		return nil, err
 	}
-	d.m = newMap(d.tl, d.reader.Begin())
+	d.m = newMap(d.tl, 0)
 	return d, nil
 }
 
@@ -44,14 +44,19 @@ func (d *Decoder) End() wal.LSN { return d.reader.End() }
 func (d *Decoder) Write(b []byte) (int, error) { return d.reader.Write(b) }
 
 // Cut returns what changed since the last cut, up to End, and begins anew there. A record of which only a part has
-// come belongs to the next map. The map is the caller's.
+// come belongs to the next map. The map is the caller's. Its Start is zero as long as it is not known where the first
+// record starts.
 func (d *Decoder) Cut() *Map {
 	m := d.m
 	if m.Start == 0 {
-		m.Start = d.reader.Begin()
+		m.Start = d.reader.Begin() // not known before the first page has come: it may continue a record
 	}
 	m.End = max(d.reader.End(), m.Start)
-	d.m = newMap(d.tl, m.End)
+	next := m.End
+	if next == d.reader.Begin() {
+		next = 0 // no record has come
+	}
+	d.m = newMap(d.tl, next)
 	return m
 }
 

@@ -206,18 +206,26 @@ func Join(way *wal.Timelines, maps ...*Map) (*Map, error) {
 	}
 	all := newMap(way.Timeline, maps[0].Start)
 	for _, m := range maps {
-		_, end, ok := way.Range(m.Timeline)
-		switch {
-		case !ok:
-			return nil, fmt.Errorf("timeline %d of the changes from %s to %s is no ancestor of timeline %d", m.Timeline, m.Start, m.End, way.Timeline)
-		case m.End > end:
-			return nil, fmt.Errorf("timeline %d was left at %s, the changes reach from %s to %s", m.Timeline, end, m.Start, m.End)
-		case m.Start > all.End:
-			return nil, fmt.Errorf("the changes from %s to %s are not known", all.End, m.Start)
+		if err := all.Extend(way, m); err != nil {
+			return nil, err
 		}
-		all.add(m)
 	}
 	return all, nil
+}
+
+// Extend counts in a map that Join would take behind m. m.Timeline must be where the way ends.
+func (m *Map) Extend(way *wal.Timelines, later *Map) error {
+	_, end, ok := way.Range(later.Timeline)
+	switch {
+	case !ok:
+		return fmt.Errorf("timeline %d of the changes from %s to %s is no ancestor of timeline %d", later.Timeline, later.Start, later.End, way.Timeline)
+	case later.End > end:
+		return fmt.Errorf("timeline %d was left at %s, the changes reach from %s to %s", later.Timeline, end, later.Start, later.End)
+	case later.Start > m.End:
+		return fmt.Errorf("the changes from %s to %s are not known", m.End, later.Start)
+	}
+	m.add(later)
+	return nil
 }
 
 // add counts in a map of what came later.

@@ -61,3 +61,25 @@ func TestMapOverPromotion(t *testing.T) {
 		})
 	}
 }
+
+// A map that begins on a page which continues a record begins behind that record, and until then nowhere.
+func TestMapBeginsBehindAContinuedRecord(t *testing.T) {
+	log := pgtest.NewLog(t, 5<<20, 1<<20, 7)
+	log.Record(record.LogicalMessage, 0, make([]byte, 30_000))
+	start, end := log.Record(record.LogicalMessage, 0, make([]byte, 100))
+	d, err := NewDecoder(record.Config{Start: 5<<20 + wal.PageSize, Timeline: 1, SegmentSize: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ upTo, start, end wal.LSN }{
+		{5<<20 + 2*wal.PageSize, 0, 0}, {5<<20 + 3*wal.PageSize, 0, 0},
+		{wal.LSN(start) + 3, wal.LSN(start), wal.LSN(start)}, {wal.LSN(end), wal.LSN(start), (wal.LSN(end) + 7) &^ 7},
+	} {
+		if _, err := d.Write(log.Bytes[d.Next()-5<<20 : c.upTo-5<<20]); err != nil {
+			t.Fatal(err)
+		}
+		if m := d.Cut(); m.Start != c.start || m.End != c.end {
+			t.Errorf("up to %s: from %s to %s, want %s to %s", c.upTo, m.Start, m.End, c.start, c.end)
+		}
+	}
+}

@@ -175,13 +175,15 @@ func (c *checker) small(ctx context.Context) error {
 	kinds := []struct {
 		prefix string
 		kind   seal.Kind
+		all    bool // or those that are chosen: there are as many as extents
 	}{
-		{prefixSystems, seal.KindSystem},
-		{prefixSigners, seal.KindSigner},
-		{prefixIntents, seal.KindIntent},
-		{prefixCollect, seal.KindCollection},
-		{prefixLogFiles, seal.KindLogFile},
-		{prefixMarks, seal.KindMark},
+		{prefixSystems, seal.KindSystem, true},
+		{prefixSigners, seal.KindSigner, true},
+		{prefixIntents, seal.KindIntent, true},
+		{prefixCollect, seal.KindCollection, true},
+		{prefixLogFiles, seal.KindLogFile, true},
+		{prefixMarks, seal.KindMark, true},
+		{prefixSummaries, seal.KindSummary, false},
 	}
 	for _, k := range kinds {
 		var names []string
@@ -192,6 +194,9 @@ func (c *checker) small(ctx context.Context) error {
 			c.report.Systems = len(names)
 		}
 		for _, name := range names {
+			if !k.all && !c.chosen() {
+				continue
+			}
 			b, err := c.r.store.Get(ctx, name, maxIndexObject)
 			if errors.Is(err, store.ErrNotExist) {
 				continue // removed meanwhile

@@ -68,6 +68,9 @@ func (l *little) putLog(t testing.TB, r *Repository) {
 	if err := log.PutFile(t.Context(), "00000002.history", l.secret); err != nil {
 		t.Fatal(err)
 	}
+	if err := log.PutSummary(t.Context(), Summary{1, 1<<24 + 100, 1<<24 + 900}, l.secret); err != nil {
+		t.Fatal(err)
+	}
 	if err := log.PutMark(t.Context(), Mark{Stream: 1, LSN: 1<<24 + 2000, Writer: time.Unix(1, 0)}); err != nil {
 		t.Fatal(err)
 	}

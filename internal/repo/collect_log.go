@@ -14,12 +14,13 @@ import (
 // LogReport says what CollectLog removed.
 type LogReport struct {
 	Extents   int   `json:"extents"`
+	Summaries int   `json:"summaries"`
 	Bytes     int64 `json:"bytes"`     // stored
 	Undecided int   `json:"undecided"` // writers that may need any part of the log: nothing was removed because of them
 }
 
 // CollectLog removes the extents of a system's log that end at or before their stream's floor: the position from
-// which on somebody needs it, which only the engine knows. A stream without a floor is kept whole. Nothing is
+// which on somebody needs it, which only the engine knows; and their summaries. A stream without a floor is kept whole. Nothing is
 // removed where the system has no snapshot, or an undecided writer; a snapshot that was committed after the floors
 // were found lowers them.
 func (r *Repository) CollectLog(ctx context.Context, system string, floors map[StreamID]uint64) (LogReport, error) {
@@ -95,6 +96,10 @@ func (r *Repository) undecided(ctx context.Context, system string) (int, error) 
 func (l *Log) dropBelow(ctx context.Context, s StreamID, floor uint64, report *LogReport) error {
 	if floor == 0 {
 		return nil
+	}
+	// Before the extents: streams are found by these, so that a crash in between leaves no summary behind for ever.
+	if err := l.dropSummaries(ctx, s, floor, report); err != nil {
+		return err
 	}
 	all, err := l.Extents(ctx, s, 0)
 	if err != nil {

@@ -26,6 +26,7 @@ const (
 	prefixLog       = "log/"
 	prefixLogFiles  = "logfiles/"
 	prefixMarks     = "marks/"
+	prefixSummaries = "summaries/"
 	prefixSigners   = "signers/"
 )
 

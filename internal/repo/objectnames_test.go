@@ -20,7 +20,7 @@ func FuzzObjectNames(f *testing.F) {
 	r := newRepository(f, storetest.NewMemory())
 	names := func(system string) []string {
 		const id = SnapshotID("20261123t204700z-5e1f09ab")
-		return []string{r.systemName(system), r.snapshotName(system, id), r.intentName(system, id), r.extentName(system, 1, 0, 16), r.logPrefix(system, 1) + "x"}
+		return []string{r.systemName(system), r.snapshotName(system, id), r.intentName(system, id), r.extentName(system, 1, 0, 16), r.logPrefix(system, 1) + "x", r.Log(system).summaryName(Summary{1, 0, 16})}
 	}
 	// Without its hash, an object's name is that of every system's.
 	nameless := func(name, system string) string { return strings.Replace(name, r.keys.NameHash(system), "hash", 1) }

@@ -88,8 +88,8 @@ func TestCollectLog(t *testing.T) {
 		t.Errorf("without a floor: %+v, %v", rep, err)
 	}
 	rep, err = r.CollectLog(t.Context(), "orders-db", map[StreamID]uint64{1: 1<<24 + 1999})
-	if err != nil || rep.Extents != 1 {
-		t.Errorf("with a floor inside of the second extent: %+v, %v; want 1 extent", rep, err)
+	if err != nil || rep.Extents != 1 || rep.Summaries != 1 {
+		t.Errorf("with a floor inside of the second extent: %+v, %v; want 1 extent and the summary", rep, err)
 	}
 	w, err := r.Begin(t.Context(), "orders-db", DefaultGroup)
 	if err != nil {

@@ -26,6 +26,7 @@ const (
 	KindLogFile    Kind = 8
 	KindMark       Kind = 9
 	KindSigner     Kind = 10
+	KindSummary    Kind = 11
 )
 
 const (

@@ -10,5 +10,6 @@
 //	sort the entries into the tree; commit
 //
 // The log (LogWriter, StreamLog) is received over the replication protocol, spooled, and stored as finished
-// blocks and, every second, as a piece of the unfinished one; Push is the classic way by archive_command.
+// blocks and, every second, as a piece of the unfinished one; Push is the classic way by archive_command. Beside each
+// block goes a summary of what it changed, from which ChangedBlocks tells which pages a snapshot has to read.
 package capture

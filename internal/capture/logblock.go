@@ -32,6 +32,7 @@ type logBlock struct {
 	pieces logPieces
 	since  time.Time // when the oldest byte that is not stored arrived; zero: none
 	busy   bool      // a worker has a job on it
+	summed bool      // nobody reads it for its summary any more
 
 	spooled   wal.LSN // up to here the spool has it, durably
 	unspooled time.Time
@@ -71,7 +72,7 @@ func (p logPieces) any() bool { return p.small+p.joined > 0 }
 
 // done tells whether the block can be forgotten.
 func (b *logBlock) done() bool {
-	return b.closed && b.whole == b.hi && b.stored == b.hi && !b.busy && !b.spooling
+	return b.closed && b.whole == b.hi && b.stored == b.hi && !b.busy && !b.spooling && b.summed
 }
 
 // bytes returns what memory holds from..to. It stays valid while the block is busy or spooling.

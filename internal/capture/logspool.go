@@ -50,7 +50,7 @@ func (w *LogWriter) takeSpoolLocked(now time.Time) (b *logBlock, from, to wal.LS
 	if w.starved {
 		// The newest that is complete: the oldest ones are stored next.
 		for i := len(w.blocks) - 1; i >= 0; i-- {
-			if b := w.blocks[i]; b.closed && b.data != nil && !b.busy {
+			if b := w.blocks[i]; b.closed && b.data != nil && !b.busy && b.summed {
 				return take(b)
 			}
 		}
@@ -118,7 +118,7 @@ func (w *LogWriter) spool(b *logBlock, from, to wal.LSN) {
 		w.spoolAt = began.Add(w.opts.Interval)
 	}
 	w.status.SpoolErr = err
-	if w.starved && b.closed && b.hi == b.spooled && !b.busy && b.data != nil {
+	if w.starved && b.closed && b.hi == b.spooled && !b.busy && b.summed && b.data != nil {
 		w.free = append(w.free, b.data)
 		b.data = nil
 	}

@@ -187,6 +187,7 @@ func (s *LogStream) session(ctx context.Context) error {
 	if err := checkLogIdentity(ctx, s.cfg.Log, id); err != nil {
 		return err
 	}
+	s.writer.Summarise(id)
 	if err := s.reserve(ctx, conn); err != nil {
 		return err
 	}

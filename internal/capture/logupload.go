@@ -29,6 +29,8 @@ func (w *LogWriter) Run(ctx context.Context) error {
 	}
 	sides.Go(func() error { return w.runSpool(side) })
 	sides.Go(func() error { return w.runMarks(side) })
+	sides.Go(func() error { return w.runChanges(side) })
+	sides.Go(func() error { return w.runSummaries(side) })
 	err := workers.Wait()
 	stop(errDrained)
 	sideErr := sides.Wait()
@@ -38,7 +40,9 @@ func (w *LogWriter) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(sideErr, w.lastMark(ctx))
+	sideErr = errors.Join(sideErr, w.lastMark(ctx))
+	w.lastSummaries(ctx)
+	return sideErr
 }
 
 // work stores one extent after another.

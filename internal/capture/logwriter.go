@@ -46,6 +46,8 @@ func (o *LogOptions) setDefaults() {
 // unfinished tail as pieces. Begin, History, Write and Finish are called by one goroutine, the receiver's, while
 // Run works in another one; Status may be called by any.
 //
+// Of each block that is complete it stores a summary too: which pages it changed (see Summarise).
+//
 // It never fails because of the repository: what cannot be stored is tried again, meanwhile the bytes go to the
 // spool, and when that is full too, Write waits. Its memory is Blocks × 16 MiB, and for each of two workers a block
 // in its compressed and its sealed form and, when there is a backlog, as it was read from the spool: 160 MiB for
@@ -73,6 +75,7 @@ type LogWriter struct {
 	drops     []logPosition             // what the spool need not keep
 	dropFiles []string
 
+	changes logChanges
 	marks   logMarks
 	retryAt time.Time
 	backoff time.Duration
@@ -226,6 +229,7 @@ func (w *LogWriter) block(ctx context.Context, lsn wal.LSN) (*logBlock, error) {
 		}
 		if data := w.takeBufferLocked(); data != nil {
 			b := &logBlock{timeline: w.timeline, start: logBlockStart(lsn), lo: lsn, hi: lsn, data: data, stored: lsn, spooled: lsn, whole: lsn}
+			b.summed = w.changes.feed == nil
 			b.pieces.from = lsn
 			w.blocks = append(w.blocks, b)
 			w.mu.Unlock()

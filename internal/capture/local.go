@@ -25,22 +25,19 @@ const pieceBytes = repo.ListLen * repo.Grid
 // local reads the data directory beside the running server.
 func (s *snapshot) local(ctx context.Context) (cluster.Result, error) {
 	began := time.Now()
-	backup, err := cluster.BeginBackup(ctx, s.conn, s.info, "holdfast "+string(s.w.ID()), s.cfg.Checkpoint)
+	a, err := s.forceCheckpoint(ctx)
 	if err != nil {
 		return cluster.Result{}, err
 	}
-	defer backup.Abort() //nolint:errcheck // after a Stop it does nothing, and before one the error is another
+	defer a.abort()
 	s.report.Checkpoint = time.Since(began)
 	began = time.Now()
 	if err := s.readFiles(ctx); err != nil {
 		return cluster.Result{}, err
 	}
-	if err := s.readControl(ctx); err != nil {
-		return cluster.Result{}, err
-	}
 	s.report.Copy = time.Since(began)
 	began = time.Now()
-	result, err := backup.Stop(ctx)
+	result, err := a.finish(ctx)
 	s.report.Log = time.Since(began)
 	return result, err
 }
@@ -72,7 +69,7 @@ func (s *snapshot) readFiles(ctx context.Context) error {
 	})
 	var read atomic.Int64
 	progress := func(n int) {
-		s.cfg.Progress(dr.Progress{Phase: "reading " + s.cfg.System, Done: dr.Bytes(read.Add(int64(n))), Total: dr.Bytes(s.info.Size)})
+		s.cfg.Progress(dr.Progress{Phase: "reading " + s.cfg.System, Done: dr.Bytes(read.Add(int64(n))), Total: dr.Bytes(s.size)})
 	}
 	checkers := make([]pageChecker, s.cfg.Workers)
 	for i := range checkers {
@@ -237,6 +234,10 @@ func (s *snapshot) readControl(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return s.saveControl(ctx, content)
+}
+
+func (s *snapshot) saveControl(ctx context.Context, content []byte) error {
 	lane := s.w.Lane()
 	id, err := lane.Save(ctx, content, nil)
 	if err != nil {

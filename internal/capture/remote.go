@@ -157,7 +157,7 @@ func (in *remoteReader) chunk(ctx context.Context, r io.Reader, j chunkJob, at i
 		in.checkPages(e, at, j.buf)
 	}
 	in.read += int64(len(j.buf))
-	in.s.cfg.Progress(dr.Progress{Phase: "receiving " + in.s.cfg.System, Done: dr.Bytes(in.read), Total: dr.Bytes(in.s.info.Size)})
+	in.s.cfg.Progress(dr.Progress{Phase: "receiving " + in.s.cfg.System, Done: dr.Bytes(in.read), Total: dr.Bytes(in.s.size)})
 	return send(ctx, in.jobs, j)
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,8 +29,12 @@ type SnapshotConfig struct {
 	Connection string              // libpq connection string
 	DataDir    string              // the data directory on this machine; empty: everything comes over Connection
 	Checkpoint cluster.CheckpointMode
-	Codec      repo.Codec // for relation files; may be nil
-	Workers    int        // 0: one for each processor that Go may use
+	// ForceCheckpoint begins every snapshot with a new checkpoint. Otherwise one that takes what changed begins at the
+	// last checkpoint that the server has completed: it asks nothing of the server, and recovery replays as much more.
+	ForceCheckpoint bool
+	Scan            Scan
+	Codec           repo.Codec // for relation files; may be nil
+	Workers         int        // 0: one for each processor that Go may use
 	// WaitLog returns when the repository holds the log of a timeline up to end, or says why it will not. It
 	// decides whether the snapshot can be restored alone, so the snapshot exists only after it returned nil.
 	WaitLog  func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error
@@ -44,8 +49,15 @@ type SnapshotReport struct {
 	Copy       time.Duration  `json:"copyNs"`
 	Log        time.Duration  `json:"logNs"` // end of the backup, and until the log up to it was durable
 	Total      time.Duration  `json:"totalNs"`
-	Pages      int64          `json:"pages"` // pages of relations that were checked
-	Torn       int64          `json:"torn"`  // pages that were read again because PostgreSQL was writing them
+	// FullScan says why everything was read; empty where only what changed was.
+	FullScan string `json:"fullScan,omitempty"`
+	Pages    int64  `json:"pages"` // pages of relations that were read and checked
+	Torn     int64  `json:"torn"`  // pages that were read again because PostgreSQL was writing them
+	// Compared is how many pages that the log did not name were compared with the snapshot before, and Missed those of
+	// them that differ: changes of which the log should have told.
+	Compared    int64    `json:"compared,omitempty"`
+	Missed      []Missed `json:"missed,omitempty"`
+	NotCompared string   `json:"notCompared,omitempty"` // why there was nothing to compare with
 	// Problems are the pages and files that are damaged at the source. They are stored as they are.
 	Problems []Problem `json:"problems,omitempty"`
 	// Skipped are things in the data directory that no backup holds and PostgreSQL did not put there.
@@ -67,7 +79,7 @@ func Snapshot(ctx context.Context, r *repo.Repository, cfg SnapshotConfig) (*Sna
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
-	s := &snapshot{cfg: cfg, w: w, conn: conn, info: info, report: &SnapshotReport{}}
+	s := &snapshot{repo: r, cfg: cfg, w: w, conn: conn, info: info, report: &SnapshotReport{}}
 	err = s.take(ctx)
 	if err = errors.Join(err, w.Close(context.WithoutCancel(ctx))); err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
@@ -120,13 +132,19 @@ func (c *SnapshotConfig) connect(ctx context.Context) (*pgx.Conn, cluster.Info, 
 
 // snapshot is one attempt.
 type snapshot struct {
-	cfg     SnapshotConfig
-	w       *repo.Writer
-	conn    *pgx.Conn
-	info    cluster.Info
-	report  *SnapshotReport
-	entries []treeEntry // in no order until they are put into the tree
-	links   []string    // paths of the tablespaces' links that were met
+	repo      *repo.Repository
+	cfg       SnapshotConfig
+	w         *repo.Writer
+	conn      *pgx.Conn
+	info      cluster.Info
+	report    *SnapshotReport
+	entries   []treeEntry // in no order until they are put into the tree
+	links     []string    // paths of the tablespaces' links that were met
+	size      int64       // about how many bytes there are to read
+	read      atomic.Int64
+	before    *base           // the snapshot before, or
+	beforeErr error           // why it cannot serve
+	edits     []repo.TreeEdit // where it takes what changed: what differs from the snapshot before
 }
 
 // treeEntry is a finished entry. About 200 bytes are kept for each file of the cluster, and 32 for each 128 MiB
@@ -137,13 +155,7 @@ type treeEntry struct {
 }
 
 func (s *snapshot) take(ctx context.Context) error {
-	var result cluster.Result
-	var err error
-	if s.cfg.DataDir != "" {
-		result, err = s.local(ctx)
-	} else {
-		result, err = s.remote(ctx)
-	}
+	result, before, err := s.content(ctx)
 	if err != nil {
 		return interrupted(err)
 	}
@@ -153,22 +165,63 @@ func (s *snapshot) take(ctx context.Context) error {
 		return interrupted(err)
 	}
 	began := time.Now()
+	if s.cfg.DataDir != "" {
+		if err := s.bringTail(ctx, end.Timeline, result.Start, result.Stop); err != nil {
+			return fmt.Errorf("the log from %s to %s: %w", result.Start, result.Stop, err)
+		}
+	}
 	if s.cfg.WaitLog != nil {
 		if err := s.cfg.WaitLog(ctx, end.Timeline, result.Start, result.Stop); err != nil {
 			return fmt.Errorf("the log from %s to %s: %w", result.Start, result.Stop, err)
 		}
 	}
 	s.report.Log += time.Since(began)
-	m, err := s.manifest(ctx, result, end.Timeline)
+	m, err := s.manifest(ctx, before, result, end.Timeline)
 	if err != nil {
 		return err
 	}
 	s.report.Snapshot = m
-	return s.w.Commit(ctx, m)
+	if err := s.w.Commit(ctx, m); err != nil {
+		return err
+	}
+	if s.cfg.Scan == ScanFull && s.cfg.DataDir != "" {
+		return s.prove(ctx, m, result.Start)
+	}
+	return nil
+}
+
+// content stores what the snapshot consists of: what changed since the snapshot before, which it returns, or everything.
+func (s *snapshot) content(ctx context.Context) (cluster.Result, *base, error) {
+	if s.cfg.DataDir == "" {
+		s.report.FullScan = "it is taken from afar"
+	} else if s.before, s.beforeErr = s.base(ctx); s.cfg.Scan == ScanFull {
+		s.report.FullScan = "it was asked for"
+	} else {
+		b, err := s.before, s.beforeErr
+		var result cluster.Result
+		if err == nil {
+			result, err = s.changes(ctx, b)
+		}
+		var doubt *doubtError
+		if !errors.As(err, &doubt) {
+			return result, b, err
+		}
+		// What was stored so far is found again by its content.
+		s.entries, s.edits, s.links = nil, nil, nil
+		s.report = &SnapshotReport{FullScan: doubt.reason, Missed: s.report.Missed}
+		s.cfg.Log.Info("the snapshot reads everything", dr.KeySystem, s.cfg.System, dr.KeyReason, doubt.reason)
+	}
+	s.size = cluster.DatabaseBytes(ctx, s.conn)
+	if s.cfg.DataDir == "" {
+		result, err := s.remote(ctx)
+		return result, nil, err
+	}
+	result, err := s.local(ctx)
+	return result, nil, err
 }
 
 // manifest puts the entries into the tree and describes the snapshot.
-func (s *snapshot) manifest(ctx context.Context, result cluster.Result, stopTimeline wal.TimelineID) (*repo.Manifest, error) {
+func (s *snapshot) manifest(ctx context.Context, before *base, result cluster.Result, stopTimeline wal.TimelineID) (*repo.Manifest, error) {
 	facts, err := s.facts(ctx, result, stopTimeline)
 	if err != nil {
 		return nil, err
@@ -181,6 +234,13 @@ func (s *snapshot) manifest(ctx context.Context, result cluster.Result, stopTime
 		m.Problems = append(m.Problems, p.String())
 	}
 	s.leaveOutNewTablespaces(result.Tablespaces)
+	if before != nil {
+		for _, e := range s.entries {
+			s.edits = append(s.edits, repo.TreeEdit{Path: e.path, Entry: e.entry})
+		}
+		slices.SortFunc(s.edits, func(a, b repo.TreeEdit) int { return strings.Compare(a.Path, b.Path) })
+		return m, s.w.EditTree(ctx, before.manifest, s.edits, m)
+	}
 	sort.Slice(s.entries, func(i, j int) bool { return s.entries[i].path < s.entries[j].path })
 	tree := s.w.NewTree(ctx)
 	for _, e := range s.entries {
@@ -202,9 +262,9 @@ func (s *snapshot) leaveOutNewTablespaces(known []cluster.Tablespace) {
 		if was[link] {
 			continue
 		}
-		s.entries = slices.DeleteFunc(s.entries, func(e treeEntry) bool {
-			return e.path == link || strings.HasPrefix(e.path, link+"/")
-		})
+		within := func(path string) bool { return path == link || strings.HasPrefix(path, link+"/") }
+		s.entries = slices.DeleteFunc(s.entries, func(e treeEntry) bool { return within(e.path) })
+		s.edits = slices.DeleteFunc(s.edits, func(e repo.TreeEdit) bool { return within(e.Path) })
 	}
 }
 

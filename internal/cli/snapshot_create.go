@@ -18,6 +18,7 @@ import (
 type snapshotCreate struct {
 	app        *app
 	checkpoint string
+	full       bool
 }
 
 func newSnapshotCreateCommand(a *app) *cobra.Command {
@@ -29,13 +30,20 @@ func newSnapshotCreateCommand(a *app) *cobra.Command {
 none, from afar over the replication protocol. When the command ends with 0 the snapshot is durable and can be
 recovered alone: the log that it needs is in the repository too.
 
+Beside the database it reads what changed since the last snapshot: the pages that the log names, and the few files
+that no log describes. Recovery then begins at the last checkpoint that the server has completed; nothing is asked of
+the server unless there was none since the last snapshot. Where it is not certain what changed, it says why, and reads
+everything. --full-scan reads everything, compares it with what the log told, and names every page that the log should
+have told of: there must be none.
+
 Every page's checksum is verified while it is read. A page that is damaged in the database is named and stored as
 it is; the exit code is then 3.`,
 		Example: "  holdfast snapshot create orders-db",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(c *cobra.Command, args []string) error { return s.run(c.Context(), args[0]) },
 	}
-	c.Flags().StringVar(&s.checkpoint, "checkpoint", "", "`kind` of the checkpoint at the beginning: fast or spread (default: as configured)")
+	c.Flags().StringVar(&s.checkpoint, "checkpoint", "", "begin with a new checkpoint of this `kind`: fast or spread (default: only where one is needed, as configured)")
+	c.Flags().BoolVar(&s.full, "full-scan", false, "read everything, and look for changes of which the log did not tell")
 	return c
 }
 
@@ -43,6 +51,9 @@ func (s *snapshotCreate) run(ctx context.Context, system string) error {
 	o := workspace.SnapshotOptions{Checkpoint: config.Checkpoint(s.checkpoint)}
 	if s.checkpoint != "" && o.Checkpoint != config.CheckpointFast && o.Checkpoint != config.CheckpointSpread {
 		return usage(fmt.Errorf("--checkpoint %q: write fast or spread", s.checkpoint))
+	}
+	if s.full {
+		o.Scan = capture.ScanFull
 	}
 	w, err := s.app.workspace(nil)
 	if err != nil {
@@ -83,6 +94,11 @@ func (c createdSnapshot) writeText(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "snapshot %s of %s: %s in %s\n", m.ID, m.System, dr.Bytes(m.Bytes), count(int(m.Files), "file"))
 	fmt.Fprintf(w, "  new %s, stored as %s\n", dr.Bytes(m.Written.NewBytes), dr.Bytes(m.Written.StoredBytes))
+	if c.FullScan != "" {
+		fmt.Fprintf(w, "  everything was read: %s\n", c.FullScan)
+	} else {
+		fmt.Fprintf(w, "  what changed was read: %s\n", count(int(c.Pages), "page"))
+	}
 	_, err := fmt.Fprintf(w, "  took %s: checkpoint %s, copy %s (%s/s), log %s\n", round(c.Total), round(c.Checkpoint), round(c.Copy),
 		dr.Bytes(float64(m.Bytes)/max(c.Copy.Seconds(), 1e-3)), round(c.Log))
 	return err

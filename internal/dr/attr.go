@@ -14,6 +14,7 @@ const (
 	KeyObject     = "object"
 	KeyPhase      = "phase"
 	KeyPolicy     = "policy"
+	KeyReason     = "reason"
 	KeyRecovery   = "recovery"
 	KeyRepository = "repository"
 	KeySite       = "site"

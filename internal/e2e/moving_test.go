@@ -109,8 +109,9 @@ func compareRestored(t *testing.T, r *restored, source map[string]string) {
 		r.w.program("pg_amcheck", "-h", r.Server.Socket, "-p", fmt.Sprint(r.Server.Port), "-U", "postgres",
 			"--all", "--install-missing", "--heapallindexed", "--parent-check")
 	}
+	checksums := r.query("current_setting('data_checksums')") == "on"
 	r.stop()
-	if r.w.has("pg_checksums") {
+	if checksums && r.w.has("pg_checksums") {
 		r.w.program("pg_checksums", "--check", "-D", r.dir)
 	}
 	if _, err := os.Stat(filepath.Join(r.dir, "standby.signal")); err == nil {

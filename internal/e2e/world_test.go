@@ -95,13 +95,19 @@ type setup struct {
 
 func newWorld(t *testing.T, o pgtest.Options) *world {
 	t.Helper()
+	o.Checksums = true
+	return newWorldAsIs(t, o)
+}
+
+// newWorldAsIs is newWorld without data checksums, unless the options ask for them.
+func newWorldAsIs(t *testing.T, o pgtest.Options) *world {
+	t.Helper()
 	if o.Conf == nil {
 		o.Conf = map[string]string{}
 	}
 	if o.Conf["max_slot_wal_keep_size"] == "" {
 		o.Conf["max_slot_wal_keep_size"] = "2GB"
 	}
-	o.Checksums = true
 	w := bareWorld(t)
 	w.server = pgtest.Start(t, o)
 	w.configure(setup{})

@@ -2,28 +2,14 @@ package restore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
-
-// Places in pg_control (catalog/pg_control.h): where the checkpoint's position is, and the checksum of what is
-// before it. Version 1800 put a byte before the checksum.
-const (
-	checkpointOffset = 32
-	checksumOffset   = 288
-	checksumOffset18 = 292
-)
-
-// noCheckpoint is a position at which no record can begin (records are aligned to eight bytes), but which
-// PostgreSQL accepts as well-formed (XRecOffIsValid), so that it says what is wrong instead of crashing.
-const noCheckpoint = 0xDEAD
 
 // readControl takes pg_control out of the snapshot and makes it useless without backup_label.
 func (x *run) readControl(ctx context.Context, e *repo.Entry) error {
@@ -34,7 +20,7 @@ func (x *run) readControl(ctx context.Context, e *repo.Entry) error {
 			return fmt.Errorf("%s has %d bytes", control.Path, e.Size)
 		}
 		err = rd.Chunks(ctx, ids, func(_ int, plain []byte) error {
-			x.control, err = disarmed(plain)
+			x.control, err = control.Disarm(plain)
 			return err
 		}, nil)
 	}
@@ -46,25 +32,6 @@ func (x *run) readControl(ctx context.Context, e *repo.Entry) error {
 		return fmt.Errorf("read %s: %w", control.Path, err)
 	}
 	return nil
-}
-
-// disarmed returns a copy of pg_control that names no checkpoint.
-func disarmed(b []byte) ([]byte, error) {
-	d, err := control.Parse(b)
-	if err != nil {
-		return nil, err
-	}
-	b = append([]byte(nil), b...)
-	at := checksumOffset
-	if d.ControlVersion >= 1800 {
-		at = checksumOffset18
-	}
-	binary.LittleEndian.PutUint64(b[checkpointOffset:], noCheckpoint)
-	binary.LittleEndian.PutUint32(b[at:], crc32.Checksum(b[:at], crc32.MakeTable(crc32.Castagnoli)))
-	if d, err = control.Parse(b); err == nil && d.Checkpoint != noCheckpoint {
-		err = errors.New("its checkpoint is elsewhere than expected")
-	}
-	return b, err
 }
 
 // writeControl is the instant at which the directory becomes a cluster.

@@ -21,7 +21,8 @@ import (
 
 // SnapshotOptions are those of one snapshot.
 type SnapshotOptions struct {
-	Checkpoint config.Checkpoint // empty: as configured
+	Checkpoint config.Checkpoint // begins with a new one of this kind; empty: only where one is needed, as configured
+	Scan       capture.Scan
 	Progress   dr.ProgressFunc
 }
 
@@ -123,7 +124,7 @@ func (w *Workspace) SnapshotConfig(s System, o SnapshotOptions) capture.Snapshot
 	}
 	return capture.SnapshotConfig{
 		System: string(s.Name), Group: s.Group(), Connection: s.Postgres.Connection.DSN(), DataDir: s.Postgres.DataDirectory,
-		Checkpoint: cluster.CheckpointMode(checkpoint == config.CheckpointFast), Codec: w.codec,
+		Checkpoint: cluster.CheckpointMode(checkpoint == config.CheckpointFast), ForceCheckpoint: o.Checkpoint != "", Scan: o.Scan, Codec: w.codec,
 		Progress: o.Progress, Log: w.log,
 		WaitLog: func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
 			return waitLog(ctx, s.Repo.Log(string(s.Name)), tl, start, end, func() error { return nil })

@@ -43,12 +43,12 @@ type Info struct {
 	Checksums      bool
 	Tablespaces    []Tablespace // without pg_default and pg_global
 	Settings       Settings
-	Size           int64 // bytes of all databases; zero where the role may not see it
 }
 
 // Settings are those that decide whether and how a server can be protected.
 type Settings struct {
 	FullPageWrites     bool
+	WALLogHints        bool
 	WALLevel           string
 	ArchiveMode        string // off, on, always
 	MaxSlotWALKeepSize int64  // bytes; negative: without limit
@@ -120,12 +120,12 @@ func identity(ctx context.Context, conn *pgx.Conn, i *Info) error {
 func settings(ctx context.Context, conn *pgx.Conn, i *Info) error {
 	s := &i.Settings
 	return conn.QueryRow(ctx, `
-		SELECT current_setting('full_page_writes')::bool, current_setting('wal_level'), current_setting('archive_mode'),
+		SELECT current_setting('full_page_writes')::bool, current_setting('wal_log_hints')::bool, current_setting('wal_level'), current_setting('archive_mode'),
 		       (SELECT CASE WHEN setting::int8 < 0 THEN -1 ELSE setting::int8 * 1024 * 1024 END
 		          FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
 		       current_setting('max_wal_senders')::int, current_setting('max_replication_slots')::int,
 		       current_setting('synchronous_standby_names'), current_setting('cluster_name')`).
-		Scan(&s.FullPageWrites, &s.WALLevel, &s.ArchiveMode, &s.MaxSlotWALKeepSize, &s.MaxWALSenders, &s.MaxSlots,
+		Scan(&s.FullPageWrites, &s.WALLogHints, &s.WALLevel, &s.ArchiveMode, &s.MaxSlotWALKeepSize, &s.MaxWALSenders, &s.MaxSlots,
 			&s.SyncStandbyNames, &s.ClusterName)
 }
 
@@ -167,11 +167,18 @@ func privileged(ctx context.Context, conn *pgx.Conn, i *Info) error {
 	if err := allowDenied(err); err != nil {
 		return err
 	}
-	// A database that is dropped at this moment makes the sum fail too; it is an estimate.
-	if err := conn.QueryRow(ctx, "SELECT sum(pg_database_size(oid))::int8 FROM pg_database").Scan(&i.Size); err != nil {
-		i.Size = 0
-	}
 	return ctx.Err()
+}
+
+// DatabaseBytes estimates how many bytes all databases have, 0 where the role may not see it. The server looks at every
+// file.
+func DatabaseBytes(ctx context.Context, conn *pgx.Conn) int64 {
+	var n int64
+	// A database that is dropped at this moment makes the sum fail too.
+	if err := conn.QueryRow(ctx, "SELECT sum(pg_database_size(oid))::int8 FROM pg_database").Scan(&n); err != nil {
+		return 0
+	}
+	return n
 }
 
 // allowDenied forgets an error that says that the role lacks a privilege.

@@ -56,8 +56,32 @@ func ParsePath(path string) (Relation, bool) {
 		return Relation{}, false
 	}
 	r := Relation{Number: number, Fork: fork, Segment: segment}
-	r.Tablespace, r.Database, ok = parseDatabaseDir(dir)
+	r.Tablespace, r.Database, ok = ParseDatabaseDir(dir)
 	return r, ok
+}
+
+// Path returns where the file lies, which ParsePath reads. tablespaceDir is the server's folder in tablespaces
+// (Info.TablespaceDir).
+func (r Relation) Path(tablespaceDir string) string {
+	path := fmt.Sprintf("%s/%d", DatabaseDir(r.Tablespace, r.Database, tablespaceDir), r.Number)
+	if r.Fork != Main {
+		path += "_" + r.Fork.String()
+	}
+	if r.Segment > 0 {
+		path += "." + strconv.FormatUint(uint64(r.Segment), 10)
+	}
+	return path
+}
+
+// DatabaseDir returns the folder of a database's relations in a tablespace.
+func DatabaseDir(tablespace, database uint32, tablespaceDir string) string {
+	switch tablespace {
+	case GlobalTablespace:
+		return "global"
+	case DefaultTablespace:
+		return fmt.Sprintf("base/%d", database)
+	}
+	return fmt.Sprintf("pg_tblspc/%d/%s/%d", tablespace, tablespaceDir, database)
 }
 
 func cutLast(path string) (dir, name string) {
@@ -68,8 +92,8 @@ func cutLast(path string) (dir, name string) {
 	return path[:i], path[i+1:]
 }
 
-// parseDatabaseDir tells of which tablespace and database a folder holds the relations.
-func parseDatabaseDir(dir string) (tablespace, database uint32, ok bool) {
+// ParseDatabaseDir tells of which tablespace and database a folder holds the relations.
+func ParseDatabaseDir(dir string) (tablespace, database uint32, ok bool) {
 	if dir == "global" {
 		return GlobalTablespace, 0, true
 	}

@@ -18,7 +18,13 @@ type WalkOptions struct {
 	// Skipped is told of what lies in the data directory and is in no backup, though PostgreSQL did not put it
 	// there: sockets, devices, symbolic links other than those of tablespaces.
 	Skipped func(path, why string)
+	// Relations, where it is not nil, tells of which databases the relations are wanted. Of the folder of another one
+	// only the files that every database has are handed over (Own), and the folder is not listed.
+	Relations func(tablespace, database uint32) bool
 }
+
+// Own are the files that a database's folder holds beside its relations, in ascending order.
+var Own = []string{"PG_VERSION", "pg_filenode.map"}
 
 // Walk calls fn for everything that a base backup of a data directory holds, except ControlFile, in ascending
 // order of the paths' bytes, without opening a file. What vanishes meanwhile was dropped, and is left out. It
@@ -85,7 +91,15 @@ func (w *walker) dir(ctx context.Context, rel, source string) error {
 		isLink := e.Type()&fs.ModeSymlink != 0 && (rel == "pg_tblspc" || rel == "" && e.Name() == "pg_wal")
 		return e.IsDir() || isLink
 	}
-	_, _, database := parseDatabaseDir(rel)
+	tablespace, oid, database := ParseDatabaseDir(rel)
+	if database && w.o.Relations != nil && !w.o.Relations(tablespace, oid) {
+		for _, name := range Own {
+			if err := w.entry(join(rel, name), filepath.Join(source, name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	return sortedNames(ctx, source, w.limit, descend, func(key string) error {
 		name, isDescent := strings.CutSuffix(key, "/")
 		path := join(rel, name)

@@ -1,0 +1,111 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
+	"github.com/holdfast-dr/holdfast/internal/pg/control"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+)
+
+// anchor is where recovery from a snapshot begins, and how the snapshot ends.
+type anchor struct {
+	start    wal.LSN        // redo of a checkpoint that is complete: everything before it is in the files
+	timeline wal.TimelineID // on which start lies
+	finish   func(context.Context) (cluster.Result, error)
+	abort    func() // does nothing after finish
+}
+
+// begin finds or makes the checkpoint from which recovery will begin.
+func (s *snapshot) begin(ctx context.Context, b *base) (*anchor, error) {
+	if s.cfg.ForceCheckpoint || b.newTablespaces(s.info.Tablespaces) {
+		return s.forceCheckpoint(ctx)
+	}
+	c, content, err := control.Read(ctx, s.cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if c.Redo <= b.facts.StartLSN && s.info.LSN > c.Redo+logBlockSize {
+		return s.forceCheckpoint(ctx) // nothing would become shorter for a recovery
+	}
+	return s.lastCheckpoint(c, content)
+}
+
+// forceCheckpoint begins a backup that the server knows of.
+func (s *snapshot) forceCheckpoint(ctx context.Context) (*anchor, error) {
+	backup, err := cluster.BeginBackup(ctx, s.conn, s.info, s.label(), s.cfg.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	finish := func(ctx context.Context) (cluster.Result, error) {
+		if err := s.readControl(ctx); err != nil {
+			return cluster.Result{}, err
+		}
+		return backup.Stop(ctx)
+	}
+	return &anchor{backup.Start, backup.Timeline, finish, backup.Abort}, nil
+}
+
+func (s *snapshot) label() string { return "holdfast " + string(s.w.ID()) }
+
+// lastCheckpoint begins at the last checkpoint that the server has completed, and asks it for nothing: its log from
+// there on is ours already, and what a backup that the server knows of does more (it forces full_page_writes, and
+// writes a record at its end) is looked up in that log. The snapshot is described as a backup of a standby: those end
+// where pg_control says, without a record of the end.
+func (s *snapshot) lastCheckpoint(c control.Data, content []byte) (*anchor, error) {
+	if !c.FullPageWrites {
+		return nil, doubtf("full_page_writes was off at the last checkpoint")
+	}
+	finish := func(ctx context.Context) (cluster.Result, error) {
+		r := cluster.Result{Start: c.Redo, Timeline: c.Timeline, Stop: c.Redo, FromStandby: true}
+		consistent, err := s.consistentFrom(ctx)
+		if err != nil {
+			return r, err
+		}
+		r.Stop = max(r.Stop, consistent.lsn)
+		content, err := control.AsStandby(content, consistent.timeline, r.Stop)
+		if err != nil {
+			return r, err
+		}
+		size := s.info.WALSegmentSize
+		r.Label = wal.Label{
+			StartLSN: c.Redo, StartFile: wal.SegmentName(c.Timeline, size.Segment(c.Redo), size), CheckpointLSN: c.Checkpoint,
+			Method: "streamed", From: "standby", StartTime: time.Now().UTC().Format("2006-01-02 15:04:05 UTC"), Label: s.label(), Timeline: c.Timeline,
+		}
+		r.LabelFile = r.Label.Format()
+		for _, t := range s.info.Tablespaces {
+			r.Tablespaces = append(r.Tablespaces, cluster.Tablespace{OID: t.OID, Location: t.Location})
+		}
+		return r, s.saveControl(ctx, content)
+	}
+	return &anchor{c.Redo, c.Timeline, finish, func() {}}, nil
+}
+
+// consistentFrom returns up to where the log has to be replayed so that the pages that were read until now agree with
+// each other: no page is written before the log of its last change is. On a standby pg_control says it. A primary
+// inserts a record, and writes the log to the disk up to it.
+func (s *snapshot) consistentFrom(ctx context.Context) (logPosition, error) {
+	if s.info.InRecovery {
+		c, _, err := control.Read(ctx, s.cfg.DataDir)
+		return logPosition{c.MinRecoveryTimeline, c.MinRecovery}, err
+	}
+	var lsn string
+	tx, err := s.conn.Begin(ctx)
+	if err == nil {
+		// "local": whether a standby has it does not matter here.
+		_, err = tx.Exec(ctx, "SET LOCAL synchronous_commit = local")
+	}
+	if err == nil {
+		err = tx.QueryRow(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', $1)::text", s.label()).Scan(&lsn)
+	}
+	if err == nil {
+		err = tx.Commit(ctx)
+	}
+	if err != nil {
+		return logPosition{}, fmt.Errorf("mark the end of the snapshot in the log: %w", err)
+	}
+	end, err := wal.ParseLSN(lsn)
+	return logPosition{s.info.Timeline, end}, err
+}

@@ -1,0 +1,115 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
+	"github.com/holdfast-dr/holdfast/internal/pg/page"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// Every snapshot of what changed also reads some pages that the log did not name, and compares them with what is
+// stored: so many, of so many files. Files are drawn from the snapshot before, larger ones with preference.
+const (
+	auditDraws = 64
+	auditFiles = 8
+	auditPages = 8 // of each file
+)
+
+// audit compares a sample. A page that changed without a word in the log is a *doubtError, after which everything is
+// read.
+func (c *changedFiles) audit(ctx context.Context) error {
+	chance := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // a sample, not a secret
+	p := c.s.proof(c.m)
+	for range auditDraws {
+		if p.files == auditFiles {
+			break
+		}
+		path, e, err := c.reader.Sample(ctx, c.root, chance)
+		if err != nil {
+			return err
+		}
+		r, ok := cluster.ParsePath(path)
+		if !ok || r.Fork == cluster.FSM || e.Size < repo.PageSize || chance.Int64N(e.Size) < chance.Int64N(repo.Grid) {
+			continue
+		}
+		if err := c.auditFile(ctx, p, r, path, e, chance); err != nil {
+			return err
+		}
+	}
+	c.s.report.Compared, c.s.report.Missed = p.pages, p.missed
+	if len(p.missed) == 0 {
+		return nil
+	}
+	c.s.cfg.Log.Error("a page changed of which the log did not tell", dr.KeySystem, c.s.cfg.System, dr.KeyFile, p.missed[0].String(),
+		dr.KeyNext, "report this with the server's version; the snapshot reads everything now")
+	return doubtf("a sample found a change of which the log did not tell: %s", p.missed[0])
+}
+
+func (c *changedFiles) auditFile(ctx context.Context, p *proof, r cluster.Relation, path string, e *repo.Entry, chance *rand.Rand) error {
+	f, err := os.Open(c.source(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // dropped
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	part := chance.IntN(repo.ListCount(e.Size))
+	stored, err := c.reader.FilePart(ctx, e, part)
+	if err != nil {
+		return err
+	}
+	change := c.m.Lookup(changed.Fork{Tablespace: r.Tablespace, Database: r.Database, Relation: r.Number, Fork: r.Fork})
+	first := r.FirstBlock(p.blocks) + uint32(part)*pagesOfPart
+	var pages []uint16
+	for range auditPages {
+		page := uint16(chance.Int64N(stored.Length() / repo.PageSize))
+		if !change.Has(first+uint32(page)) && !slices.Contains(pages, page) {
+			pages = append(pages, page)
+		}
+	}
+	if len(pages) == 0 {
+		return nil
+	}
+	p.files++
+	slices.Sort(pages)
+	now := make([]byte, repo.PageSize)
+	return c.reader.Pages(ctx, stored, pages, func(n uint16, was []byte) error {
+		for try := 1; ; try++ {
+			if _, err := f.ReadAt(now, int64(part)*pieceBytes+int64(n)*repo.PageSize); isEOF(err) {
+				return nil // cut off
+			} else if err != nil {
+				return err
+			}
+			if bytes.Equal(was, now) || try == tornTries {
+				break
+			}
+			select { // it may be in the middle of being written
+			case <-time.After(tornPause):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		p.page(path, first+uint32(n), was, now)
+		return nil
+	})
+}
+
+// neverLogged tells whether a page may change without the log whatever the settings are: SP-GiST keeps on its first page
+// which pages have room (spgist_private.h, SpGistMetaPageData and SPGIST_PAGE_ID).
+func neverLogged(p []byte) bool {
+	const pageID, meta = 0xFF82, 1
+	special := int(page.ReadHeader(p).Special)
+	return special+8 <= len(p) && binary.LittleEndian.Uint16(p[len(p)-2:]) == pageID && binary.LittleEndian.Uint16(p[special:])&meta != 0
+}

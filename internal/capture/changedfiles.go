@@ -1,0 +1,379 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+// changedFiles brings the files of a cluster from one snapshot to the next: it gathers what is to be edited in the
+// tree, and sends the parts of files that have to be read to workers.
+//
+//	for each fork in the map              its segments on disk and in the snapshot before → parts with changed pages
+//	for each database made anew           everything in its folder
+//	everything that is no relation        read whole: no log describes it, and it is little
+//	what is gone from the disk            removed
+type changedFiles struct {
+	s      *snapshot
+	base   *base
+	m      *changed.Map
+	reader *repo.Reader // of this goroutine
+	root   seal.ChunkID
+
+	parts    chan []*changedPart
+	batch    []*changedPart // not sent yet
+	pages    int            // of batch
+	whole    map[database]bool
+	known    map[string]*repo.Entry // what the snapshot before has beside relations
+	budget   rewriteBudget
+	mu       sync.Mutex // guards edits, stored by the workers too
+	edits    map[string]repo.TreeEdit
+	examined map[relation]bool // of which all forks were looked at
+}
+
+type database struct{ tablespace, oid uint32 }
+
+type relation struct{ tablespace, database, number uint32 }
+
+// save reads what changed and stores it. The edits are complete when it returns nil.
+func (c *changedFiles) save(ctx context.Context) error {
+	var err error
+	if c.root, err = c.base.manifest.RootID(); err != nil {
+		return err
+	}
+	c.edits, c.whole, c.examined = map[string]repo.TreeEdit{}, map[database]bool{}, map[relation]bool{}
+	c.parts = make(chan []*changedPart)
+	eg, ctx := errgroup.WithContext(ctx)
+	checkers := make([]pageChecker, c.s.cfg.Workers)
+	for i := range checkers {
+		checkers[i] = pageChecker{checksums: c.s.info.Checksums, segmentBlocks: c.s.info.SegmentBlocks}
+		w := newChangedWorker(c, &checkers[i])
+		eg.Go(func() error { return w.run(ctx) })
+	}
+	eg.Go(func() error {
+		defer close(c.parts)
+		for _, step := range []func(context.Context) error{c.readKnown, c.forks, c.others, c.audit, c.flush} {
+			if err := step(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	err = eg.Wait()
+	for i := range checkers {
+		c.s.report.add(&checkers[i])
+	}
+	return err
+}
+
+func (c *changedFiles) edit(e repo.TreeEdit) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.edits[e.Path] = e
+}
+
+// errSkip ends a walk over a part of the tree.
+var errSkip = errors.New("the rest of this folder is passed over")
+
+// readKnown reads what the snapshot before has beside relations. It jumps over the folders of databases.
+func (c *changedFiles) readKnown(ctx context.Context) error {
+	c.known = map[string]*repo.Entry{}
+	for from := ""; ; {
+		next := ""
+		err := c.reader.Walk(ctx, c.root, from, func(path string, e *repo.Entry) error {
+			if _, _, ok := cluster.ParseDatabaseDir(dirOf(path)); ok && !isOwn(path) {
+				next = dirOf(path) + "/A" // behind all names that begin with a digit
+				return errSkip
+			}
+			c.known[path] = e
+			return nil
+		})
+		if !errors.Is(err, errSkip) {
+			return err
+		}
+		from = next
+	}
+}
+
+func dirOf(path string) string {
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		return path[:i]
+	}
+	return ""
+}
+
+// forks looks at every fork that the log names.
+func (c *changedFiles) forks(ctx context.Context) error {
+	for f, change := range c.m.Forks() {
+		if f.Relation == 0 {
+			c.whole[database{f.Tablespace, f.Database}] = true // others walks its folder
+		}
+		if c.whole[database{f.Tablespace, f.Database}] {
+			continue // databases come before their relations
+		}
+		if err := c.fork(ctx, f, change); err != nil {
+			return err
+		}
+		// Free space maps are hardly logged, so they are read whole wherever their relation changed.
+		r := relation{f.Tablespace, f.Database, f.Relation}
+		if !c.examined[r] {
+			c.examined[r] = true
+			f.Fork = cluster.FSM
+			if err := c.fork(ctx, f, changed.Change{}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fork looks at the segments of a fork that may have changed.
+func (c *changedFiles) fork(ctx context.Context, f changed.Fork, change changed.Change) error {
+	r := cluster.Relation{Tablespace: f.Tablespace, Database: f.Database, Number: f.Relation, Fork: f.Fork}
+	unlogged, err := c.unlogged(r)
+	if err != nil {
+		return err
+	}
+	runs, last := c.bySegment(change)
+	first := last
+	switch {
+	case change.Limit != changed.NoLimit:
+		first = change.Limit / c.s.info.SegmentBlocks
+	case len(runs) == 0:
+		return nil
+	default:
+		// The segment that was the last one before may have grown without a word in the log, up to the last one now.
+		if first, err = c.nearest(ctx, r, last); err != nil {
+			return err
+		}
+	}
+	for _, seg := range slices.Sorted(maps.Keys(runs)) {
+		if r.Segment = seg; seg >= first {
+			break
+		}
+		if _, err := c.segment(ctx, r, runs[seg], noLimit, unlogged); err != nil {
+			return err
+		}
+	}
+	for seg := first; ; seg++ {
+		r.Segment = seg
+		limit := noLimit
+		if change.Limit != changed.NoLimit {
+			limit = max(change.Limit, seg*c.s.info.SegmentBlocks) - seg*c.s.info.SegmentBlocks
+		}
+		there, err := c.segment(ctx, r, runs[seg], limit, unlogged)
+		// Behind the last change of a fork that was not cut off lie only segments that are as they were, and such as
+		// hold nothing but zeros that nobody has used.
+		if err != nil || !there && change.Limit != changed.NoLimit || seg >= last && change.Limit == changed.NoLimit {
+			return err
+		}
+	}
+}
+
+// bySegment returns the changed blocks below the limit for each segment, counted from its beginning, and the last
+// segment that has any.
+func (c *changedFiles) bySegment(change changed.Change) (runs map[uint32][]blockRun, last uint32) {
+	blocks := c.s.info.SegmentBlocks
+	runs = map[uint32][]blockRun{}
+	for from, n := range change.Runs() {
+		for n > 0 { // a run may cross the border of segments
+			seg := from / blocks
+			take := min(n, (seg+1)*blocks-from)
+			runs[seg] = append(runs[seg], blockRun{from % blocks, take})
+			last = max(last, seg)
+			from, n = from+take, n-take
+		}
+	}
+	return runs, last
+}
+
+// nearest returns the last segment up to last that the snapshot before has, 0 where it has none.
+func (c *changedFiles) nearest(ctx context.Context, r cluster.Relation, last uint32) (uint32, error) {
+	for ; last > 0; last-- {
+		r.Segment = last
+		if e, err := c.reader.Lookup(ctx, c.root, r.Path(c.s.info.TablespaceDir())); err != nil || e != nil {
+			return last, err
+		}
+	}
+	return 0, nil
+}
+
+// unlogged tells whether the files of a fork are in no snapshot: all but the init fork of an unlogged relation.
+func (c *changedFiles) unlogged(r cluster.Relation) (bool, error) {
+	if r.Fork == cluster.Init {
+		return false, nil
+	}
+	r.Fork = cluster.Init
+	_, err := os.Lstat(c.source(r.Path(c.s.info.TablespaceDir())))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (c *changedFiles) source(path string) string {
+	return filepath.Join(c.s.cfg.DataDir, filepath.FromSlash(path))
+}
+
+type blockRun struct{ first, n uint32 }
+
+// noLimit is the limit of a segment that was not cut off.
+const noLimit uint32 = changed.NoLimit
+
+// segment compares one segment's file with what the snapshot before has of it, and sends the parts with changes. Of the
+// blocks from limit on nothing is taken from before. It is false where there is neither a file nor an entry.
+func (c *changedFiles) segment(ctx context.Context, r cluster.Relation, runs []blockRun, limit uint32, unlogged bool) (there bool, err error) {
+	path := r.Path(c.s.info.TablespaceDir())
+	before, err := c.reader.Lookup(ctx, c.root, path)
+	if err != nil {
+		return false, err
+	}
+	fi, err := os.Lstat(c.source(path))
+	switch {
+	case err == nil && unlogged, errors.Is(err, fs.ErrNotExist):
+		if before != nil {
+			c.edit(repo.TreeEdit{Path: path})
+		}
+		return err == nil || before != nil, nil
+	case err != nil:
+		return false, err
+	}
+	f := &changedFile{localFile: localFile{Entry: cluster.Entry{
+		Path: path, Type: cluster.File, Mode: fi.Mode().Perm(), Size: fi.Size() - fi.Size()%repo.PageSize, ModTime: fi.ModTime(),
+		Source: c.source(path), Relation: r, IsRelation: true,
+	}}, before: before, read: r.Fork == cluster.FSM}
+	return true, c.send(ctx, f, runs, limit)
+}
+
+// others reads what is no relation, and the folders of databases that were made anew.
+func (c *changedFiles) others(ctx context.Context) error {
+	want := func(tablespace, oid uint32) bool {
+		return c.whole[database{tablespace, oid}] || c.known[cluster.DatabaseDir(tablespace, oid, c.s.info.TablespaceDir())] == nil
+	}
+	skipped := func(path, why string) { c.s.report.Skipped = append(c.s.report.Skipped, path+": "+why) }
+	seen := map[string]bool{}
+	err := cluster.Walk(ctx, c.s.cfg.DataDir, cluster.WalkOptions{Skipped: skipped, Relations: want}, func(e cluster.Entry) error {
+		seen[e.Path] = true
+		if e.Type == cluster.TablespaceLink {
+			c.s.links = append(c.s.links, e.Path)
+		}
+		return c.other(ctx, e)
+	})
+	if err != nil {
+		return err
+	}
+	for d := range c.whole {
+		if err := c.removeUnseen(ctx, cluster.DatabaseDir(d.tablespace, d.oid, c.s.info.TablespaceDir()), seen); err != nil {
+			return err
+		}
+	}
+	for path, e := range c.known {
+		if seen[path] || path == cluster.ControlFile || c.replaced(path) {
+			continue
+		}
+		// A file of a database's folder that is none of its own, and whose folder was not listed.
+		dir := dirOf(path)
+		if t, oid, ok := cluster.ParseDatabaseDir(dir); ok && e.Type == repo.TypeFile && seen[dir] && !want(t, oid) {
+			if again, err := c.again(ctx, path); err != nil || again {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		c.edit(repo.TreeEdit{Path: path, Below: e.Type == repo.TypeDir})
+	}
+	return nil
+}
+
+// removeUnseen removes what the snapshot before has in a folder that was walked, or is gone.
+func (c *changedFiles) removeUnseen(ctx context.Context, dir string, seen map[string]bool) error {
+	if !seen[dir] {
+		c.edit(repo.TreeEdit{Path: dir, Below: true})
+		return nil
+	}
+	err := c.reader.Walk(ctx, c.root, dir+"/", func(path string, _ *repo.Entry) error {
+		if !strings.HasPrefix(path, dir+"/") {
+			return errSkip
+		}
+		if !seen[path] {
+			c.edit(repo.TreeEdit{Path: path})
+		}
+		return nil
+	})
+	if errors.Is(err, errSkip) {
+		return nil
+	}
+	return err
+}
+
+// replaced tells whether a path lies in a folder that is removed or written anew as a whole.
+func (c *changedFiles) replaced(path string) bool {
+	t, oid, ok := cluster.ParseDatabaseDir(dirOf(path))
+	return ok && c.whole[database{t, oid}]
+}
+
+// again reads a file which a database's folder had before beside relations, if it is still there.
+func (c *changedFiles) again(ctx context.Context, path string) (bool, error) {
+	fi, err := os.Lstat(c.source(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, c.other(ctx, cluster.Entry{
+		Path: path, Type: cluster.File, Mode: fi.Mode().Perm(), Size: fi.Size(), ModTime: fi.ModTime(), Source: c.source(path),
+	})
+}
+
+// other takes something that the walk met.
+func (c *changedFiles) other(ctx context.Context, e cluster.Entry) error {
+	before := c.known[e.Path]
+	if c.replaced(e.Path) {
+		before = nil
+	}
+	if e.Type != cluster.File || e.Size == 0 {
+		now := newEntry(e)
+		if before != nil && before.Type == now.Type && before.Mode == now.Mode && before.Size == 0 {
+			return nil
+		}
+		c.edit(repo.TreeEdit{Path: e.Path, Entry: now})
+		return nil
+	}
+	return c.send(ctx, &changedFile{localFile: localFile{Entry: e}, before: before, read: true}, nil, 0)
+}
+
+// sameContent tells whether two entries differ in nothing but the time of the last change.
+func sameContent(a, b *repo.Entry) bool {
+	return a != nil && a.Type == b.Type && a.Mode == b.Mode && a.Size == b.Size && slices.Equal(a.Chunks, b.Chunks) && slices.Equal(a.Lists, b.Lists)
+}
+
+// ended notes a file all of whose parts are saved.
+func (c *changedFiles) ended(f *changedFile) {
+	e := newEntry(f.Entry)
+	var size int64
+	for _, n := range f.sizes {
+		size += n
+	}
+	if size > 0 {
+		e.SetContent(size, f.lists)
+	}
+	if f.read && sameContent(f.before, e) {
+		return
+	}
+	c.edit(repo.TreeEdit{Path: f.Path, Entry: e})
+}

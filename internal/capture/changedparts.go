@@ -1,0 +1,325 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"sync/atomic"
+
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+const (
+	pagesOfChunk = repo.Grid / repo.PageSize
+	pagesOfPart  = repo.ListLen * pagesOfChunk
+
+	// A unit gathers so many changed pages: more compress better, and cost more to read for one of them.
+	pagesOfUnit = 32
+	// A unit that has so many is not continued with pages of the next part: who restores a part then reads little
+	// that belongs to others.
+	pagesWorthAUnit = 8
+	pagesOfBatch    = 256
+	partsOfBatch    = 64
+)
+
+// changedFile is a file some of whose parts are read.
+type changedFile struct {
+	localFile
+	before *repo.Entry // in the snapshot before; nil: it is new
+	read   bool        // it is read whole, and may turn out to be as it was
+}
+
+// changedPart is a part of a file with the pages that are taken from the disk, ascending, counted from the part's
+// beginning. All others are as they were.
+type changedPart struct {
+	file    *changedFile
+	n       int
+	pages   []uint16
+	base    *repo.FilePart
+	whole   map[int]seal.ChunkID
+	patches []repo.PagePatch
+}
+
+func (p *changedPart) length() int64 { return partLength(p.file.Size, p.n) }
+
+func partLength(size int64, n int) int64 { return min(size-int64(n)*pieceBytes, pieceBytes) }
+
+// send cuts a file into parts and hands those that have to be looked at to the workers.
+func (c *changedFiles) send(ctx context.Context, f *changedFile, runs []blockRun, limit uint32) error {
+	if f.Size == 0 {
+		if f.before == nil || f.before.Size > 0 {
+			c.edit(repo.TreeEdit{Path: f.Path, Entry: newEntry(f.Entry)})
+		}
+		return nil
+	}
+	n := repo.ListCount(f.Size)
+	f.lists, f.sizes = make([]repo.FileList, n), make([]int64, n)
+	had := int64(0)
+	if f.before != nil {
+		had = f.before.Size
+	}
+	fresh := min(int64(limit), had/repo.PageSize) // from this block on all is read
+	var parts []*changedPart
+	for i := range n {
+		p := &changedPart{file: f, n: i}
+		if !f.read {
+			p.pages = pagesWithin(runs, fresh, int64(i)*pagesOfPart, int64(i)*pagesOfPart+p.length()/repo.PageSize)
+			if len(p.pages) == 0 && partLength(had, i) == p.length() {
+				f.sizes[i] = p.length()
+				f.lists[i] = listOf(f.before, i)
+				continue
+			}
+		}
+		parts = append(parts, p)
+	}
+	if len(parts) == 0 && had == f.Size {
+		return nil
+	}
+	f.left.Store(int32(len(parts)) + 1) // this goroutine is one more
+	for _, p := range parts {
+		if err := c.add(ctx, p); err != nil {
+			return err
+		}
+	}
+	c.done(f)
+	return nil
+}
+
+// listOf returns a part of a file as it was.
+func listOf(e *repo.Entry, part int) repo.FileList {
+	if len(e.Lists) > 0 {
+		return repo.FileList{List: e.Lists[part]}
+	}
+	return repo.FileList{Chunks: e.Chunks}
+}
+
+// pagesWithin returns the blocks in [from, to) that lie in a run, or at fresh or behind, counted from from.
+func pagesWithin(runs []blockRun, fresh, from, to int64) (pages []uint16) {
+	for _, r := range runs {
+		for b := max(int64(r.first), from); b < min(int64(r.first)+int64(r.n), to, fresh); b++ {
+			pages = append(pages, uint16(b-from))
+		}
+	}
+	for b := max(fresh, from); b < to; b++ {
+		pages = append(pages, uint16(b-from))
+	}
+	return pages
+}
+
+// add puts a part into the batch that goes to a worker next: small changes are gathered, so that their pages share
+// units.
+func (c *changedFiles) add(ctx context.Context, p *changedPart) error {
+	c.batch = append(c.batch, p)
+	c.pages += len(p.pages)
+	if c.pages >= pagesOfBatch || len(c.batch) >= partsOfBatch || p.file.read {
+		return c.flush(ctx)
+	}
+	return nil
+}
+
+func (c *changedFiles) flush(ctx context.Context) error {
+	if len(c.batch) == 0 {
+		return nil
+	}
+	batch := c.batch
+	c.batch, c.pages = nil, 0
+	return send(ctx, c.parts, batch)
+}
+
+// done is called once for each part of a file, and once more.
+func (c *changedFiles) done(f *changedFile) {
+	if f.left.Add(-1) > 0 {
+		return
+	}
+	if f.gone.Load() { // dropped meanwhile: replay of the log drops it too
+		c.edit(repo.TreeEdit{Path: f.Path})
+		return
+	}
+	c.ended(f)
+}
+
+// rewriteBudget bounds how many pages that did not change are stored again, so that chunks with many patched pages
+// become whole: a tenth of those that did change.
+type rewriteBudget struct{ earned, spent atomic.Int64 }
+
+func (b *rewriteBudget) take(pages int) bool {
+	if b.spent.Add(int64(pages)) <= b.earned.Load()/10 {
+		return true
+	}
+	b.spent.Add(-int64(pages))
+	return false
+}
+
+// changedWorker reads and stores changed pages: one goroutine, one lane.
+type changedWorker struct {
+	c      *changedFiles
+	local  localWorker
+	reader *repo.Reader
+	unit   []byte
+	slots  []unitSlot // whose pages the unit holds
+}
+
+// unitSlot names a patch that waits for its unit's ID.
+type unitSlot struct {
+	part  *changedPart
+	patch int
+}
+
+func newChangedWorker(c *changedFiles, check *pageChecker) *changedWorker {
+	return &changedWorker{
+		c: c, reader: c.s.repo.Reader(), unit: make([]byte, 0, pagesOfUnit*repo.PageSize),
+		local: localWorker{s: c.s, lane: c.s.w.Lane(), check: check, buf: make([]byte, repo.Grid), progress: func(int) {}},
+	}
+}
+
+func (w *changedWorker) run(ctx context.Context) error {
+	for batch := range w.c.parts {
+		for _, p := range batch {
+			if err := w.part(ctx, p); err != nil {
+				return err
+			}
+		}
+		if err := w.closeUnit(ctx); err != nil {
+			return err
+		}
+		for _, p := range batch {
+			if err := w.store(ctx, p); err != nil {
+				return err
+			}
+			w.c.done(p.file)
+		}
+	}
+	return nil
+}
+
+// part reads the pages of one part.
+func (w *changedWorker) part(ctx context.Context, p *changedPart) error {
+	if p.file.read {
+		return w.local.read(ctx, piece{&p.file.localFile, p.n})
+	}
+	f, err := os.Open(p.file.Source)
+	if errors.Is(err, fs.ErrNotExist) {
+		p.file.gone.Store(true)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if b := p.file.before; b != nil && p.n < repo.ListCount(b.Size) {
+		if p.base, err = w.reader.FilePart(ctx, b, p.n); err != nil {
+			return err
+		}
+	}
+	w.c.budget.earned.Add(int64(len(p.pages)))
+	for pages := p.pages; len(pages) > 0; {
+		chunk := int(pages[0]) / pagesOfChunk
+		n := 1
+		for n < len(pages) && int(pages[n])/pagesOfChunk == chunk {
+			n++
+		}
+		if w.wantsWhole(p, chunk, n) {
+			err = w.wholeChunk(ctx, f, p, chunk)
+		} else {
+			err = w.patches(ctx, f, p, pages[:n])
+		}
+		if err != nil {
+			return err
+		}
+		pages = pages[n:]
+	}
+	if len(w.slots) >= pagesWorthAUnit {
+		return w.closeUnit(ctx)
+	}
+	return nil
+}
+
+// wantsWhole tells whether a chunk of which n pages are read is stored whole: where most of it changed anyway, or where
+// so many of its pages are patched already that it is time.
+func (w *changedWorker) wantsWhole(p *changedPart, chunk, n int) bool {
+	has := int(min(p.length()/repo.PageSize-int64(chunk)*pagesOfChunk, pagesOfChunk))
+	if n >= has*3/4 {
+		return true
+	}
+	return p.base != nil && chunk < p.base.Len() && n+p.base.Patches(chunk) > has/2 && w.c.budget.take(has-n)
+}
+
+func (w *changedWorker) wholeChunk(ctx context.Context, f *os.File, p *changedPart, chunk int) error {
+	at := int64(p.n)*pieceBytes + int64(chunk)*repo.Grid
+	buf := w.local.buf[:min(repo.Grid, p.file.Size-at)]
+	if err := w.readPages(ctx, f, p, at, buf); err != nil {
+		return err
+	}
+	id, err := w.local.lane.Save(ctx, buf, w.c.s.cfg.Codec)
+	if p.whole == nil {
+		p.whole = map[int]seal.ChunkID{}
+	}
+	p.whole[chunk] = id
+	return err
+}
+
+// patches puts pages into units, neighbours with one read.
+func (w *changedWorker) patches(ctx context.Context, f *os.File, p *changedPart, pages []uint16) error {
+	for len(pages) > 0 {
+		n, room := 1, pagesOfUnit-len(w.slots)
+		for n < min(len(pages), room) && pages[n] == pages[0]+uint16(n) {
+			n++
+		}
+		from := len(w.unit)
+		w.unit = w.unit[:from+n*repo.PageSize]
+		at := int64(p.n)*pieceBytes + int64(pages[0])*repo.PageSize
+		if err := w.readPages(ctx, f, p, at, w.unit[from:]); err != nil {
+			return err
+		}
+		for _, page := range pages[:n] {
+			p.patches = append(p.patches, repo.PagePatch{Page: page, Slot: uint8(len(w.slots))})
+			w.slots = append(w.slots, unitSlot{p, len(p.patches) - 1})
+		}
+		if pages = pages[n:]; len(w.slots) == pagesOfUnit {
+			if err := w.closeUnit(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readPages reads and checks pages. What was cut off meanwhile is zeros: replay of the log cuts it off too.
+func (w *changedWorker) readPages(ctx context.Context, f *os.File, p *changedPart, at int64, buf []byte) error {
+	n, err := f.ReadAt(buf, at)
+	if n < len(buf) {
+		if !isEOF(err) {
+			return err
+		}
+		clear(buf[n:])
+	}
+	w.c.s.read.Add(int64(len(buf)))
+	return w.local.check.chunk(ctx, f, &p.file.localFile, at, buf)
+}
+
+// closeUnit stores the pages that are gathered.
+func (w *changedWorker) closeUnit(ctx context.Context) error {
+	if len(w.slots) == 0 {
+		return nil
+	}
+	id, err := w.local.lane.Save(ctx, w.unit, w.c.s.cfg.Codec)
+	for _, s := range w.slots {
+		patch := &s.part.patches[s.patch]
+		patch.Unit, patch.UnitPages = id, uint8(len(w.slots))
+	}
+	w.unit, w.slots = w.unit[:0], w.slots[:0]
+	return err
+}
+
+// store describes what a part consists of now.
+func (w *changedWorker) store(ctx context.Context, p *changedPart) error {
+	if p.file.read || p.file.gone.Load() {
+		return nil
+	}
+	var err error
+	p.file.lists[p.n], err = w.c.s.w.PatchPart(ctx, p.base, p.whole, p.patches, p.length())
+	p.file.sizes[p.n] = p.length()
+	return err
+}

@@ -203,10 +203,11 @@ type outcome struct {
 	err     error
 	stopped bool // it was interrupted by the end of the agent: no failure
 
-	last    *LastSnapshot // of a snapshot
-	again   bool          // a snapshot is wanted once more: the log has a gap behind its start
-	removed int           // snapshots that retention forgot
-	waits   bool          // a collection waits for writers
+	last     *LastSnapshot // of a snapshot
+	again    bool          // a snapshot is wanted once more: the log has a gap behind its start
+	unneeded bool          // no snapshot was taken: there is nothing to gain from one
+	removed  int           // snapshots that retention forgot
+	waits    bool          // a collection waits for writers
 
 	problems int    // that a check found
 	damage   string // what they are; a check that finds damage has not failed
@@ -236,6 +237,9 @@ func ended(s State, t task, now time.Time, o outcome) State {
 	r.Succeeded, r.Failures, r.Error, r.Pending, r.Waits = r.Started, 0, "", false, false
 	switch t {
 	case taskSnapshot:
+		if o.unneeded {
+			return s
+		}
 		r.Pending = o.again
 		s.Last = o.last
 		s.Retention.Pending, s.Retention.Failures = true, 0

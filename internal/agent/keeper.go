@@ -212,6 +212,8 @@ func (k *keeper) tell(t task, o outcome, took time.Duration) {
 		now := k.now()
 		again := later(dueAt(t, k.state, now, k.plan), now).Sub(now)
 		k.log.Error("task failed", append(args, dr.KeyError, o.err, dr.KeyNext, dr.Advice(o.err), "again", again.Round(time.Second))...)
+	case o.unneeded:
+		k.log.Debug("no snapshot is needed", args...)
 	case t == taskSnapshot:
 		k.log.Info("snapshot taken", append(args, dr.KeySnapshot, o.last.ID, dr.KeyBytes, o.last.Bytes, "added", o.last.Added)...)
 	default:

@@ -99,7 +99,7 @@ func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, p
 		}
 	}
 	cfg := o.ws.SnapshotConfig(sys, workspace.SnapshotOptions{Progress: progress})
-	cfg.Workers, cfg.Log = o.workers, o.log
+	cfg.Workers, cfg.Log, cfg.AfterCheckpoint = o.workers, o.log, sys.Policy.Schedule.Continuous()
 	if inRepository := cfg.WaitLog; o.stream != nil {
 		// Our own stream knows when it is worth asking the repository, which has the last word.
 		cfg.WaitLog = func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
@@ -111,8 +111,15 @@ func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, p
 	}
 	log := sys.Repo.Log(o.name())
 	report, err := capture.Snapshot(ctx, sys.Repo, cfg)
+	if errors.Is(err, capture.ErrNoCheckpoint) {
+		return outcome{unneeded: true}
+	}
 	if err != nil {
 		return outcome{err: err}
+	}
+	for _, m := range report.Missed {
+		o.log.Error("a page changed of which the log did not tell", dr.KeySnapshot, report.Snapshot.ID, "page", m.String(),
+			dr.KeyNext, "report it with the server's version; this snapshot holds everything, earlier ones may lack such changes")
 	}
 	for _, p := range report.Problems {
 		o.log.Error("the source is damaged; it is stored as it is", dr.KeySnapshot, report.Snapshot.ID, "problem", p.String(),

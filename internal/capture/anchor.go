@@ -2,12 +2,17 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 )
 
 // anchor is where recovery from a snapshot begins, and how the snapshot ends.
@@ -108,4 +113,27 @@ func (s *snapshot) consistentFrom(ctx context.Context) (logPosition, error) {
 	}
 	end, err := wal.ParseLSN(lsn)
 	return logPosition{s.info.Timeline, end}, err
+}
+
+// ErrNoCheckpoint is the error of a snapshot that was to be taken after a checkpoint only.
+var ErrNoCheckpoint = errors.New("the server has completed no checkpoint since the last snapshot")
+
+// needed tells whether recovery from a new snapshot would begin later than from the last one.
+func needed(ctx context.Context, conn *pgx.Conn, r *repo.Repository, system string) error {
+	m, err := r.LatestSnapshot(ctx, system)
+	if err != nil || m == nil {
+		return err
+	}
+	f, err := pg.ParseFacts(m.Engine, m.Facts)
+	if err != nil {
+		return nil // another one is needed
+	}
+	var redo string
+	if err := conn.QueryRow(ctx, "SELECT redo_lsn::text FROM pg_control_checkpoint()").Scan(&redo); err != nil {
+		return fmt.Errorf("ask for the last checkpoint: %w", err)
+	}
+	if lsn, err := wal.ParseLSN(redo); err != nil || lsn != f.StartLSN {
+		return err
+	}
+	return ErrNoCheckpoint
 }

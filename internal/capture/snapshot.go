@@ -32,6 +32,9 @@ type SnapshotConfig struct {
 	// ForceCheckpoint begins every snapshot with a new checkpoint. Otherwise one that takes what changed begins at the
 	// last checkpoint that the server has completed: it asks nothing of the server, and recovery replays as much more.
 	ForceCheckpoint bool
+	// AfterCheckpoint takes no snapshot where the server has completed no checkpoint since the last one: the error is
+	// then ErrNoCheckpoint.
+	AfterCheckpoint bool
 	Scan            Scan
 	Codec           repo.Codec // for relation files; may be nil
 	Workers         int        // 0: one for each processor that Go may use
@@ -75,6 +78,11 @@ func Snapshot(ctx context.Context, r *repo.Repository, cfg SnapshotConfig) (*Sna
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the backup's end was checked
+	if cfg.AfterCheckpoint {
+		if err := needed(ctx, conn, r, cfg.System); err != nil {
+			return nil, err
+		}
+	}
 	w, err := r.Begin(ctx, cfg.System, cfg.Group)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)

@@ -74,6 +74,11 @@ func (s *snapshotCreate) run(ctx context.Context, system string) error {
 	if err := s.app.emit(createdSnapshot{report}); err != nil {
 		return err
 	}
+	if n := len(report.Missed); n > 0 {
+		return missed(dr.Fail(fmt.Sprintf("snapshot %s of %s was taken, and holds everything", report.Snapshot.ID, system),
+			fmt.Errorf("%s changed of which the log did not tell: earlier snapshots of what changed may lack such changes", count(n, "page")),
+			"report the pages above with the server's version; restore from this snapshot or from one with --full-scan"))
+	}
 	if n := len(report.Problems); n > 0 {
 		return missed(dr.Fail(fmt.Sprintf("snapshot %s of %s was taken", report.Snapshot.ID, system),
 			fmt.Errorf("%w in the database itself: %s", errDamaged, count(n, "page")),
@@ -89,6 +94,9 @@ func (c createdSnapshot) writeText(w io.Writer) error {
 	for _, p := range c.Problems {
 		fmt.Fprintln(w, "DAMAGED:", p)
 	}
+	for _, m := range c.Missed {
+		fmt.Fprintln(w, "MISSED:", m)
+	}
 	for _, s := range c.Skipped {
 		fmt.Fprintln(w, "not a part of the database, left out:", s)
 	}
@@ -98,6 +106,12 @@ func (c createdSnapshot) writeText(w io.Writer) error {
 		fmt.Fprintf(w, "  everything was read: %s\n", c.FullScan)
 	} else {
 		fmt.Fprintf(w, "  what changed was read: %s\n", count(int(c.Pages), "page"))
+	}
+	switch {
+	case c.NotCompared != "":
+		fmt.Fprintf(w, "  not compared with what the log told: %s\n", c.NotCompared)
+	case c.Compared > 0:
+		fmt.Fprintf(w, "  of which the log did not tell, compared: %s, %d of them changed in silence\n", count(int(c.Compared), "page"), len(c.Missed))
 	}
 	_, err := fmt.Fprintf(w, "  took %s: checkpoint %s, copy %s (%s/s), log %s\n", round(c.Total), round(c.Checkpoint), round(c.Copy),
 		dr.Bytes(float64(m.Bytes)/max(c.Copy.Seconds(), 1e-3)), round(c.Log))

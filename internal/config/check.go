@@ -146,7 +146,7 @@ func (c *Config) undeclared(r *report, path, what, name string, known []string) 
 
 func checkPolicy(r *report, p Policy) {
 	path := "policies." + p.Name
-	if interval := p.Schedule.Interval(); p.Jitter > 0 && p.Jitter >= interval {
+	if interval := p.Schedule.Interval(); !p.Schedule.Continuous() && p.Jitter > 0 && p.Jitter >= interval {
 		r.addAt(path+".jitter", fmt.Sprintf("the jitter of policy %s is not shorter than its schedule's interval", quote(p.Name)),
 			fmt.Sprintf("snapshots are due every %s and would begin up to %s late", printDuration(interval), printDuration(p.Jitter)),
 			"choose a jitter below "+printDuration(interval))

@@ -84,6 +84,9 @@ type Policy struct {
 
 // Timing returns when snapshots are due.
 func (p Policy) Timing() dr.Timing {
+	if p.Schedule.Continuous() {
+		return dr.Timing{Schedule: p.Schedule, Windows: p.Windows} // the sources' checkpoints do not come all at once
+	}
 	return dr.Timing{Schedule: p.Schedule, Jitter: p.Jitter, Windows: p.Windows}
 }
 

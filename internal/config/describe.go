@@ -79,7 +79,7 @@ var postgres = object[Postgres]{
 
 var policy = object[Policy]{
 	key("schedule", schedule, func(p *Policy) *dr.Schedule { return &p.Schedule },
-		"When snapshots are due: hourly, daily, weekly, every 15m, or five cron fields in local time.").or("hourly"),
+		"When snapshots are due: hourly, daily, weekly, every 15m, five cron fields in local time, or continuous: after every checkpoint of the server, at most one a minute.").or("hourly"),
 	key("jitter", duration(0, 24*time.Hour), func(p *Policy) *time.Duration { return &p.Jitter },
 		"Each system begins up to this much later, always the same, so that not all begin at once.").or("2m"),
 	key("windows", list[dr.Window]{windowOfDay}, func(p *Policy) *[]dr.Window { return (*[]dr.Window)(&p.Windows) },

@@ -29,7 +29,10 @@ var namedSchedules = map[string]string{
 
 var fiveFields = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
 
-// ParseSchedule reads "hourly", "daily", "weekly", "every 15m" or a cron expression of five fields (minute,
+// continuous is the schedule of who wants a snapshot as soon as there is anything to gain from one.
+const continuous = "continuous"
+
+// ParseSchedule reads "hourly", "daily", "weekly", "continuous", "every 15m" or a cron expression of five fields (minute,
 // hour, day of month, month, day of week), which is in local time.
 func ParseSchedule(s string) (Schedule, error) {
 	text := strings.Join(strings.Fields(s), " ")
@@ -39,11 +42,10 @@ func ParseSchedule(s string) (Schedule, error) {
 	expr, named := namedSchedules[text]
 	switch {
 	case named:
-	case text == "continuous":
-		return Schedule{}, fmt.Errorf(`schedule "continuous" is a reserved word and not supported; ` +
-			`between two snapshots the log stream protects, so choose hourly or "every 15m"`)
+	case text == continuous:
+		return Schedule{text: text, every: time.Minute}, nil
 	case strings.Contains(text, "=") || len(strings.Fields(text)) != 5:
-		return Schedule{}, fmt.Errorf(`%q is no schedule: write hourly, daily, weekly, "every 15m" or five cron fields such as "30 2 * * *"`, s)
+		return Schedule{}, fmt.Errorf(`%q is no schedule: write hourly, daily, weekly, continuous, "every 15m" or five cron fields such as "30 2 * * *"`, s)
 	default:
 		expr = text
 	}
@@ -75,6 +77,10 @@ func parseEvery(text, d string) (Schedule, error) {
 
 // String returns the schedule as ParseSchedule reads it.
 func (s Schedule) String() string { return s.text }
+
+// Continuous tells that a snapshot is wanted after every checkpoint of the source. Next then says when to look: every
+// minute.
+func (s Schedule) Continuous() bool { return s.text == continuous }
 
 // IsZero tells that s was never set.
 func (s Schedule) IsZero() bool { return s.text == "" }

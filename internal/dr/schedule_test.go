@@ -59,7 +59,6 @@ func TestScheduleNext(t *testing.T) {
 func TestParseScheduleRefuses(t *testing.T) {
 	for s, want := range map[string]string{
 		"":                      "is no schedule",
-		"continuous":            "reserved word",
 		"sometimes":             "is no schedule",
 		"every":                 "is no schedule",
 		"every day":             `write the interval as in "every 15m"`,

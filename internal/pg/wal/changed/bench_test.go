@@ -37,7 +37,7 @@ func BenchmarkDecode(b *testing.B) {
 				if _, err := d.Write(log); err != nil {
 					b.Fatal(err)
 				}
-				if m := d.Cut(); m.End != normal(to.Redo) || len(m.Encode()) < 20 {
+				if m := d.Cut(); m.End != normal(to.Redo, from.WALSegmentSize) || len(m.Encode()) < 20 {
 					b.Fatal("the map is not that of the whole log")
 				}
 			}

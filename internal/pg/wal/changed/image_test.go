@@ -98,16 +98,17 @@ func mapBetween(t testing.TB, s *pgtest.Server, from, to *image) *Map {
 	d := newTestDecoder(t, from.control, from.control.Redo)
 	feed(t, d, s.DataDir, from.control.Timeline, from.control.WALSegmentSize, to.control.Redo)
 	m := d.Cut()
-	if m.Start != normal(from.control.Redo) || m.End != normal(to.control.Redo) {
+	if size := from.control.WALSegmentSize; m.Start != normal(from.control.Redo, size) || m.End != normal(to.control.Redo, size) {
 		t.Fatalf("the map reaches from %s to %s, want %s to %s", m.Start, m.End, from.control.Redo, to.control.Redo)
 	}
 	return m
 }
 
 // normal is the page's start where a position is right behind a page's header.
-func normal(l wal.LSN) wal.LSN {
-	if off := l % wal.PageSize; off == wal.ShortHeaderSize || off == wal.LongHeaderSize {
-		return l - off
+func normal(l wal.LSN, size wal.SegmentSize) wal.LSN {
+	page := l - l%wal.PageSize
+	if page == size.Floor(l) && l-page == wal.LongHeaderSize || page != size.Floor(l) && l-page == wal.ShortHeaderSize {
+		return page
 	}
 	return l
 }

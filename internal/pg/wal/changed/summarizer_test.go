@@ -62,7 +62,7 @@ func compareSummaries(t *testing.T, s *pgtest.Server) {
 		}
 		feed(t, d, s.DataDir, 1, c.WALSegmentSize, end)
 		m := d.Cut()
-		if normal(m.Start) != normal(start) || normal(m.End) != normal(end) {
+		if normal(m.Start, c.WALSegmentSize) != normal(start, c.WALSegmentSize) || normal(m.End, c.WALSegmentSize) != normal(end, c.WALSegmentSize) {
 			t.Fatalf("our map from %s to %s, the summary from %s to %s", m.Start, m.End, start, end)
 		}
 		for _, doubt := range m.Doubts {

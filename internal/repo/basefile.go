@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,16 +23,21 @@ import (
 //
 //	head length u32, head (gob: version, index objects, packs), entries of indexEntrySize sorted by ID
 type baseFile struct {
-	f       *os.File
+	f       cacheFile
 	packs   []*packRef
 	entries int64
-	start   int64    // of the entries in the file
-	fences  []uint64 // the first 8 bytes of every fenceStep-th entry's ID
+	start   int64 // of the entries in the file
+}
+
+// cacheFile is what of a file is used.
+type cacheFile interface {
+	io.ReaderAt
+	io.Closer
 }
 
 const (
 	baseName    = "index.v1"
-	fenceStep   = 64
+	searchStep  = 64 // entries that are read at once
 	baseVersion = 2
 )
 
@@ -86,21 +93,48 @@ func (b *baseFile) search(id seal.ChunkID) (int64, []byte, error) {
 		return 0, nil, nil
 	}
 	key := binary.BigEndian.Uint64(id[:])
-	// The first fence that is not below the key: entries with the key begin in the block before it at the
-	// earliest, and, since keys may be equal to several fences, end in the last block whose fence is <= key.
-	first := max(sort.Search(len(b.fences), func(i int) bool { return b.fences[i] >= key })-1, 0)
-	for block := first; block < len(b.fences) && b.fences[block] <= key; block++ {
-		buf, err := b.block(block)
+	// The entry, if it is there, is one from number lo to before hi, whose keys are within low and high.
+	lo, hi, low, high := int64(0), b.entries, uint64(0), uint64(math.MaxUint64)
+	for try := 0; lo < hi; try++ {
+		from := lo + (hi-lo)/2
+		if try < guesses {
+			from = lo + interpolate(key-low, high-low, hi-lo)
+		}
+		from = max(from-searchStep/2, lo)
+		buf, err := b.read(from, min(searchStep, hi-from))
 		if err != nil {
 			return 0, nil, fmt.Errorf("read the index cache: %w", err)
 		}
 		n := len(buf) / indexEntrySize
-		i := sort.Search(n, func(i int) bool { return bytes.Compare(buf[i*indexEntrySize:][:32], id[:]) >= 0 })
-		if i < n && bytes.Equal(buf[i*indexEntrySize:][:32], id[:]) {
-			return int64(block)*fenceStep + int64(i), buf[i*indexEntrySize:][:indexEntrySize], nil
+		at := func(i int) []byte { return buf[i*indexEntrySize:][:indexEntrySize] }
+		switch {
+		case bytes.Compare(id[:], at(0)[:32]) < 0:
+			hi, high = from, binary.BigEndian.Uint64(at(0))
+		case bytes.Compare(id[:], at(n - 1)[:32]) > 0:
+			lo, low = from+int64(n), binary.BigEndian.Uint64(at(n-1))
+		default:
+			i := sort.Search(n, func(i int) bool { return bytes.Compare(at(i)[:32], id[:]) >= 0 })
+			if !bytes.Equal(at(i)[:32], id[:]) {
+				return 0, nil, nil
+			}
+			return from + int64(i), at(i), nil
 		}
 	}
 	return 0, nil, nil
+}
+
+// guesses is how often a place is guessed before the rest is halved. IDs are hashes, and so spread evenly: the first guess
+// among ten million entries is off by a thousand or two, the second by a few. It takes as many readings as there are bits
+// in the number of entries where they are not.
+const guesses = 4
+
+// interpolate returns the place among n that belongs to a key which is above of span above the lowest.
+func interpolate(above, span uint64, n int64) int64 {
+	q, low := bits.Mul64(above, uint64(n))
+	if span < math.MaxUint64 {
+		q, _ = bits.Div64(q, low, span+1)
+	}
+	return int64(q)
 }
 
 // each calls fn for every entry in order.
@@ -125,9 +159,9 @@ func (b *baseFile) each(fn func(n int64, l location) error) error {
 	return nil
 }
 
-func (b *baseFile) block(n int) ([]byte, error) {
-	from := int64(n) * fenceStep
-	buf := make([]byte, min(fenceStep, b.entries-from)*indexEntrySize)
+// read returns n entries.
+func (b *baseFile) read(from, n int64) ([]byte, error) {
+	buf := make([]byte, n*indexEntrySize)
 	_, err := b.f.ReadAt(buf, b.start+from*indexEntrySize)
 	return buf, err
 }
@@ -176,26 +210,11 @@ func openBase(dir string) (_ *baseFile, names map[string]bool, err error) {
 		ref.source = head.Sources[len(b.packs)]
 		b.packs = append(b.packs, ref)
 	}
-	if err := b.readFences(); err != nil {
-		return nil, nil, err
-	}
 	names = map[string]bool{}
 	for _, n := range head.Names {
 		names[n] = true
 	}
 	return b, names, nil
-}
-
-func (b *baseFile) readFences() error {
-	b.fences = make([]uint64, 0, b.entries/fenceStep+1)
-	var key [8]byte
-	for i := int64(0); i < b.entries; i += fenceStep {
-		if _, err := b.f.ReadAt(key[:], b.start+i*indexEntrySize); err != nil {
-			return err
-		}
-		b.fences = append(b.fences, binary.BigEndian.Uint64(key[:]))
-	}
-	return nil
 }
 
 // mergeBase writes a base file of old's and recent's entries into dir, and opens it. Recent wins.

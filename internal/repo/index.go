@@ -15,8 +15,8 @@ import (
 )
 
 // index finds chunks. New entries are held in memory (recent), older ones in a sorted file on disk (base), so
-// that memory does not grow with the repository: about 100 bytes for each of at most maxRecent entries, plus a
-// fence of 8 bytes for every 64 entries of base and 100 bytes a pack.
+// that memory does not grow with the repository: about 100 bytes for each of at most maxRecent entries, and 100
+// bytes a pack.
 type index struct {
 	dir       string // of the cache; a temporary one is removed by close
 	temp      bool

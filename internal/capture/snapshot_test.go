@@ -76,12 +76,14 @@ func tree(t *testing.T, r *repo.Repository, m *repo.Manifest) map[string][]byte 
 		}
 		content := []byte{}
 		for n := range repo.ListCount(e.Size) {
-			ids, err := data.FileChunks(t.Context(), e, n)
+			p, err := data.FilePart(t.Context(), e, n)
 			if err != nil {
 				return err
 			}
-			if err := data.Chunks(t.Context(), ids, func(_ int, b []byte) error { content = append(content, b...); return nil }, nil); err != nil {
-				return err
+			for i := range p.Len() {
+				if err := data.Part(t.Context(), p, []int{i}, func(_ int, b []byte) error { content = append(content, b...); return nil }, nil); err != nil {
+					return err
+				}
 			}
 		}
 		out[path] = content

@@ -98,30 +98,99 @@ func (s *snapshotCheck) entry(ctx context.Context, node seal.ChunkID, path strin
 	if err != nil {
 		return false, err
 	}
-	for i, list := range e.Lists {
-		rank, ok, err := s.private.index.base.rank(list)
+	for i, id := range e.Lists {
+		below, err := s.list(ctx, id, min((e.Size+Grid-1)/Grid-int64(i)*ListLen, ListLen), path)
 		if err != nil {
 			return false, err
-		}
-		if ok && s.clean.has(rank) {
-			continue
-		}
-		ids, err := s.lists.FileChunks(ctx, e, i)
-		if err != nil {
-			good = false
-			if err := s.blame(ctx, list, err, path); err != nil {
-				return false, err
-			}
-			continue
-		}
-		below, err := s.chunks(ctx, ids, path)
-		if err != nil {
-			return false, err
-		}
-		if below {
-			s.clean.set(rank)
 		}
 		good = good && below
+	}
+	return good, nil
+}
+
+// list reports whether everything is good that a list of a part of want chunks refers to.
+func (s *snapshotCheck) list(ctx context.Context, id seal.ChunkID, want int64, path string) (bool, error) {
+	return s.once(ctx, id, path, func() (bool, error) {
+		ids, l, err := s.lists.list(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		have := len(ids)
+		if l != nil {
+			have = l.chunks
+		}
+		if int64(have) != want {
+			return false, &ChunkError{ID: id, Pack: "list", Err: fmt.Errorf("it has %d chunks, not %d", have, want)}
+		}
+		if l == nil {
+			return s.chunks(ctx, ids, path)
+		}
+		return s.patched(ctx, id, l, path)
+	})
+}
+
+func (s *snapshotCheck) patched(ctx context.Context, id seal.ChunkID, l *patchedList, path string) (bool, error) {
+	base, older := true, true
+	var err error
+	if l.base != (seal.ChunkID{}) {
+		base, err = s.once(ctx, l.base, path, func() (bool, error) {
+			ids, err := s.lists.plainList(ctx, l.base)
+			if err != nil {
+				return false, err
+			}
+			if len(ids) > l.chunks {
+				return false, &ChunkError{ID: id, Pack: "list", Err: fmt.Errorf("its base has %d chunks, and it has %d", len(ids), l.chunks)}
+			}
+			return s.chunks(ctx, ids, path)
+		})
+	}
+	if err == nil && l.older != (seal.ChunkID{}) {
+		older, err = s.once(ctx, l.older, path, func() (bool, error) {
+			patches, err := s.lists.table(ctx, l.older)
+			if err != nil {
+				return false, err
+			}
+			return s.units(ctx, patches, path)
+		})
+	}
+	if err != nil {
+		return false, err
+	}
+	recent, err := s.units(ctx, l.recent, path)
+	return base && older && recent, err
+}
+
+// once asks whether everything below a list or a table is good, unless that is known. An error of a chunk is a problem.
+func (s *snapshotCheck) once(ctx context.Context, id seal.ChunkID, path string, look func() (bool, error)) (bool, error) {
+	rank, ok, err := s.private.index.base.rank(id)
+	if err != nil || (ok && s.clean.has(rank)) {
+		return err == nil, err
+	}
+	good, err := look()
+	if err != nil {
+		return false, s.blame(ctx, id, err, path)
+	}
+	if good && ok {
+		s.clean.set(rank)
+	}
+	return good, nil
+}
+
+// units looks for the units of a table, and whether they have the pages that it says.
+func (s *snapshotCheck) units(ctx context.Context, patches []PagePatch, path string) (bool, error) {
+	good, err := s.chunks(ctx, unitsOf(patches), path)
+	if err != nil {
+		return false, err
+	}
+	for _, x := range patches {
+		l, ok, err := s.private.index.find(x.Unit)
+		if err != nil {
+			return false, err
+		}
+		if ok && int(l.plain) != int(x.UnitPages)*PageSize {
+			good = false
+			s.touch(s.problem(l.pack.name(), fmt.Sprintf("chunk %s has %d bytes, and a table of patches says %d pages", x.Unit, l.plain, x.UnitPages)), path)
+		}
 	}
 	return good, nil
 }

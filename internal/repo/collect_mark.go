@@ -124,24 +124,47 @@ func (m *marking) content(ctx context.Context, man *Manifest) error {
 		if err := m.chunks(e.Chunks); err != nil {
 			return err
 		}
-		for i, id := range e.Lists {
-			if in, err := m.enter(id); err != nil || !in {
-				if err != nil {
-					return err
-				}
-				continue
-			}
-			ids, err := m.list.FileChunks(ctx, e, i)
-			if err != nil {
-				return err
-			}
-			if err := m.chunks(ids); err != nil {
+		for _, id := range e.Lists {
+			if err := m.part(ctx, id); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
 	return w.below(ctx, root, maxLevel+1, "", "")
+}
+
+// part marks what a list refers to, also what its tables name and no longer counts: another list, or another length of the
+// same part, may need it.
+func (m *marking) part(ctx context.Context, id seal.ChunkID) error {
+	if in, err := m.enter(id); err != nil || !in {
+		return err
+	}
+	ids, l, err := m.list.list(ctx, id)
+	if err != nil || l == nil {
+		return errors.Join(err, m.chunks(ids))
+	}
+	if l.base != (seal.ChunkID{}) {
+		if in, err := m.enter(l.base); err != nil {
+			return err
+		} else if in {
+			if ids, err = m.list.plainList(ctx, l.base); err != nil {
+				return err
+			}
+		}
+	}
+	if l.older != (seal.ChunkID{}) {
+		if in, err := m.enter(l.older); err != nil {
+			return err
+		} else if in {
+			older, err := m.list.table(ctx, l.older)
+			if err != nil {
+				return err
+			}
+			ids = append(ids, unitsOf(older)...)
+		}
+	}
+	return m.chunks(append(ids, unitsOf(l.recent)...))
 }
 
 // enter marks a node or a list, and reports whether it is new: what is below it is marked already otherwise.

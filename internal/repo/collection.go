@@ -107,8 +107,10 @@ type view struct {
 	repairs   bool            // the collection under way takes the place of one whose end nobody knows
 	doubt     bool            // somebody was about to end the collection under way: the object that says so may be lost
 	known     map[string]bool // index objects that the collection under way keeps; nil where none is
-	named     []string        // index objects that count by their name: of the last done, and prepared ones
-	damaged   error           // an object of the collections cannot be read: all that may count does, for readers only
+	// considered are the snapshot objects that the collection under way has marked.
+	considered []string
+	named      []string // index objects that count by their name: of the last done, and prepared ones
+	damaged    error    // an object of the collections cannot be read: all that may count does, for readers only
 }
 
 // same reports whether two views are of one state of the collections.
@@ -221,7 +223,7 @@ func (r *Repository) tryView(ctx context.Context) (*view, error) {
 			}
 		}
 		v.condemn(p.Condemned)
-		v.repairs = p.Repairs
+		v.repairs, v.considered = p.Repairs, p.Considered
 		v.doubt = slices.Contains(all, endingName(v.highest))
 	case v.done > 0:
 		var d done

@@ -34,7 +34,7 @@ type Entry struct {
 	Size    int64
 	Link    string         // target of a symlink
 	Chunks  []seal.ChunkID // a small file's chunks, at most ListLen of them
-	Lists   []seal.ChunkID // or chunks that hold lists of ListLen IDs each
+	Lists   []seal.ChunkID // or chunks that hold lists of ListLen IDs each, plain or patched
 }
 
 // Content kinds in an entry's bytes. A reader refuses others: new ones come with a new kind.
@@ -49,7 +49,7 @@ const inlineChunks = 4
 // newFile returns the IDs for the entry of a file whose chunks are saved already, given as one list of IDs for every
 // ListLen chunks, in order (see SaveList).
 func newFile(lists []FileList) (chunks, refs []seal.ChunkID) {
-	if len(lists) == 1 && lists[0].List == (seal.ChunkID{}) {
+	if len(lists) == 1 && lists[0].Chunks != nil {
 		return lists[0].Chunks, nil
 	}
 	for _, l := range lists {
@@ -118,10 +118,10 @@ func parseEntry(b []byte) (*Entry, error) {
 	return e, nil
 }
 
-// FileList is the IDs of up to ListLen consecutive chunks of a file, and the chunk that holds the list where
-// the file is not small.
+// FileList is the content of a part of a file: the chunk that holds its list, or, where the file may be small, the IDs of
+// its chunks, or both.
 type FileList struct {
-	Chunks []seal.ChunkID // nil where List is set
+	Chunks []seal.ChunkID // of a plain list
 	List   seal.ChunkID
 }
 

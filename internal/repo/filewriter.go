@@ -16,7 +16,7 @@ type Tree struct {
 
 // NewTree begins the snapshot's tree.
 func (w *Writer) NewTree(ctx context.Context) *Tree {
-	return &Tree{b: treeBuilder{save: func(plain []byte) (seal.ChunkID, error) { return w.saveMeta(ctx, plain) }}}
+	return &Tree{b: treeBuilder{split: theSplit, save: func(plain []byte) (seal.ChunkID, error) { return w.saveMeta(ctx, plain) }}}
 }
 
 // Add puts an entry under path.

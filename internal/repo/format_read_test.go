@@ -3,6 +3,7 @@ package repo
 import (
 	"bytes"
 	"context"
+	"math/rand/v2"
 	"path"
 	"slices"
 	"testing"
@@ -36,6 +37,7 @@ func TestAStrangerReadsTheFormat(t *testing.T) {
 	}
 	big := randomFiles(3, 12) // with lists, and sealed in the second epoch
 	l.snapshots[mustSave(t, r, big).ID] = big
+	l.patch(t, r)
 	for name, open := range map[string]func(*stranger){
 		"passphrase": func(s *stranger) { s.unlock(passphrase) },
 		"identity":   func(s *stranger) { s.unlock("", id) },
@@ -46,6 +48,32 @@ func TestAStrangerReadsTheFormat(t *testing.T) {
 			s.readIndex()
 			l.compare(t, s)
 		})
+	}
+}
+
+// patch adds snapshots of patched files: of every kind of patched list.
+func (l *little) patch(t *testing.T, r *Repository) {
+	t.Helper()
+	p := &patcher{t: t, rnd: rand.New(rand.NewPCG(11, 1)), most: 3}
+	now := p.content(5*chunkPages + 3)
+	m := p.snapshot(r, nil, nil, now)
+	kinds := map[string]bool{}
+	for range 25 {
+		next := p.change(now)
+		after := p.snapshot(r, m, now, next)
+		if kind := kindOfPart(t, r, m); kinds[kind] {
+			if err := r.Forget(t.Context(), "orders-db", m.ID); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			kinds[kind] = true
+			l.snapshots[m.ID] = files{"rel": now}
+		}
+		m, now = after, next
+	}
+	l.snapshots[m.ID] = files{"rel": now}
+	if !kinds["masked"] || !kinds["with an older table"] {
+		t.Errorf("only lists %v were made", kinds)
 	}
 }
 

@@ -301,15 +301,76 @@ func (s *stranger) file(e []byte) (content []byte) {
 			content = append(content, s.chunk(id)...)
 			continue
 		}
-		list := s.chunk(id)
-		for j := range int(binary.LittleEndian.Uint16(list[2:])) {
-			content = append(content, s.chunk(list[4+32*j:][:32])...)
-		}
+		rest := int(binary.LittleEndian.Uint64(e[16:])) - len(content)
+		content = append(content, s.part(s.chunk(id), min(rest, 256*512<<10))...)
 	}
 	if len(content) != int(binary.LittleEndian.Uint64(e[16:])) {
 		panic("the file has another size")
 	}
 	return content
+}
+
+// part is the content of a list, of size bytes.
+func (s *stranger) part(list []byte, size int) (content []byte) {
+	k := int(binary.LittleEndian.Uint16(list[2:]))
+	if list[0] == 1 {
+		for j := range k {
+			content = append(content, s.chunk(list[4+32*j:][:32])...)
+		}
+		return content
+	}
+	content = make([]byte, 256*512<<10)
+	zero := string(make([]byte, 32))
+	if base := list[4:36]; string(base) != zero {
+		b := s.chunk(base)
+		if int(binary.LittleEndian.Uint16(b[2:])) > k {
+			panic("the base is longer than the list")
+		}
+		for j := range int(binary.LittleEndian.Uint16(b[2:])) {
+			copy(content[j*512<<10:], s.chunk(b[4+32*j:][:32]))
+		}
+	}
+	if older := list[36:68]; string(older) != zero {
+		b := s.chunk(older)
+		if b[0] != 2 || b[1] != 1 {
+			panic("not a table")
+		}
+		s.table(b[2:], func(page int, b []byte) {
+			if c := page / 64; list[68+c/8]&(1<<(c%8)) == 0 {
+				copy(content[page*8192:], b)
+			}
+		})
+	}
+	s.table(list[100:], func(page int, b []byte) {
+		if page*8192 >= size {
+			panic("a page is patched that is not there")
+		}
+		copy(content[page*8192:], b)
+	})
+	return content[:size]
+}
+
+func (s *stranger) table(b []byte, fn func(page int, b []byte)) {
+	seen := map[uint16]bool{}
+	units := binary.LittleEndian.Uint16(b)
+	b = b[2:]
+	for range units {
+		unit, n := s.chunk(b[:32]), int(binary.LittleEndian.Uint16(b[33:]))
+		if len(unit) != int(b[32])*8192 {
+			panic("a unit has another length")
+		}
+		for b = b[35:]; n > 0; n, b = n-1, b[3:] {
+			page := binary.LittleEndian.Uint16(b)
+			if seen[page] {
+				panic("a page is patched twice")
+			}
+			seen[page] = true
+			fn(int(page), unit[int(b[2])*8192:][:8192])
+		}
+	}
+	if len(b) > 0 {
+		panic("something follows the table")
+	}
 }
 
 // extent is section 8.

@@ -58,7 +58,7 @@ func FuzzIndex(f *testing.F) {
 
 func FuzzNode(f *testing.F) {
 	var n nodeBuilder
-	tb := treeBuilder{save: func(b []byte) (seal.ChunkID, error) { f.Add(bytes.Clone(b)); return seal.ChunkID{}, nil }, levels: []*nodeBuilder{&n}}
+	tb := treeBuilder{split: theSplit, save: func(b []byte) (seal.ChunkID, error) { f.Add(bytes.Clone(b)); return seal.ChunkID{}, nil }, levels: []*nodeBuilder{&n}}
 	e := Entry{Type: TypeFile, Size: 5, Chunks: someIDs(1)}
 	if err := tb.add("a/b", e.marshal()); err != nil {
 		f.Fatal(err)
@@ -101,6 +101,33 @@ func FuzzList(f *testing.F) {
 		ids, err := parseList(b)
 		if err == nil && !bytes.Equal(marshalList(ids), b) {
 			t.Errorf("%x became another list", b)
+		}
+	})
+}
+
+func FuzzPatched(f *testing.F) {
+	ids := someIDs(5)
+	patches := []PagePatch{{0, ids[1], 64, 63}, {1, ids[2], 1, 0}, {77, ids[1], 64, 0}, {partPages - 1, ids[1], 64, 0}}
+	l := &patchedList{chunks: ListLen, base: ids[3], older: ids[4], recent: patches}
+	l.mask.set(7)
+	f.Add(l.marshal())
+	f.Add((&patchedList{chunks: 1}).marshal())
+	f.Add(marshalOlder(patches))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if l, err := parsePatched(b); err == nil && !bytes.Equal(l.marshal(), b) {
+			t.Errorf("%x became another list", b)
+		}
+		patches, err := parseOlder(b)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(marshalOlder(patches), b) {
+			t.Errorf("%x became another table", b)
+		}
+		for i, p := range patches {
+			if err := p.check(); err != nil || (i > 0 && patches[i-1].Page >= p.Page) {
+				t.Errorf("patch %+v, %v", p, err)
+			}
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +33,9 @@ type Manifest struct {
 	Engine     string          `json:"engine"`             // "postgresql"
 	Facts      json.RawMessage `json:"facts,omitempty"`    // what only the engine understands
 	Problems   []string        `json:"problems,omitempty"` // damage found at the source, stored as it was
-	Signer     string          `json:"signer"`
+	// Generation is the number of the last collection that was published before the writer read the index.
+	Generation uint32 `json:"generation,omitempty"`
+	Signer     string `json:"signer"`
 }
 
 // LogRange is a part of a stream of a system's log, from Start to before End.
@@ -138,12 +141,7 @@ type Listed struct {
 // Snapshots returns the snapshots of system, oldest first. One that cannot be read is listed with its error;
 // the others are not touched by that.
 func (r *Repository) Snapshots(ctx context.Context, system string) ([]Listed, error) {
-	prefix := prefixSnapshots + r.keys.NameHash(system) + "/"
-	var ids []SnapshotID
-	err := r.store.List(ctx, prefix, "", func(i store.Info) error {
-		ids = append(ids, SnapshotID(i.Name[len(prefix):]))
-		return nil
-	})
+	ids, err := r.snapshotIDs(ctx, system)
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +157,37 @@ func (r *Repository) Snapshots(ctx context.Context, system string) ([]Listed, er
 		out = append(out, Listed{id, m, err})
 	}
 	return out, nil
+}
+
+// snapshotIDs lists the names of snapshots and tombstones, oldest first.
+func (r *Repository) snapshotIDs(ctx context.Context, system string) (ids []SnapshotID, err error) {
+	prefix := prefixSnapshots + r.keys.NameHash(system) + "/"
+	err = r.store.List(ctx, prefix, "", func(i store.Info) error {
+		ids = append(ids, SnapshotID(i.Name[len(prefix):]))
+		return nil
+	})
+	return ids, err
+}
+
+// LatestSnapshot returns the newest manifest of system that can be read, nil where there is none. Older ones are listed,
+// and not read.
+func (r *Repository) LatestSnapshot(ctx context.Context, system string) (*Manifest, error) {
+	ids, err := r.snapshotIDs(ctx, system)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range slices.Backward(ids) {
+		m, err := r.Manifest(ctx, system, id)
+		switch k := store.KindOf(err); {
+		case err == nil:
+			return m, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case k == store.Busy || k == store.Denied:
+			return nil, err // it may be readable
+		}
+	}
+	return nil, nil
 }
 
 // Forget makes a snapshot cease to exist. Its chunks go with the next collection, where nobody else has them.

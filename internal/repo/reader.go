@@ -37,6 +37,9 @@ type Reader struct {
 	sealed []byte
 	opened []byte
 	plain  []byte
+
+	gathered []byte    // pages of units, for Part and Pages
+	way      []wayNode // to the path that was looked up last
 }
 
 // Reader returns a new reader.

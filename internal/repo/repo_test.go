@@ -167,11 +167,11 @@ func load(ctx context.Context, r *Repository, m *Manifest) (files, error) {
 	err = tree.Walk(ctx, root, "", func(path string, e *Entry) error {
 		var b []byte
 		for n := range ListCount(e.Size) {
-			ids, err := data.FileChunks(ctx, e, n)
+			p, err := data.FilePart(ctx, e, n)
 			if err != nil {
 				return err
 			}
-			err = data.Chunks(ctx, ids, func(_ int, plain []byte) error { b = append(b, plain...); return nil }, nil)
+			err = data.Part(ctx, p, allChunks(p), func(_ int, plain []byte) error { b = append(b, plain...); return nil }, nil)
 			if err != nil {
 				return err
 			}
@@ -180,6 +180,14 @@ func load(ctx context.Context, r *Repository, m *Manifest) (files, error) {
 		return nil
 	})
 	return fs, err
+}
+
+func allChunks(p *FilePart) []int {
+	all := make([]int, p.Len())
+	for i := range all {
+		all[i] = i
+	}
+	return all
 }
 
 func wantFiles(t testing.TB, r *Repository, m *Manifest, want files) {

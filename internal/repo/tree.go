@@ -14,15 +14,23 @@ import (
 // key alone (and by a bound on size), so that trees that differ in few entries share all other nodes: what a
 // snapshot adds is proportional to what changed. (A prolly tree; docs/format/repository-v1.md, section 6.)
 const (
-	maxNode   = 256 << 10
-	splitMask = 1<<6 - 1 // a node ends after one key in 64
-	maxLevel  = 12
-	maxKey    = 4096
+	maxLevel = 12
+	maxKey   = 4096
 )
+
+// splitRule says where nodes end.
+type splitRule struct {
+	mask uint32 // after a key whose hash has none of these bits
+	size int    // or when it has more bytes
+}
+
+// theSplit ends a node after one key in 64. It is part of no format, but whoever changes it stores every tree again.
+var theSplit = splitRule{mask: 1<<6 - 1, size: 256 << 10}
 
 // treeBuilder builds a tree from entries in ascending order of paths, keeping one node per level in memory.
 type treeBuilder struct {
 	save   func(plain []byte) (seal.ChunkID, error)
+	split  splitRule
 	levels []*nodeBuilder
 	last   string
 }
@@ -52,7 +60,7 @@ func (t *treeBuilder) put(level int, key string, value []byte) error {
 	n.buf = append(n.buf, value...)
 	n.count, n.last = n.count+1, key
 	// A node of one child would not bring the levels to an end.
-	if (splitsAfter(key, level) && n.count > 1) || len(n.buf) > maxNode {
+	if (t.split.after(key, level) && n.count > 1) || len(n.buf) > t.split.size {
 		return t.close(level)
 	}
 	return nil
@@ -100,15 +108,15 @@ func (t *treeBuilder) finish() (seal.ChunkID, error) {
 	}
 }
 
-// splitsAfter decides by the key where nodes end. The level is hashed too: otherwise a key that ends a node
+// after decides by the key where nodes end. The level is hashed too: otherwise a key that ends a node
 // would end one at every level.
-func splitsAfter(key string, level int) bool {
+func (s splitRule) after(key string, level int) bool {
 	h := fnv.New32a()
 	h.Write([]byte{byte(level)}) //nolint:errcheck // a hash never fails
 	h.Write([]byte(key))         //nolint:errcheck // a hash never fails
 	v := h.Sum32()
 	v ^= v >> 16 // FNV's low bits follow the last byte closely; fold the high ones in
-	return v&splitMask == 0
+	return v&s.mask == 0
 }
 
 type node struct {
@@ -162,27 +170,3 @@ func (rd *Reader) node(ctx context.Context, id seal.ChunkID) (*node, error) {
 	}
 	return n, nil
 }
-
-// FileChunks returns the IDs of list number n of a file (chunks n*ListLen to (n+1)*ListLen), at most ListLen.
-func (rd *Reader) FileChunks(ctx context.Context, e *Entry, n int) ([]seal.ChunkID, error) {
-	if len(e.Lists) == 0 {
-		from, to := n*ListLen, (n+1)*ListLen
-		return e.Chunks[min(from, len(e.Chunks)):min(to, len(e.Chunks))], nil
-	}
-	b, err := rd.Chunk(ctx, e.Lists[n])
-	if err != nil {
-		return nil, err
-	}
-	ids, err := parseList(b)
-	if err != nil {
-		return nil, &ChunkError{ID: e.Lists[n], Pack: "list", Err: err}
-	}
-	chunks := (e.Size + Grid - 1) / Grid
-	if want := min(chunks-int64(n)*ListLen, ListLen); int64(len(ids)) != want {
-		return nil, &ChunkError{ID: e.Lists[n], Pack: "list", Err: fmt.Errorf("it has %d chunks, not %d", len(ids), want)}
-	}
-	return ids, nil
-}
-
-// ListCount returns the number of lists of a file of size bytes: the arguments that FileChunks takes.
-func ListCount(size int64) int { return int((size + Grid*ListLen - 1) / (Grid * ListLen)) }

@@ -32,6 +32,8 @@ type Writer struct {
 	generation uint32
 	// known is nil, or the older index objects that the collection which is under way is sure to keep.
 	known map[string]bool
+	// considered are the snapshot objects that this collection has marked.
+	considered []string
 
 	uploads chan *packBuilder
 	bufs    chan []byte // empty pack buffers; the bound on memory
@@ -42,8 +44,9 @@ type Writer struct {
 	meta  *Lane
 	metaM sync.Mutex // guards meta's use: lists and tree nodes come from every goroutine
 
-	mu      sync.Mutex // guards claimed, pending, stats. Not held during I/O
+	mu      sync.Mutex // guards claimed, carried, pending, stats. Not held during I/O
 	claimed map[seal.ChunkID]bool
+	carried map[string]bool // roots of trees that MayCarry has allowed
 	pending indexData
 	stats   WriteStats
 
@@ -102,7 +105,7 @@ func (r *Repository) Begin(ctx context.Context, system string, group ResidencyGr
 	if err != nil {
 		return nil, errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 	}
-	w.condemned, w.known, w.generation = v.condemned, v.known, v.highest
+	w.condemned, w.known, w.considered, w.generation = v.condemned, v.known, v.considered, v.highest
 	w.start(ctx)
 	return w, nil
 }
@@ -279,7 +282,7 @@ func (w *Writer) drain() error {
 }
 
 // Commit stores what is left, then creates the snapshot with this manifest, whose fields System, ID, Group,
-// Repository, Started, Finished and Signer it sets. When it returns nil the snapshot exists, durably.
+// Repository, Host, Started, Finished, Generation, Written and Signer it sets. When it returns nil the snapshot exists, durably.
 func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
 	if w.closed {
 		return errors.New("commit of a closed writer")
@@ -289,7 +292,7 @@ func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
 		return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 	}
 	m.Version, m.Repository, m.System, m.ID, m.Group = 1, w.r.id, w.system, w.id, w.group
-	m.Started, m.Finished, m.Host, m.Written = w.started, w.r.opts.Now().UTC(), w.r.opts.Host, w.Stats()
+	m.Started, m.Finished, m.Host, m.Written, m.Generation = w.started, w.r.opts.Now().UTC(), w.r.opts.Host, w.Stats(), w.generation
 	name := w.r.snapshotName(w.system, w.id)
 	body, err := w.r.signManifest(m)
 	if err != nil {

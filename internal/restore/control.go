@@ -28,12 +28,12 @@ const noCheckpoint = 0xDEAD
 // readControl takes pg_control out of the snapshot and makes it useless without backup_label.
 func (x *run) readControl(ctx context.Context, e *repo.Entry) error {
 	rd := x.repo.Reader()
-	ids, err := rd.FileChunks(ctx, e, 0)
+	p, err := rd.FilePart(ctx, e, 0)
 	if err == nil {
-		if len(ids) != 1 || e.Size > 1<<16 {
+		if p.Len() != 1 || e.Size > 1<<16 {
 			return fmt.Errorf("%s has %d bytes", control.Path, e.Size)
 		}
-		err = rd.Chunks(ctx, ids, func(_ int, plain []byte) error {
+		err = rd.Part(ctx, p, []int{0}, func(_ int, plain []byte) error {
 			x.control, err = disarmed(plain)
 			return err
 		}, nil)

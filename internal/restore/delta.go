@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -13,7 +14,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
-	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
 // A Delta believes no time stamp: what stays has the hash, or the very bytes, that the snapshot has. Of a chunk that
@@ -27,50 +27,51 @@ const pageSize = 8192
 const comparedAtOnce = 8
 
 // overwrite writes those of an old file's chunks that differ.
-func (w *worker) overwrite(ctx context.Context, f *file, ids []seal.ChunkID, offsets []int64) error {
+func (w *worker) overwrite(ctx context.Context, f *file, c wanted) error {
 	if w.have == nil {
 		var err error
 		if w.have, w.freeHave, err = buffer(comparedAtOnce * repo.Grid); err != nil {
 			return err
 		}
 	}
-	for len(ids) > 0 {
+	for some := range slices.Chunk(c.chunks, comparedAtOnce) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n := min(len(ids), comparedAtOnce)
-		d, err := w.differing(f, ids[:n], offsets[:n])
+		d, err := w.differing(f, wanted{part: c.part, start: c.start, chunks: some})
 		if err != nil {
 			return err
 		}
 		if err := w.fetch(ctx, f, d); err != nil {
 			return err
 		}
-		ids, offsets = ids[n:], offsets[n:]
 	}
 	return nil
 }
 
-// differing returns the chunks of which the file on disk holds other bytes, and these.
-func (w *worker) differing(f *file, ids []seal.ChunkID, offsets []int64) (d wanted, err error) {
+// differing returns the chunks of which the file on disk holds other bytes, and these. A chunk that is patched has no hash
+// of its own: whether it differs is known when its right bytes are there.
+func (w *worker) differing(f *file, c wanted) (d wanted, err error) {
 	keys, group, stop := w.x.repo.Keys(), string(w.x.plan.Snapshot.Manifest.Group), w.x.plan.Snapshot.Facts.StopLSN
-	end := min(offsets[len(offsets)-1]+repo.Grid, f.e.Size)
-	all := w.have[:end-offsets[0]]
-	read := f.readPast(all, offsets[0])
-	for i, id := range ids {
-		at, size := offsets[i]-offsets[0], min(f.e.Size-offsets[i], repo.Grid)
+	d = wanted{part: c.part, start: c.start}
+	first, end := c.offset(c.chunks[0]), min(c.offset(c.chunks[len(c.chunks)-1])+repo.Grid, f.e.Size)
+	all := w.have[:end-first]
+	read := f.readPast(all, first)
+	for _, chunk := range c.chunks {
+		at, size := c.offset(chunk)-first, min(f.e.Size-c.offset(chunk), repo.Grid)
 		var old []byte
 		if read {
 			old = all[at:][:size:size]
-		} else if old, err = f.readOld(w.have[len(d.ids)*repo.Grid:][:size], offsets[i]); err != nil {
+		} else if old, err = f.readOld(w.have[len(d.chunks)*repo.Grid:][:size], c.offset(chunk)); err != nil {
 			return d, err
 		}
-		if old != nil && !(f.relation() && newer(old, stop)) && keys.ChunkID(group, old) == id {
+		id, whole := c.part.Whole(chunk)
+		if whole && old != nil && !(f.relation() && newer(old, stop)) && keys.ChunkID(group, old) == id {
 			atomic.AddInt64(&w.x.result.Kept, size)
 			w.x.progress.add(size)
 			continue
 		}
-		d.ids, d.offsets, d.old = append(d.ids, id), append(d.offsets, offsets[i]), append(d.old, old)
+		d.chunks, d.old = append(d.chunks, chunk), append(d.old, old)
 	}
 	return d, nil
 }

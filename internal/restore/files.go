@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -14,7 +15,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/repo"
-	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
 // A file is cut into pieces of repo.ListLen chunks (128 MiB). Workers take pieces in the order of the tree, so
@@ -224,55 +224,57 @@ func (w *worker) run(ctx context.Context, pieces <-chan piece, whole chan<- *fil
 
 // write writes one piece: all of it, or for Delta what differs.
 func (w *worker) write(ctx context.Context, p piece) error {
-	ids, err := w.reader.FileChunks(ctx, p.file.e, p.n)
+	part, err := w.reader.FilePart(ctx, p.file.e, p.n)
 	start := int64(p.n) * repo.ListLen * repo.Grid
 	if err != nil {
 		length := min(p.file.e.Size-start, repo.ListLen*repo.Grid)
 		return w.lost(p.file, start, length, err)
 	}
-	offsets := make([]int64, len(ids))
-	for i := range ids {
-		offsets[i] = start + int64(i)*repo.Grid
+	c := wanted{part: part, start: start}
+	for i := range part.Len() {
+		c.chunks = append(c.chunks, i)
 	}
 	if p.file.was > start {
-		return w.overwrite(ctx, p.file, ids, offsets)
+		return w.overwrite(ctx, p.file, c)
 	}
-	return w.fetch(ctx, p.file, wanted{ids: ids, offsets: offsets})
+	return w.fetch(ctx, p.file, c)
 }
 
-// wanted are chunks of a file that are to be written.
+// wanted are chunks of a part of a file that are to be written.
 type wanted struct {
-	ids     []seal.ChunkID
-	offsets []int64
+	part   *repo.FilePart
+	start  int64 // of the part in the file
+	chunks []int // ascending
 
-	old [][]byte // for Delta: what the file has there, or nil
+	old [][]byte // for Delta: what the file has in place of each, or nil
 }
+
+// offset returns where a chunk lies in the file.
+func (c *wanted) offset(chunk int) int64 { return c.start + int64(chunk)*repo.Grid }
 
 // fetch reads chunks from the repository and writes them.
 func (w *worker) fetch(ctx context.Context, f *file, c wanted) error {
-	if len(c.ids) == 0 {
+	if len(c.chunks) == 0 {
 		return nil
 	}
-	back := writeBack{f: f.f, from: c.offsets[0], to: c.offsets[0]}
+	back := writeBack{f: f.f, from: c.offset(c.chunks[0]), to: c.offset(c.chunks[0])}
 	defer back.flush()
-	return w.reader.Chunks(ctx, c.ids, func(i int, plain []byte) error {
-		if want := min(f.e.Size-c.offsets[i], repo.Grid); int64(len(plain)) != want {
-			return fmt.Errorf("the chunk at %d has %d bytes, not %d", c.offsets[i], len(plain), want)
-		}
+	return w.reader.Part(ctx, c.part, c.chunks, func(chunk int, plain []byte) error {
+		offset := c.offset(chunk)
 		var old []byte
-		if c.old != nil {
+		if i, ok := slices.BinarySearch(c.chunks, chunk); ok && c.old != nil {
 			old = c.old[i]
 		}
-		written, cached, err := f.patch(plain, old, c.offsets[i])
+		written, cached, err := f.patch(plain, old, offset)
 		if err != nil {
 			return err
 		}
 		atomic.AddInt64(&w.x.result.Kept, int64(len(plain)-written))
-		back.wrote(c.offsets[i]+int64(len(plain)), cached)
+		back.wrote(offset+int64(len(plain)), cached)
 		w.x.progress.add(int64(len(plain)))
 		return ctx.Err()
-	}, func(i int, err error) error {
-		return w.lost(f, c.offsets[i], min(f.e.Size-c.offsets[i], repo.Grid), err)
+	}, func(chunk int, err error) error {
+		return w.lost(f, c.offset(chunk), min(f.e.Size-c.offset(chunk), repo.Grid), err)
 	})
 }
 

@@ -69,6 +69,68 @@ func twoSnapshots(ctx context.Context, st store.Store) error {
 	return errors.Join(initAt(ctx, st), saveAt(ctx, st, 1), saveAt(ctx, st, 2))
 }
 
+// onePatched has a patched file in its last snapshot.
+func onePatched(ctx context.Context, st store.Store) error {
+	return errors.Join(twoSnapshots(ctx, st), patchAt(ctx, st, 0), patchAt(ctx, st, 1))
+}
+
+// patchAt takes over the last snapshot, and patches the nth page of a file of six chunks.
+func patchAt(ctx context.Context, st store.Store, n int) error {
+	return opened(ctx, st, func(r *Repository) error {
+		w, err := r.Begin(ctx, "orders-db", DefaultGroup)
+		if err != nil {
+			return err
+		}
+		defer w.Close(ctx) //nolint:errcheck // the error of interest is another
+		prev, err := r.LatestSnapshot(ctx, "orders-db")
+		if err != nil {
+			return err
+		}
+		if ok, err := w.MayCarry(ctx, prev); err != nil || !ok {
+			return errors.Join(err, errors.New("nothing may be taken over"))
+		}
+		rd, lane := r.Reader(), w.Lane()
+		root, err := prev.RootID()
+		if err != nil {
+			return err
+		}
+		e, err := rd.Lookup(ctx, root, "rel")
+		if err != nil {
+			return err
+		}
+		var base *FilePart
+		whole, patches := map[int]seal.ChunkID{}, []PagePatch(nil)
+		if e != nil {
+			if base, err = rd.FilePart(ctx, e, 0); err != nil {
+				return err
+			}
+			unit, err := lane.Save(ctx, pageOf(uint64(n)), nil)
+			if err != nil {
+				return err
+			}
+			patches = []PagePatch{{uint16(n), unit, 1, 0}}
+		}
+		for i := range 6 {
+			if id, err := lane.Save(ctx, make([]byte, Grid), nil); err != nil {
+				return err
+			} else if e == nil {
+				whole[i] = id
+			}
+		}
+		list, err := w.PatchPart(ctx, base, whole, patches, 6*Grid)
+		if err != nil {
+			return err
+		}
+		e = &Entry{Type: TypeFile}
+		e.SetContent(6*Grid, []FileList{list})
+		m := &Manifest{}
+		if err := w.EditTree(ctx, prev, []TreeEdit{{Path: "rel", Entry: e}}, m); err != nil {
+			return err
+		}
+		return w.Commit(ctx, m)
+	})
+}
+
 // oneForgotten leaves a collection something to do.
 func oneForgotten(ctx context.Context, st store.Store) error {
 	if err := errors.Join(twoSnapshots(ctx, st), saveAt(ctx, st, 3)); err != nil {
@@ -98,6 +160,7 @@ func littleBytes(n int) (total int64) {
 var operations = []operation{
 	{name: "init", run: initAt, unsure: ErrExists},
 	{name: "snapshot", prepare: twoSnapshots, run: func(ctx context.Context, st store.Store) error { return saveAt(ctx, st, 4) }},
+	{name: "patch", prepare: onePatched, run: func(ctx context.Context, st store.Store) error { return patchAt(ctx, st, 2) }},
 	{name: "log", prepare: twoSnapshots, run: func(ctx context.Context, st store.Store) error {
 		return opened(ctx, st, func(r *Repository) error {
 			log := r.Log("orders-db")

@@ -31,6 +31,7 @@ type tiny struct {
 	facts   pg.Facts
 	files   map[string][]byte
 
+	patched   map[string]bool  // files that are stored with pages over other ones
 	zeros     map[string]int64 // sizes of files of zeros, which may be too large for files
 	packBytes int              // 0: 128 KiB
 
@@ -68,6 +69,7 @@ func newTiny(t *testing.T) *tiny {
 			Version: 150000, SystemID: c.SystemID, Timeline: 1, StopTimeline: 1, StartLSN: start, StopLSN: start + 0x100, SegmentSize: 16 << 20, PageSize: 8192,
 			BackupLabel: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\nSTART TIMELINE: 1\n",
 		},
+		patched: map[string]bool{"base/1/1259": true, "base/5/16384": true},
 		files: map[string][]byte{
 			"PG_VERSION": []byte("15\n"), "base/1/1259": bytes.Repeat([]byte("page"), repo.Grid/2), "base/1/empty": {},
 			"base/5/16384": bytes.Repeat([]byte("0123456789abcdef"), 5*repo.Grid/16), "postgresql.conf": []byte("port = 5432\n"),
@@ -116,6 +118,9 @@ func (y *tiny) store(t *testing.T, st store.Store) {
 			}
 			if len(ids) > 0 {
 				list, err := w.SaveList(t.Context(), ids, int64(len(content)))
+				if err == nil && y.patched[p] {
+					list, err = patchedList(t, r.Reader(), w, lane, ids, content)
+				}
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -136,6 +141,50 @@ func (y *tiny) store(t *testing.T, st store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// patchedList stores content as other bytes than it has, and over them two pages of every chunk but each third, and all of
+// the last chunk.
+func patchedList(t *testing.T, rd *repo.Reader, w *repo.Writer, lane *repo.Lane, ids []seal.ChunkID, content []byte) (repo.FileList, error) {
+	t.Helper()
+	const perChunk = repo.Grid / repo.PageSize
+	under, patches := slices.Clone(ids), []repo.PagePatch(nil)
+	for c, id := range ids {
+		var pages []int
+		chunk := bytes.Clone(content[c*repo.Grid : min((c+1)*repo.Grid, len(content))])
+		switch {
+		case c == len(ids)-1:
+			for at := 0; at < len(chunk); at += repo.PageSize {
+				pages = append(pages, c*perChunk+at/repo.PageSize)
+			}
+		case c%3 < 2:
+			pages = []int{c*perChunk + 5, c*perChunk + perChunk - 1}
+		}
+		var unit []byte
+		for _, page := range pages {
+			b := make([]byte, repo.PageSize)
+			copy(b, content[page*repo.PageSize:])
+			unit = append(unit, b...)
+			copy(chunk[page*repo.PageSize-c*repo.Grid:], "what was there before, and is there no more")
+		}
+		var err error
+		if len(pages) > 0 {
+			if under[c], err = lane.Save(t.Context(), chunk, nil); err != nil {
+				return repo.FileList{}, err
+			}
+			if id, err = lane.Save(t.Context(), unit, nil); err != nil {
+				return repo.FileList{}, err
+			}
+		}
+		for slot, page := range pages {
+			patches = append(patches, repo.PagePatch{Page: uint16(page), Unit: id, UnitPages: uint8(len(pages)), Slot: uint8(slot)})
+		}
+	}
+	base, err := rd.FilePart(t.Context(), &repo.Entry{Type: repo.TypeFile, Size: int64(len(content)), Chunks: under}, 0)
+	if err != nil {
+		return repo.FileList{}, err
+	}
+	return w.PatchPart(t.Context(), base, nil, patches, int64(len(content)))
 }
 
 // saveZeros gives an entry its content. The size is a multiple of a list's.

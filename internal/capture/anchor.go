@@ -25,17 +25,20 @@ type anchor struct {
 
 // begin finds or makes the checkpoint from which recovery will begin.
 func (s *snapshot) begin(ctx context.Context, b *base) (*anchor, error) {
-	if s.cfg.ForceCheckpoint || b.newTablespaces(s.info.Tablespaces) {
-		return s.forceCheckpoint(ctx)
-	}
 	c, content, err := control.Read(ctx, s.cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
-	if c.Redo <= b.facts.StartLSN && s.info.LSN > c.Redo+logBlockSize {
-		return s.forceCheckpoint(ctx) // nothing would become shorter for a recovery
+	// Where there was none since the snapshot before, nothing would become shorter for a recovery.
+	old := c.Redo <= b.facts.StartLSN && s.info.LSN > c.Redo+logBlockSize
+	if !old && !s.cfg.ForceCheckpoint && !b.newTablespaces(s.info.Tablespaces) {
+		return s.lastCheckpoint(c, content)
 	}
-	return s.lastCheckpoint(c, content)
+	// What is not known now will not be known then: spare the server a checkpoint in vain.
+	if _, err := s.changedSince(ctx, b, &anchor{start: c.Redo, timeline: c.Timeline}); err != nil {
+		return nil, err
+	}
+	return s.forceCheckpoint(ctx)
 }
 
 // forceCheckpoint begins a backup that the server knows of.

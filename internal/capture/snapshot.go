@@ -77,7 +77,8 @@ func Snapshot(ctx context.Context, r *repo.Repository, cfg SnapshotConfig) (*Sna
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the backup's end was checked
+	s := &snapshot{repo: r, cfg: cfg, conn: conn, info: info, report: &SnapshotReport{}}
+	defer func() { s.conn.Close(context.WithoutCancel(ctx)) }() //nolint:errcheck // the backup's end was checked
 	if cfg.AfterCheckpoint {
 		if err := needed(ctx, conn, r, cfg.System); err != nil {
 			return nil, err
@@ -87,7 +88,7 @@ func Snapshot(ctx context.Context, r *repo.Repository, cfg SnapshotConfig) (*Sna
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
-	s := &snapshot{repo: r, cfg: cfg, w: w, conn: conn, info: info, report: &SnapshotReport{}}
+	s.w = w
 	err = s.take(ctx)
 	if err = errors.Join(err, w.Close(context.WithoutCancel(ctx))); err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
@@ -217,6 +218,12 @@ func (s *snapshot) content(ctx context.Context) (cluster.Result, *base, error) {
 		// What was stored so far is found again by its content.
 		s.entries, s.edits, s.links = nil, nil, nil
 		s.report = &SnapshotReport{FullScan: doubt.reason, Missed: s.report.Missed}
+		if s.conn.Ping(ctx) != nil { // it was closed with the backup that was given up
+			var err error
+			if s.conn, s.info, err = s.cfg.connect(ctx); err != nil {
+				return cluster.Result{}, nil, err
+			}
+		}
 		s.cfg.Log.Info("the snapshot reads everything", dr.KeySystem, s.cfg.System, dr.KeyReason, doubt.reason)
 	}
 	s.size = cluster.DatabaseBytes(ctx, s.conn)

@@ -41,10 +41,9 @@ func (w *world) snapshot(args ...string) created {
 // crashes. None of them may read everything, what a scan of everything finds must be what the log told, and the last must
 // restore to what the source was.
 func TestSnapshotsOfWhatChanged(t *testing.T) {
-	for _, v := range pgtest.Versions(t) {
-		for _, checksums := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s/checksums=%v", v, checksums), func(t *testing.T) { snapshotsOfWhatChanged(t, v, checksums) })
-		}
+	for i, v := range pgtest.Versions(t) {
+		checksums := i%2 == 1
+		t.Run(fmt.Sprintf("%s/checksums=%v", v, checksums), func(t *testing.T) { snapshotsOfWhatChanged(t, v, checksums) })
 	}
 }
 

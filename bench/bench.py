@@ -228,7 +228,7 @@ def prefault():
     """Fill and empty the page cache just before a measurement. A virtual machine may give idle memory back to its host, and
     then whoever fills the page cache first pays for it (measured: up to twice the time of a restore, 3.6 s a GiB)."""
     free = int(open('/proc/meminfo').read().split('MemFree:')[1].split()[0]) >> 10
-    n = max(0, min(5000, free - 1000))
+    n = max(0, min(34 * SCALE, free - 1000))
     subprocess.run(f'dd if=/dev/zero of={B}/restore/.fill bs=1M count={n} 2>/dev/null; rm -f {B}/restore/.fill', shell=True)
 
 
@@ -767,7 +767,8 @@ def churn(n):
     parts = lambda: (du(repo)[0], sum(du(d)[0] for d in glob.glob(repo + '/**/log', recursive=True)))  # all; the log
     tool.init()
     full = measure('tool', 'churn_full', tool.backup('S0'), repo, size(), tool.env)
-    ideal, rows, percent = parts()[0] - parts()[1], [], []
+    base = ideal = parts()[0] - parts()[1]
+    rows = []
     for i in range(n):
         for f in sorted(f for f in os.listdir(SPOOL) if len(f) == 24)[:-64]:
             os.unlink(f'{SPOOL}/{f}')  # nobody needs it any more
@@ -788,6 +789,7 @@ def churn(n):
                snapshot_s=med(r['wall_s'] for r in rows), first_s=med(r['wall_s'] for r in rows[:10]), last_s=med(r['wall_s'] for r in rows[-10:]),
                snapshot_cpu_s=med(r['cpu_s'] for r in rows), peak_mib=max(r['peak_mib'] for r in rows), full_peak_mib=full['peak_mib'],
                repo_bytes=total, log_bytes=log, ideal_bytes=ideal, bytes_ratio=round((total - log) / ideal, 3),
+               added_ratio=round((total - log - base) / max(ideal - base, 1), 3),
                restore_s=min(a), fresh_restore_s=min(b), restore_ratio=round(min(a) / max(min(b), .01), 3))
     if os.path.exists(TOOL + '/prune'):
         keep = max(1, n // 2)
@@ -795,7 +797,7 @@ def churn(n):
         total, log = parts()
         out.update(prune_keep=keep, prune_rc=r['rc'], prune_s=r['wall_s'], prune_cpu_s=r['cpu_s'], prune_peak_mib=r['peak_mib'], pruned_repo_bytes=total, pruned_log_bytes=log)
         out.update(pruned_restore_s=restore(tool, now, 'churn_pruned_', delta=False, check=True)['wall_s'])
-    put(dict(peer='tool', metric='churn_summary', **out))
+    put(dict(peer='tool', metric='churn_summary', **{k: round(v, 3) for k, v in out.items()}))
 
 
 def again():
@@ -907,7 +909,7 @@ def report():
     print('\n| limit | stage | n | wall s min / median | CPU s | GB/s | out MB |\n|---|---|---|---|---|---|---|')
     for (m, st), v in lim.items():
         w = [r['wall_s'] for r in v]
-        print(f"| {m} | {st} | {len(v)} | {min(w):.2f} / {med(w):.2f} | {med(r['cpu_s'] for r in v):.1f} | {med(r['GBps'] for r in v):.2f} | {med(r.get('out', 0) for r in v) / 1e6:.0f} |")
+        print(f"| {m} | {st} | {len(v)} | {min(w):.2f} / {med(w):.2f} | {med(r['cpu_s'] for r in v):.1f} | {med(r['GBps'] for r in v):.2f} | {med(r.get('out', 0) for r in v) / 1e6:.1f} |")
     for m in order:
         print(f'\n**{m}**\n\n| peer | n (disturbed, left out) | wall s min / median | + sync s | CPU s (+ server) | peak MiB | added MB | × changed pages | × fastest peer | × limit |\n|---|---|---|---|---|---|---|---|---|---|')
         for p, v in sorted(by[m].items(), key=lambda x: med(r['wall_s'] for r in x[1])):

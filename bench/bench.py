@@ -5,18 +5,29 @@
   bench.py rounds 3         N rounds: fresh repositories; S0 full, S1 (~1 %), S2 (~10 %), restore, start, delta restore
   bench.py again            the restores of the last round once more
   bench.py wal 200          push and fetch N archived segments
+  bench.py scale 3          the same change N times in a cluster of SCALE and one of 4 x SCALE: does the cost follow the size?
+  bench.py churn 500        N small changes, each with a snapshot of the tool; then restore and prune
   bench.py report           medians and ratios from results.jsonl
-  bench.py stop             stop the cluster
+  bench.py stop             stop the cluster, and the agents of the tool
+  bench.py pg17 [COMMAND]   the same on PostgreSQL 17 in BENCH_DIR-17, beside its own incremental backups;
+                            without COMMAND: init where needed, rounds 1, report, stop
 
 Environment: BENCH_DIR (/var/tmp/bench), PEERS (/var/tmp/bench-peers: pgbackrest, wal-g, restic, kopia, roofline, datagen),
-PGBIN, ONLY (comma list of peers), TOOL (a folder of executables: the tool under test, see README.md), SCALE (150).
+PGBIN, PG17BIN ($PEERS/debian/usr/lib/postgresql/17/bin), ONLY (comma list of peers), TOOL (a folder of executables: the tool
+under test, see README.md), SCALE (150), TX (transactions of a step of scale and churn), QUIET (60: seconds to wait for a quiet
+machine before each measurement, at most).
 Run as root: the tools and the servers run as the user postgres."""
-import ctypes, glob, json, os, pwd, resource, shutil, statistics, subprocess, sys, threading, time
+import ctypes, glob, json, os, pwd, resource, shutil, signal, statistics, subprocess, sys, threading, time
 import psycopg2
 
+ARGS = sys.argv[1:]
 B = os.environ.get('BENCH_DIR', '/var/tmp/bench')
 PEERS = os.environ.get('PEERS', '/var/tmp/bench-peers')
 PGBIN = os.environ.get('PGBIN', '/usr/lib/postgresql/15/bin')
+if ARGS[:1] == ['pg17']:
+    B += '-17'
+    PGBIN = os.environ.get('PG17BIN', PEERS + '/debian/usr/lib/postgresql/17/bin')
+    os.environ.setdefault('ONLY', 'pg_incremental,tool')
 TOOL = os.environ.get('TOOL', '')
 SCALE = int(os.environ.get('SCALE', '150'))
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -37,7 +48,7 @@ ENV = dict(PATH=PGBIN + ':/usr/local/bin:/usr/bin:/bin', LC_ALL='C', HOME=B + '/
            KOPIA_LOG_DIR=B + '/home/kopia-log', KOPIA_CHECK_FOR_UPDATES='false',
            PGDATA=DATA, REPO=B + '/repo/tool', KEYDIR=B + '/home', PEERS=PEERS)
 ROUND = 0
-W1, W10 = 2700, 30000  # transactions that change about 1 % and 10 % of the pages at SCALE=150
+W1, W10 = max(40, 2700 * SCALE // 150), max(400, 30000 * SCALE // 150)  # transactions that change about 1 % and 10 % of the pages
 
 
 # ---- running and measuring ----
@@ -123,6 +134,63 @@ def postmasters():
     return s
 
 
+def agents():
+    """Roots of the processes that the tool's init left running, by the folder in KEYDIR whose agent.pid names them."""
+    a = {}
+    for f in glob.glob(B + '/home/*/agent.pid'):
+        try:
+            pid = int(open(f).read())
+            if os.path.dirname(f).encode() in open(f'/proc/{pid}/cmdline', 'rb').read():
+                a[pid] = os.path.basename(os.path.dirname(f))
+        except (OSError, ValueError):
+            pass
+    return a
+
+
+def agent(root):
+    """CPU seconds and peak MiB of an agent: the root alone (it may be a loop in shell) and all below it with what they reaped."""
+    s, kids, hwm = stat(root), tree(), 0
+    t, todo = s[1] if s else 0, list(kids.get(root, []))
+    while todo:
+        c = todo.pop()
+        todo += kids.get(c, [])
+        s = stat(c)
+        t += s[1] + s[2] if s else 0
+        try:
+            hwm += sum(int(l.split()[1]) for l in open(f'/proc/{c}/status') if l.startswith('VmHWM'))
+        except OSError:
+            pass
+    return t / HZ, hwm / 1024
+
+
+def agents_cpu():
+    return sum(agent(a)[0] for a in agents())
+
+
+def stop_agents():
+    """Before the repositories go and before the server stops (it waits for whoever receives its log)."""
+    for a in agents():
+        try:
+            os.kill(a, signal.SIGTERM)
+            end = time.time() + 30
+            while time.time() < end and open(f'/proc/{a}/stat').read().rsplit(')', 1)[1].split()[0] != 'Z':
+                time.sleep(.1)
+                reap()
+        except OSError:
+            pass
+    reap()
+
+
+def reap():
+    """Reap any left-over orphan that has ended: its CPU is counted from then on."""
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
+
+
 def du(path):
     """Apparent bytes and number of files, hard links counted once."""
     seen, a, n = set(), 0, 0
@@ -146,8 +214,8 @@ def put(row):
     return row
 
 
-def quiet(limit=60):
-    """Wait (a minute at most) until others leave the machine idle."""
+def quiet(limit=int(os.environ.get('QUIET', '60'))):
+    """Wait (QUIET seconds at most, a minute) until others leave the machine idle."""
     end = time.time() + limit
     while time.time() < end:
         b, t = busy()[0], time.time()
@@ -160,19 +228,22 @@ def prefault():
     """Fill and empty the page cache just before a measurement. A virtual machine may give idle memory back to its host, and
     then whoever fills the page cache first pays for it (measured: up to twice the time of a restore, 3.6 s a GiB)."""
     free = int(open('/proc/meminfo').read().split('MemFree:')[1].split()[0]) >> 10
-    n = max(0, min(5000, free - 1000))
+    n = max(0, min(34 * SCALE, free - 1000))
     subprocess.run(f'dd if=/dev/zero of={B}/restore/.fill bs=1M count={n} 2>/dev/null; rm -f {B}/restore/.fill', shell=True)
 
 
-def measure(peer, metric, fn, repo=None, work=0, env={}, **extra):
-    """fn: a command (list or string) or a callable. Wall, CPU (all reaped descendants), server CPU, peak PSS, sync time."""
-    if metric != 'start':
+def measure(peer, metric, fn, repo=None, work=0, env={}, light=False, **extra):
+    """fn: a command (list or string) or a callable. Wall, CPU (all reaped descendants), server CPU, peak PSS, sync time.
+    light: no waiting, warming and syncing around it, for what is done hundreds of times."""
+    if not light and not metric.endswith('start'):
         quiet()
         prefault()
         subprocess.run(['sync'])
         warm(f'{B}/repo/{peer}' if 'restore' in metric else f'{DATA}/base')
     before = du(repo) if repo and os.path.exists(repo) else (0, 0)
-    sm = Sampler(postmasters())
+    sm = Sampler(postmasters() | set(agents()))
+    reap()
+    a0 = agents_cpu()
     c0, s0, b0 = resource.getrusage(resource.RUSAGE_CHILDREN), server_cpu(), busy()
     sm.start()
     t0 = time.time()
@@ -186,22 +257,19 @@ def measure(peer, metric, fn, repo=None, work=0, env={}, **extra):
         p = sh(fn, **env)
         rc, out = p.returncode, p.stdout
     wall = time.time() - t0
-    while True:  # reap any left-over orphan that has ended
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                break
-        except ChildProcessError:
-            break
+    reap()
     c1, s1, b1 = resource.getrusage(resource.RUSAGE_CHILDREN), server_cpu(), busy()
+    a1 = agents_cpu()
     sm.go = False
     sm.join()
     t1 = time.time()
-    subprocess.run(['sync'])
+    if not light:
+        subprocess.run(['sync'])
     sync = time.time() - t1
     cpu = c1.ru_utime + c1.ru_stime - c0.ru_utime - c0.ru_stime
     row = dict(peer=peer, metric=metric, rc=rc, wall_s=round(wall, 2), sync_s=round(sync, 2), cpu_s=round(cpu, 2),
                server_cpu_s=round(s1 - s0, 2), peak_mib=round(sm.peak / 1024, 1),
-               other_cpu_s=round(b1[0] - b0[0] - cpu - (s1 - s0), 2), steal_s=round(b1[1] - b0[1], 2), **extra)
+               agent_cpu_s=round(a1 - a0, 2), other_cpu_s=round(b1[0] - b0[0] - cpu - (s1 - s0) - (a1 - a0), 2), steal_s=round(b1[1] - b0[1], 2), **extra)
     if repo:
         a = du(repo)
         row.update(repo_bytes=a[0], repo_added=a[0] - before[0], repo_files=a[1])
@@ -327,13 +395,33 @@ class BaseBackup:
         return f'tar -C {d} -I "zstd -T2" -xf {B}/repo/pg_basebackup/b/base.tar.zst'
 
 
-class Tool:
-    """The tool under test: executables init, backup, restore and optionally delta, wal-push, wal-fetch in $TOOL."""
-    name = 'tool'
+class PgIncremental:
+    """PostgreSQL 17's own incrementals: tars as pg_basebackup makes them; a restore unpacks them all and combines them."""
+    name = 'pg_incremental'
+    repo = B + '/repo/pg_incremental'
 
     def init(self):
-        mkdirs(B + '/repo/tool')
-        must([TOOL + '/init'])
+        mkdirs(self.repo)
+
+    def backup(self, state):
+        n = len(os.listdir(self.repo))
+        return [PGBIN + '/pg_basebackup', '-D', f'{self.repo}/{n:03}', '-c', 'fast', '-X', 'fetch', '-Ft', '--compress=client-zstd:level=3,workers=2'] + \
+            (['--incremental', f'{self.repo}/{n - 1:03}/backup_manifest'] if state != 'S0' else [])
+
+    def restore(self, d):
+        ns = sorted(os.listdir(self.repo))
+        return f'set -e; for n in {" ".join(ns)}; do mkdir -p {d}.parts/$n; tar -C {d}.parts/$n -I "zstd -T2" -xf {self.repo}/$n/base.tar.zst; ' \
+            f'cp {self.repo}/$n/backup_manifest {d}.parts/$n/; done; {PGBIN}/pg_combinebackup {" ".join(f"{d}.parts/{n}" for n in ns)} -o {d}; rm -r {d}.parts'
+
+
+class Tool:
+    """The tool under test: executables init, backup, restore and optionally delta, wal-push, wal-fetch, prune in $TOOL."""
+    def __init__(self, name='tool'):
+        self.name, self.env = name, dict(REPO=f'{B}/repo/{name}')
+
+    def init(self):
+        mkdirs(f'{B}/repo/{self.name}')
+        must([TOOL + '/init'], **self.env)
 
     def backup(self, state):
         return [TOOL + '/backup', 'full' if state == 'S0' else 'incr']
@@ -347,6 +435,8 @@ class Tool:
 
 def peers():
     ps = [PgBackRest(), WalG(), Restic(), Kopia(), BaseBackup()] + ([Tool()] if TOOL else [])
+    if os.path.exists(PGBIN + '/pg_combinebackup'):
+        ps.append(PgIncremental())
     only = [o for o in os.environ.get('ONLY', '').split(',') if o]
     ps = [p for p in ps if not only or p.name in only]
     program = dict(pgbackrest=BR, walg=WALG, restic=RESTIC, kopia=KOPIA)
@@ -359,11 +449,8 @@ def peers():
 
 
 # ---- steps ----
-def init():
-    if os.path.exists(DATA):
-        raise SystemExit(DATA + ' exists')
-    os.makedirs(B, exist_ok=True)
-    mkdirs(B, *(f'{B}/{d}' for d in ('log', 'lock', 'spool', 'home', 'restore', 'sock2', 'labels', 'spool-br')))
+def configure():
+    """pgBackRest's configuration, for the version that is there now."""
     # Bundles came with pgBackRest 2.39, block incrementals with 2.46.
     v = subprocess.run([BR, 'version'], stdout=subprocess.PIPE, text=True).stdout.split()[-1:] if os.path.exists(BR) else []
     v = [int(x) for x in v[0].split('.')[:2]] if v else [0, 0]
@@ -390,6 +477,13 @@ pg1-socket-path={B}
 pg1-user=postgres
 ''')
     os.chown(B + '/pgbackrest.conf', PW.pw_uid, PW.pw_gid)
+
+
+def init():
+    if os.path.exists(DATA):
+        raise SystemExit(DATA + ' exists')
+    os.makedirs(B, exist_ok=True)
+    mkdirs(B, *(f'{B}/{d}' for d in ('log', 'lock', 'spool', 'home', 'restore', 'sock2', 'labels', 'spool-br')))
     must(f'{PGBIN}/initdb -D {DATA} -U postgres -k -A trust --locale=C -E UTF8')
     open(DATA + '/postgresql.conf', 'a').write(f"""
 port={PORT}
@@ -400,10 +494,11 @@ maintenance_work_mem=512MB
 max_wal_size=6GB
 checkpoint_timeout=30min
 autovacuum=off
+jit=off
 wal_level=replica
 archive_mode=on
 archive_command='cp %p {SPOOL}/.%f && mv {SPOOL}/.%f {SPOOL}/%f'
-""")
+""" + ('summarize_wal=on\n' if os.path.exists(PGBIN + '/pg_combinebackup') else ''))
     must(f'{PGBIN}/pg_ctl -D {DATA} -l {B}/pg.log -w -o "-c fsync=off -c archive_command=/bin/true -c max_wal_size=20GB -c synchronous_commit=off" start')
     must('createdb bench')
     open(B + '/schema.sql', 'w').write('''
@@ -443,18 +538,20 @@ def warm(d=DATA + '/base'):
     subprocess.run(f'find {d} -type f -print0 | xargs -0 -r cat > /dev/null', shell=True)
 
 
-def workload(name, tx):
+def workload(name, tx, seed='', stages='lsnscan'):
+    """tx transactions between two checkpoints; returns where the log was before them, and what a yardstick in stages said."""
     q('checkpoint', fetch=False)
     lsn = q('select pg_current_wal_insert_lsn()')[0][0]
     t = time.time()
-    must([PGBIN + '/pgbench', '-n', '-c', '4', '-j', '2', '-t', str(tx // 4), f'--random-seed={tx}{ROUND}', '-b', 'tpcb-like@9', '-f', B + '/mix.sql@1', 'bench'])
+    must([PGBIN + '/pgbench', '-n', '-c', '4', '-j', '2', '-t', str(tx // 4), f'--random-seed={tx}{ROUND}{seed}', '-b', 'tpcb-like@9', '-f', B + '/mix.sql@1', 'bench'])
     q('checkpoint', fetch=False)
-    o = subprocess.run([ROOF, '-dir', DATA, '-only', 'lsnscan', '-lsn', lsn], stdout=subprocess.PIPE, text=True).stdout
-    n = json.loads(o.splitlines()[1])
+    o = subprocess.run([ROOF, '-dir', DATA, '-only', stages, '-lsn', lsn], stdout=subprocess.PIPE, text=True).stdout
+    o = {j['stage'].split('(')[0]: j for j in map(json.loads, o.splitlines())}
+    n, y = o['lsncount'], o.get('yardstick', {})
     end = q('select pg_current_wal_insert_lsn()')[0][0]
     put(dict(peer='workload', metric=name, transactions=tx, wall_s=round(time.time() - t, 1), changed_pages=n['changed'], pages=n['pages'],
-             percent=n['percent'], wal_bytes=int(q(f"select '{end}'::pg_lsn - '{lsn}'::pg_lsn")[0][0])))
-    return lsn
+             percent=n['percent'], wal_bytes=int(q(f"select '{end}'::pg_lsn - '{lsn}'::pg_lsn")[0][0]), **({'compressed': y['out']} if y else {})))
+    return lsn, y.get('out', 0)
 
 
 def limits(kind, lsn=None):
@@ -465,7 +562,7 @@ def limits(kind, lsn=None):
     quiet()
     prefault()
     warm()
-    names = 'read,pipeline_default,pipeline_fastest' if kind == 'full' else 'lsnscan,incr'
+    names = 'read,pipeline_default,pipeline_fastest' if kind == 'full' else 'lsnscan,incr,yardstick'
     p = sh([ROOF, '-dir', DATA, '-out', o, '-only', names] + (['-lsn', lsn] if lsn else []))
     for l in p.stdout.splitlines():
         try:
@@ -488,16 +585,17 @@ def backups(state, lsn=None):
             q('checkpoint', fetch=False)
             if p.name == 'pg_basebackup':
                 open(B + '/labels/sum0', 'w').write(str(q('select sum(abalance) from pgbench_accounts')[0][0]))
-            measure(p.name, kind, cmd, f'{B}/repo/{p.name}', size())
+            measure(p.name, kind, cmd, f'{B}/repo/{p.name}', size(), getattr(p, 'env', {}))
 
 
-def restore(p, expect):
+def restore(p, expect, prefix='', delta=True, check=False):
     d = f'{B}/restore/{p.name}'
     shutil.rmtree(d, ignore_errors=True)
     mkdirs(d)
-    row = measure(p.name, 'restore', p.restore(d), None, size())
+    row = measure(p.name, prefix + 'restore', p.restore(d), None, size(), getattr(p, 'env', {}))
     if row['rc']:
-        return
+        shutil.rmtree(d + '.parts', ignore_errors=True)
+        return row
 
     def finish():
         if os.path.exists(f'{B}/labels/{p.name}'):
@@ -527,26 +625,26 @@ def restore(p, expect):
                 last = e
                 time.sleep(.02)
         raise RuntimeError(repr(last) + open(log).read()[-500:])
-    t0 = time.time()
-    s = measure(p.name, 'start', first_query)
+    s = measure(p.name, prefix + 'start', first_query)
     ok = s['rc'] == 0
     if ok:
-        r = dict(peer=p.name, metric='first_query', wall_s=round(row['wall_s'] + s['wall_s'], 2))
-        if ROUND == 1:  # is it the right data?
+        r = dict(peer=p.name, metric=prefix + 'first_query', wall_s=round(row['wall_s'] + s['wall_s'], 2))
+        if check or ROUND == 1:  # is it the right data?
             tot = int(q('select sum(abalance) from pgbench_accounts', RPORT, B + '/sock2')[0][0])
             r['data_as_expected'] = tot == expect
         put(r)
         while q('select pg_is_in_recovery()', RPORT, B + '/sock2')[0][0]:
             time.sleep(.1)
-        cmd = getattr(p, 'delta', lambda d: None)(d)
+        cmd = delta and getattr(p, 'delta', lambda d: None)(d)
         if cmd:  # dirty ~1 % of the pages of the restored copy, then restore over it
             must([PGBIN + '/pgbench', '-h', B + '/sock2', '-p', str(RPORT), '-n', '-c', '4', '-t', str(W1 // 4), '--random-seed=5', 'bench'])
         must(f'{PGBIN}/pg_ctl -D {d} -m fast -w stop')
         if cmd:
-            measure(p.name, 'delta_restore', cmd, None, size())
+            measure(p.name, prefix + 'delta_restore', cmd, None, size(), getattr(p, 'env', {}))
     else:
         sh(f'{PGBIN}/pg_ctl -D {d} -m fast -w stop')
     shutil.rmtree(d, ignore_errors=True)
+    return row
 
 
 def restores():
@@ -564,23 +662,142 @@ def last_round():
         pass
 
 
-def rounds(n):
+def fresh():
+    """Empty repositories for a new round; the agents of the last one are ended before theirs goes."""
     global ROUND
+    ROUND += 1
+    print('## round', ROUND, time.strftime('%H:%M:%S'), flush=True)
+    stop_agents()
+    for d in ('repo', 'home', 'labels', 'phys', 'restore'):
+        shutil.rmtree(f'{B}/{d}', ignore_errors=True)
+        mkdirs(f'{B}/{d}')
+    configure()
+
+
+def lsn_now():
+    return int(q("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn")[0][0])
+
+
+def streamed(since):
+    """What the tool's agents took since they began, and what they received: a row each."""
+    for a, name in agents().items():
+        cpu, mib = agent(a)
+        age = float(open('/proc/uptime').read().split()[0]) - int(open(f'/proc/{a}/stat').read().rsplit(')', 1)[1].split()[19]) / HZ
+        put(dict(peer='tool', metric='stream', agent=name, seconds=round(age), cpu_s=round(cpu, 2), peak_mib=round(mib, 1), wal_bytes=lsn_now() - since))
+
+
+def rounds(n):
     last_round()
     for _ in range(n):
-        ROUND += 1
-        print('## round', ROUND, time.strftime('%H:%M:%S'), flush=True)
-        for d in ('repo', 'home', 'labels', 'phys', 'restore'):
-            shutil.rmtree(f'{B}/{d}', ignore_errors=True)
-            mkdirs(f'{B}/{d}')
+        fresh()
+        since = lsn_now()
         for p in peers():
             p.init()
         backups('S0')
-        lsn = workload('w1', W1)
+        lsn, _ = workload('w1', W1)
         backups('S1', lsn)
-        lsn = workload('w10', W10)
+        lsn, _ = workload('w10', W10)
         backups('S2', lsn)
         restores()
+        streamed(since)
+
+
+def stepping():
+    ps = peers()
+    return ps if os.environ.get('ONLY') else [p for p in ps if p.name in ('pgbackrest', 'walg', 'pg_incremental', 'tool')]
+
+
+def step(what):
+    """A part of scale, in one of its clusters: fresh repositories and a full, or a change and an incremental."""
+    last_round()
+    if what == 'full':
+        fresh()
+        for p in stepping():
+            p.init()
+            measure(p.name, 'full', p.backup('S0'), f'{B}/repo/{p.name}', size(), getattr(p, 'env', {}))
+        return
+    lsn, _ = workload('step', int(os.environ.get('TX', W1)), seed=str(time.time_ns() % 10000))
+    limits('incr1', lsn)
+    for p in stepping():
+        if cmd := p.backup('S1'):
+            q('checkpoint', fetch=False)
+            measure(p.name, 'incr1', cmd, f'{B}/repo/{p.name}', size(), getattr(p, 'env', {}))
+
+
+def scale(n):
+    """Two clusters, one four times the other; the same number of the same transactions between two snapshots, in turn."""
+    ks, tx = (1, 4), os.environ.get('TX', str(W1))
+
+    def run(k, *what):
+        subprocess.run([sys.executable, os.path.abspath(__file__), *what], check=True,
+                       env=dict(os.environ, BENCH_DIR=f'{B}-x{k}', SCALE=str(SCALE * k), TX=tx))
+    for k in ks:
+        if not os.path.exists(f'{B}-x{k}/pgdata'):
+            run(k, 'init')
+        run(k, 'step', 'full')
+    for _ in range(n):
+        for k in ks:
+            run(k, 'step', 'incr')
+    for k in ks:
+        run(k, 'stop')
+    med, got, by = statistics.median, {}, {}
+    for k in ks:
+        rows = [json.loads(l) for l in open(f'{B}-x{k}/results.jsonl')]
+        rows = [r for r in rows if r['round'] == max(r['round'] for r in rows)]
+        by[k] = [r for r in rows if r['peer'] == 'workload']
+        for r in rows:
+            if 'wall_s' in r and r.get('rc', 0) == 0 and r['metric'] in ('full', 'incr1'):
+                name = 'limit: ' + r['stage'].split('(')[0] if r['peer'] == 'limit' else r['peer']
+                got.setdefault((r['metric'], name), {}).setdefault(k, []).append(r)
+    print('\n' + '; '.join(f"SCALE {SCALE * k}: {med(r['pages'] for r in by[k]) / 131072:.1f} GiB, {med(r['changed_pages'] for r in by[k]):.0f} pages changed ({med(r['percent'] for r in by[k]):.2f} %) by {tx} transactions" for k in ks))
+    print('\n| what | peer | s, SCALE | s, 4 x SCALE | ratio | CPU: SCALE | 4 x SCALE | ratio | MB added: SCALE | 4 x SCALE |\n' + '|---' * 10 + '|')
+    for (m, name), v in sorted(got.items()):
+        if len(v) == 2:
+            w, c, a = ([med(r.get(f, 0) for r in v[k]) for k in ks] for f in ('wall_s', 'cpu_s', 'repo_added'))
+            x = med(b['wall_s'] / max(a['wall_s'], .01) for a, b in zip(*(v[k] for k in ks)))
+            print(f'| {m} | {name} | {w[0]:.2f} | {w[1]:.2f} | {x:.2f} | {c[0]:.2f} | {c[1]:.2f} | {c[1] / max(c[0], .01):.2f} | {a[0] / 1e6:.1f} | {a[1] / 1e6:.1f} |')
+
+
+def churn(n):
+    """n small changes with a snapshot of the tool after each; then: what does the long chain cost?"""
+    last_round()
+    fresh()
+    since, tool, other = lsn_now(), Tool(), Tool('fresh')
+    tx, repo, med = int(os.environ.get('TX', max(8, 400 * SCALE // 150))), B + '/repo/tool', statistics.median
+    parts = lambda: (du(repo)[0], sum(du(d)[0] for d in glob.glob(repo + '/**/log', recursive=True)))  # all; the log
+    tool.init()
+    full = measure('tool', 'churn_full', tool.backup('S0'), repo, size(), tool.env)
+    base = ideal = parts()[0] - parts()[1]
+    rows = []
+    for i in range(n):
+        for f in sorted(f for f in os.listdir(SPOOL) if len(f) == 24)[:-64]:
+            os.unlink(f'{SPOOL}/{f}')  # nobody needs it any more
+        _, y = workload('churn', tx, seed=str(i), stages='lsnscan,yardstick')
+        rows.append(measure('tool', 'churn', tool.backup('S1'), repo, size(), tool.env, light=True, step=i, compressed=y))
+        ideal += y
+    total, log = parts()
+    streamed(since)
+    other.init()
+    new = measure('fresh', 'churn_full', other.backup('S0'), f'{B}/repo/fresh', size(), other.env)
+    now = int(q('select sum(abalance) from pgbench_accounts')[0][0])
+    back = {tool: [], other: []}
+    for _ in range(2):  # in turn
+        for p in back:
+            back[p].append(restore(p, now, 'churn_', delta=False, check=True))
+    a, b = ([r['wall_s'] for r in v if r['rc'] == 0] or [0] for v in back.values())
+    out = dict(steps=n, transactions=tx, failed=sum(r['rc'] != 0 for r in rows), full_s=full['wall_s'], full_again_s=new['wall_s'],
+               snapshot_s=med(r['wall_s'] for r in rows), first_s=med(r['wall_s'] for r in rows[:10]), last_s=med(r['wall_s'] for r in rows[-10:]),
+               snapshot_cpu_s=med(r['cpu_s'] for r in rows), peak_mib=max(r['peak_mib'] for r in rows), full_peak_mib=full['peak_mib'],
+               repo_bytes=total, log_bytes=log, ideal_bytes=ideal, bytes_ratio=round((total - log) / ideal, 3),
+               added_ratio=round((total - log - base) / max(ideal - base, 1), 3),
+               restore_s=min(a), fresh_restore_s=min(b), restore_ratio=round(min(a) / max(min(b), .01), 3))
+    if os.path.exists(TOOL + '/prune'):
+        keep = max(1, n // 2)
+        r = measure('tool', 'churn_prune', [TOOL + '/prune', str(keep)], repo, env=tool.env)
+        total, log = parts()
+        out.update(prune_keep=keep, prune_rc=r['rc'], prune_s=r['wall_s'], prune_cpu_s=r['cpu_s'], prune_peak_mib=r['peak_mib'], pruned_repo_bytes=total, pruned_log_bytes=log)
+        out.update(pruned_restore_s=restore(tool, now, 'churn_pruned_', delta=False, check=True)['wall_s'])
+    put(dict(peer='tool', metric='churn_summary', **{k: round(v, 3) for k, v in out.items()}))
 
 
 def again():
@@ -675,9 +892,14 @@ def report():
     stage = {'full': ('full', 'pipeline_fastest'), 'incr1': ('incr1', 'incr_pages'), 'incr10': ('incr10', 'incr_pages'),
              'restore': ('full', 'restore_one_writer_a_file'), 'first_query': ('full', 'restore_one_writer_a_file')}
     ref = {(m, r['round']): r['wall_s'] for m, k in stage.items() for r in lim.get(k, [])}
+    yard = {(m, r['round']): r['out'] for (m, st), v in lim.items() if st == 'yardstick' for r in v}
 
     def ratio(v, d):
         x = [r['wall_s'] / d[r['metric'], r['round']] for r in v if (r['metric'], r['round']) in d]
+        return f'{med(x):.2f}' if x else '-'
+
+    def changed(v):  # bytes added, over the compressed size of the changed pages
+        x = [r['repo_added'] / yard[r['metric'], r['round']] for r in v if yard.get((r['metric'], r['round'])) and 'repo_added' in r]
         return f'{med(x):.2f}' if x else '-'
     order = [m for m in ('full', 'incr1', 'incr10', 'restore', 'start', 'first_query', 'delta_restore', 'wal_push', 'wal_push_async', 'wal_fetch', 'wal_fetch_async') if m in by]
     cols = [m for m in order if m in ('full', 'incr1', 'incr10', 'restore', 'first_query', 'delta_restore')]
@@ -687,14 +909,25 @@ def report():
     print('\n| limit | stage | n | wall s min / median | CPU s | GB/s | out MB |\n|---|---|---|---|---|---|---|')
     for (m, st), v in lim.items():
         w = [r['wall_s'] for r in v]
-        print(f"| {m} | {st} | {len(v)} | {min(w):.2f} / {med(w):.2f} | {med(r['cpu_s'] for r in v):.1f} | {med(r['GBps'] for r in v):.2f} | {med(r.get('out', 0) for r in v) / 1e6:.0f} |")
+        print(f"| {m} | {st} | {len(v)} | {min(w):.2f} / {med(w):.2f} | {med(r['cpu_s'] for r in v):.1f} | {med(r['GBps'] for r in v):.2f} | {med(r.get('out', 0) for r in v) / 1e6:.1f} |")
     for m in order:
-        print(f'\n**{m}**\n\n| peer | n (disturbed, left out) | wall s min / median | + sync s | CPU s (+ server) | peak MiB | added MB | × fastest peer | × limit |\n|---|---|---|---|---|---|---|---|---|')
+        print(f'\n**{m}**\n\n| peer | n (disturbed, left out) | wall s min / median | + sync s | CPU s (+ server) | peak MiB | added MB | × changed pages | × fastest peer | × limit |\n|---|---|---|---|---|---|---|---|---|---|')
         for p, v in sorted(by[m].items(), key=lambda x: med(r['wall_s'] for r in x[1])):
             w = [r['wall_s'] for r in v]
             g = lambda k: med(r.get(k, 0) for r in v)
             out = sum((r['peer'], r['metric']) == (p, m) for r in good) - len(v)
-            print(f"| {p} | {len(v)} ({out}) | {min(w):.2f} / {med(w):.2f} | {g('sync_s'):.1f} | {g('cpu_s'):.1f} (+{g('server_cpu_s'):.1f}) | {g('peak_mib'):.0f} | {g('repo_added') / 1e6:.0f} | {ratio(v, fast)} | {ratio(v, ref)} |")
+            print(f"| {p} | {len(v)} ({out}) | {min(w):.2f} / {med(w):.2f} | {g('sync_s'):.1f} | {g('cpu_s'):.1f} (+{g('server_cpu_s'):.1f}) | {g('peak_mib'):.0f} | {g('repo_added') / 1e6:.1f} | {changed(v)} | {ratio(v, fast)} | {ratio(v, ref)} |")
+    stream = [r for r in rows if r['metric'] == 'stream']
+    if stream:
+        print('\n| round | agent | it ran, s | its CPU, s | log received, MB | CPU s a GB | peak MiB |\n|---|---|---|---|---|---|---|')
+        for r in stream:
+            print(f"| {r['round']} | {r['agent']} | {r['seconds']} | {r['cpu_s']:.2f} | {r['wal_bytes'] / 1e6:.0f} | {r['cpu_s'] / max(r['wal_bytes'] / 1e9, 1e-6):.1f} | {r['peak_mib']:.0f} |")
+    for r in rows:
+        if r['metric'] == 'churn_summary':
+            print(f"\n**churn**, round {r['round']}\n\n| | |\n|---|---|")
+            for k, v in r.items():
+                if k not in ('round', 'peer', 'metric'):
+                    print(f"| {k} | {v / 1e6:.1f} MB |" if k.endswith('_bytes') else f'| {k} | {v} |')
     rates = [r for r in rows if 'segments_per_s' in r and not r['rc']]
     if rates:
         print('\n| peer | command | segments/s (median) |\n|---|---|---|')
@@ -703,7 +936,17 @@ def report():
 
 
 if __name__ == '__main__':
-    a = sys.argv[1:]
+    a = ARGS
+    if a[:1] == ['pg17']:
+        if not os.path.exists(PGBIN + '/pg_combinebackup'):
+            raise SystemExit(f'no PostgreSQL 17 in {PGBIN}: bench/debian-peers gets one, PG17BIN names another')
+        a = a[1:]
+        if not a:
+            if not os.path.exists(DATA):
+                init()
+            rounds(1)
+            report()
+            a = ['stop']
     if a[:1] == ['init']:
         init()
     elif a[:1] == ['rounds']:
@@ -712,9 +955,16 @@ if __name__ == '__main__':
         again()
     elif a[:1] == ['wal']:
         wal(int(a[1]) if a[1:] else 200)
+    elif a[:1] == ['step']:
+        step(a[1])
+    elif a[:1] == ['scale']:
+        scale(int(a[1]) if a[1:] else 3)
+    elif a[:1] == ['churn']:
+        churn(int(a[1]) if a[1:] else 500)
     elif a[:1] == ['report']:
         report()
     elif a[:1] == ['stop']:
+        stop_agents()
         print(must(f'{PGBIN}/pg_ctl -D {DATA} -m fast -w stop'))
     else:
         sys.exit(__doc__)

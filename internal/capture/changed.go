@@ -180,13 +180,34 @@ func (s *snapshot) mapOf(ctx context.Context, b *base, from, to wal.LSN) (*chang
 			return openLogFiles(s.cfg.DataDir, s.info.WALSegmentSize, tl, at), nil
 		}
 	}
-	m, err := ChangedBlocks(ctx, s.repo.Log(s.cfg.System), b.way, cfg, from, to)
-	var unknown *ChangesError
-	if errors.As(err, &unknown) {
-		return nil, doubtf("what changed since the snapshot before is not known: %v", err)
+	var give time.Time
+	for at := wal.LSN(0); ; {
+		m, err := ChangedBlocks(ctx, s.repo.Log(s.cfg.System), b.way, cfg, from, to)
+		var unknown *ChangesError
+		if !errors.As(err, &unknown) {
+			return m, err
+		}
+		// What the server has removed was received; it may have come into the repository since it was looked for.
+		if unknown.At > at {
+			at, give = unknown.At, time.Now().Add(logPatience)
+		}
+		if time.Now().After(give) {
+			return nil, doubtf("what changed since the snapshot before is not known: %v", err)
+		}
+		select {
+		case <-time.After(logPause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	return m, err
 }
+
+// logPatience is how long a snapshot waits for log that the repository does not have and that does not come nearer: longer
+// than a stream takes from receiving it to storing it.
+const (
+	logPatience = 3 * time.Second
+	logPause    = 200 * time.Millisecond
+)
 
 // newTablespaces tells whether tablespaces came since the snapshot before. Whether replay makes them again depends on
 // where recovery begins, which only a backup that the server knows of tells.

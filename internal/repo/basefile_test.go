@@ -35,7 +35,7 @@ func TestSearchInAnySpread(t *testing.T) {
 		n, most int // readings of one search
 		id      func(i int) seal.ChunkID
 	}{
-		"hashes":         {n: 200_000, most: 5, id: func(int) seal.ChunkID { return key(rnd.Uint64(), rnd.Uint64()) }},
+		"hashes":         {n: 100_000, most: 5, id: func(int) seal.ChunkID { return key(rnd.Uint64(), rnd.Uint64()) }},
 		"few":            {n: 65, most: 3, id: func(int) seal.ChunkID { return key(rnd.Uint64(), rnd.Uint64()) }},
 		"one":            {n: 1, most: 1, id: func(int) seal.ChunkID { return key(rnd.Uint64(), 0) }},
 		"the extremes":   {n: 2, most: 2, id: func(i int) seal.ChunkID { return key(-uint64(i), -uint64(i)) }},
@@ -59,7 +59,7 @@ func TestSearchInAnySpread(t *testing.T) {
 			b.f = f
 			most, all, searches := 0, 0, 0
 			n, last := int64(0), seal.ChunkID{}
-			for range min(c.n, 3000) {
+			for range min(c.n, 1000) {
 				var id seal.ChunkID
 				for id = range recent {
 					break
@@ -82,12 +82,18 @@ func TestSearchInAnySpread(t *testing.T) {
 				most = max(most, f.reads)
 			}
 			err = b.each(func(i int64, l location) error {
-				rank, ok, err := b.rank(l.id)
-				if err != nil || !ok || rank != i || (n > 0 && !lessID(last, l.id)) {
-					return fmt.Errorf("rank of entry %d: %d, %v, %v", i, rank, ok, err)
+				if n > 0 && !lessID(last, l.id) {
+					return fmt.Errorf("entry %d is not behind the one before it", i)
 				}
 				n, last = n+1, l.id
-				return nil
+				if i%41 > 0 {
+					return nil
+				}
+				rank, ok, err := b.rank(l.id)
+				if err == nil && (!ok || rank != i) {
+					err = fmt.Errorf("the rank of entry %d is %d, %v", i, rank, ok)
+				}
+				return err
 			})
 			if err != nil || n != int64(len(recent)) {
 				t.Errorf("%d of %d entries, %v", n, len(recent), err)

@@ -8,9 +8,6 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
-// smallTable is the size up to which recent patches are not merged into the older table, in any case.
-const smallTable = 4 << 10
-
 // PatchPart stores the list of a part that differs from base, which may be nil, in single pages and in whole chunks, and
 // has length bytes now. The chunks and the units are saved already, or were found in a snapshot that MayCarry allows.
 // Where nothing is patched afterwards the list is a plain one. What base has behind length is dropped; a page that base
@@ -19,7 +16,7 @@ func (w *Writer) PatchPart(ctx context.Context, base *FilePart, whole map[int]se
 	if base == nil {
 		base = &FilePart{}
 	}
-	plan, err := planPatch(base, whole, patches, length)
+	plan, err := planPatch(base, whole, patches, length, w.r.limits.smallTable)
 	if err != nil {
 		return FileList{}, fmt.Errorf("patch a part of a file: %w", err)
 	}
@@ -44,8 +41,9 @@ type patchPlan struct {
 	older    []PagePatch    // of a new older table; nil: the one that list names stays
 }
 
-// planPatch decides what is written. It reads and writes nothing.
-func planPatch(base *FilePart, whole map[int]seal.ChunkID, patches []PagePatch, length int64) (*patchPlan, error) {
+// planPatch decides what is written. It reads and writes nothing. Up to small bytes of recent patches are not merged into
+// the older table in any case.
+func planPatch(base *FilePart, whole map[int]seal.ChunkID, patches []PagePatch, length int64, small int) (*patchPlan, error) {
 	if length <= 0 || length > ListLen*Grid {
 		return nil, fmt.Errorf("%d bytes are not the length of a part", length)
 	}
@@ -73,7 +71,7 @@ func planPatch(base *FilePart, whole map[int]seal.ChunkID, patches []PagePatch, 
 	l := &plan.list
 	l.recent = (&patchedList{recent: patches}).winners(kept, pages)
 	if old.older == (seal.ChunkID{}) {
-		plan.mergeLarge(nil, pages)
+		plan.mergeLarge(nil, pages, small)
 		return plan, nil
 	}
 	l.older, l.mask = old.older, old.mask
@@ -83,21 +81,21 @@ func planPatch(base *FilePart, whole map[int]seal.ChunkID, patches []PagePatch, 
 	for c := k; c < base.Len(); c++ {
 		l.mask.set(c)
 	}
-	plan.mergeLarge(base.older, pages)
+	plan.mergeLarge(base.older, pages, small)
 	return plan, nil
 }
 
 // mergeLarge makes one table of both where the recent one has become large, or where most of the older one is dead.
-func (plan *patchPlan) mergeLarge(older []PagePatch, pages int) {
+func (plan *patchPlan) mergeLarge(older []PagePatch, pages, small int) {
 	l := &plan.list
 	all := l.winners(older, pages)
 	live := len(all) - len(l.recent)
 	recentSize, olderSize := len(appendTable(nil, l.recent)), len(appendTable(nil, older))
-	if recentSize <= max(smallTable, olderSize/8) && 2*live >= len(older) {
+	if recentSize <= max(small, olderSize/8) && 2*live >= len(older) {
 		return
 	}
 	l.older, l.mask = seal.ChunkID{}, chunkMask{}
-	if len(appendTable(nil, all)) <= smallTable {
+	if len(appendTable(nil, all)) <= small {
 		l.recent = all
 		return
 	}

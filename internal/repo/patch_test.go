@@ -202,6 +202,7 @@ func TestPatchedFilesReadAsWritten(t *testing.T) {
 			p.most = 1 << p.rnd.IntN(7)
 			st := storetest.NewMemory()
 			r := newRepository(t, st)
+			r.limits.smallTable = 100 << p.rnd.IntN(6)
 			now := p.content(1 + p.rnd.IntN(5*chunkPages))
 			m := p.snapshot(r, nil, nil, now)
 			kinds := map[string]int{}
@@ -267,7 +268,7 @@ func TestPatchesCostWhatChanged(t *testing.T) {
 		}
 		sortPatches(patches)
 		patches = slices.CompactFunc(patches, func(a, b PagePatch) bool { return a.Page == b.Page })
-		plan, err := planPatch(base, nil, patches, base.length)
+		plan, err := planPatch(base, nil, patches, base.length, defaultLimits.smallTable)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +284,7 @@ func TestPatchesCostWhatChanged(t *testing.T) {
 		next.patches = plan.list.winners(next.older, partPages)
 		base = next
 	}
-	if each := written / rounds; each > patchedHead+smallTable+10*added/rounds {
+	if each := written / rounds; each > patchedHead+defaultLimits.smallTable+10*added/rounds {
 		t.Errorf("%d bytes of lists are written for %d bytes of patches", each, added/rounds)
 	}
 	if pages, live := base.Units(); pages < live || live > partPages || len(base.older) < partPages/4 {
@@ -319,11 +320,11 @@ func TestPatchPartRefuses(t *testing.T) {
 		"a chunk is missing":     {base: base, whole: map[int]seal.ChunkID{1: ids[2], 3: ids[3]}, length: 4 * Grid},
 		"half a page is new":     {base: &FilePart{length: 100, chunks: ids[:1]}, length: 200},
 	} {
-		if plan, err := planPatch(c.base.orEmpty(), c.whole, c.patches, c.length); err == nil {
+		if plan, err := planPatch(c.base.orEmpty(), c.whole, c.patches, c.length, 0); err == nil {
 			t.Errorf("%s: planned %+v", name, plan)
 		}
 	}
-	good, err := planPatch(base, map[int]seal.ChunkID{1: ids[2], 2: ids[3]}, []PagePatch{one(192)}, 3*Grid+PageSize)
+	good, err := planPatch(base, map[int]seal.ChunkID{1: ids[2], 2: ids[3]}, []PagePatch{one(192)}, 3*Grid+PageSize, defaultLimits.smallTable)
 	if err != nil || len(good.chunks) != 3 || len(good.list.recent) != 1 {
 		t.Errorf("planned %+v, %v", good, err)
 	}

@@ -65,9 +65,10 @@ type limits struct {
 	mergeEntries int // entries at which a merged index object is closed: about 14 MB
 	mergeFrom    int // index objects of writers that are worth a collection by themselves
 	gatherFrom   int // small packs of a group that are worth rewriting
+	smallTable   int // bytes of patches of a part that are not worth a table of their own
 }
 
-var defaultLimits = limits{indexEvery: 1 << 15, mergeEntries: 1 << 18, mergeFrom: 32, gatherFrom: 16}
+var defaultLimits = limits{indexEvery: 1 << 15, mergeEntries: 1 << 18, mergeFrom: 32, gatherFrom: 16, smallTable: 4 << 10}
 
 // marker is the plain JSON in holdfast.json: the only thing that a reader without a key can know.
 type marker struct {

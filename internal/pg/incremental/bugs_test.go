@@ -41,6 +41,7 @@ func TestStaleVisibilityMapOfRealServer(t *testing.T) {
 			for _, withLog := range []bool{true, false} {
 				r := c.audit(t, withLog)
 				expect(t, r, StaleVisibility, true, table+"_vm")
+				c.truth(t, s, r)
 				for _, f := range r.Findings {
 					if f.Path == table+"_vm" && (f.Problem != vmClear || withLog != (f.LSN != 0) || !strings.Contains(f.Reason, "visible")) {
 						t.Errorf("log %v: %s", withLog, text([]Finding{f}))
@@ -68,6 +69,7 @@ func TestStaleVisibilityMapBehindTruncation(t *testing.T) {
 			for _, withLog := range []bool{true, false} {
 				r := c.audit(t, withLog)
 				expect(t, r, StaleVisibility, true, table+"_vm")
+				c.truth(t, s, r)
 				for _, f := range r.Findings {
 					if f.Path == table+"_vm" && f.Problem != vmTruncation {
 						t.Errorf("log %v: %s", withLog, text([]Finding{f}))
@@ -90,6 +92,7 @@ func TestRegrownRelationOfRealServer(t *testing.T) {
 			table := relation(t, s, "t")
 			t.Log(s.Query("", "SELECT pg_relation_size('t') / 8192"))
 			r := c.audit(t, true)
+			c.truth(t, s, r)
 			for _, f := range r.Findings {
 				if f.Path == table && (f.Kind != MissingBlock || !f.Proof || f.Problem != regrown) {
 					t.Errorf("%s", text([]Finding{f}))

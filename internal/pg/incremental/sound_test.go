@@ -13,7 +13,8 @@ func TestSoundChain(t *testing.T) {
 	for _, v := range versions(t) {
 		for _, checksums := range []bool{true, false} {
 			t.Run(v, func(t *testing.T) {
-				c := makeChain(t, startServer(t, v, checksums))
+				s := startServer(t, v, checksums)
+				c := makeChain(t, s)
 				for _, withLog := range []bool{true, false} {
 					r := c.audit(t, withLog)
 					if len(r.Findings) > 0 {
@@ -28,6 +29,7 @@ func TestSoundChain(t *testing.T) {
 							t.Errorf("the log of %+v was not read", l)
 						}
 					}
+					c.truth(t, s, r)
 					if withLog && checksums && len(r.Gaps) > 0 {
 						t.Errorf("not covered: %q", r.Gaps)
 					}

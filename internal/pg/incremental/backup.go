@@ -75,6 +75,10 @@ func notTar(dir string) error {
 	unpack := "unpack it into a directory of its own: base.tar there, each OID.tar into pg_tblspc/OID, pg_wal.tar into pg_wal; backup_manifest beside them"
 	fi, err := os.Stat(dir)
 	if err != nil {
+		var path *fs.PathError
+		if errors.As(err, &path) {
+			err = path.Err // the directory is named already
+		}
 		return dr.Fail("read the backup "+dir, err, "name the directories of the chain, the full backup first")
 	}
 	if !fi.IsDir() {

@@ -259,6 +259,12 @@ func (w *step) others(ctx context.Context, seg *segment) error {
 		Kind: MissingBlock, Backup: w.b.dir, Path: seg.path, Problem: missedBlock,
 		Reason: fmt.Sprintf("the page in %s was changed after that backup's start (%s), so this one must carry it; whether it changed once more only the log can tell", w.prev.dir, w.prev.label.StartLSN),
 	}}
+	// A file that is truncated between the start and its copy lacks blocks that its header asks older backups for;
+	// replay truncates it again (GetFileBackupMethod: the length is at least the limit).
+	cutLater := changed.NoLimit
+	if r := w.replay[w.k]; r != nil {
+		cutLater = r.Lookup(seg.fork).Limit
+	}
 	buf := make([]byte, page.Size)
 	for i := range seg.length {
 		if i%4096 == 0 && ctx.Err() != nil {
@@ -286,7 +292,7 @@ func (w *step) others(ctx context.Context, seg *segment) error {
 			w.suspect(seg, block, suspect{kind: Resurrected, cut: cut, lsn: lsn})
 		case asked:
 			w.suspect(seg, block, suspect{kind: MissingBlock, lsn: lsn, empty: page.IsNew(buf)})
-		case m == nil && lsn > w.prev.label.StartLSN && lsn <= w.prev.stop:
+		case m == nil && block < cutLater && lsn > w.prev.label.StartLSN && lsn <= w.prev.stop:
 			unseen.add(block)
 		}
 	}

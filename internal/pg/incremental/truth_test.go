@@ -14,9 +14,19 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 )
 
-// truth compares what the chain restores to with a full backup taken right after its last one, on a server where
-// nobody wrote: the blocks that differ are those that are proven to be wrong, in number, for each file.
+// truth demands that the blocks that differ from the server's are those that are proven to be wrong.
 func (c chain) truth(t *testing.T, s *pgtest.Server, r *Report) {
+	t.Helper()
+	differ, proven, _ := c.compare(t, s, r)
+	if diff := cmp.Diff(differ, proven); diff != "" {
+		t.Errorf("blocks that differ from the server, and those that are proven to (-differ +proven):\n%s\n%s", diff, text(r.Findings))
+	}
+	t.Logf("%d files with wrong blocks", len(differ))
+}
+
+// compare compares what the chain restores to with a full backup taken right after its last one, on a server where
+// nobody wrote. It returns for each file how many blocks differ, are proven to be wrong, and are suspects.
+func (c chain) compare(t *testing.T, s *pgtest.Server, r *Report) (differ, proven, suspected map[string]int) {
 	t.Helper()
 	full := filepath.Join(t.TempDir(), "truth")
 	s.BaseBackup(full, "")
@@ -28,7 +38,7 @@ func (c chain) truth(t *testing.T, s *pgtest.Server, r *Report) {
 		}
 		a.backups, a.segmentBlocks = append(a.backups, b), b.control.SegmentBlocks
 	}
-	differ := map[string]int{}
+	differ = map[string]int{}
 	last := len(c.dirs) - 1
 	for _, root := range relationRoots {
 		err := a.backups[last].files(t.Context(), root, func(p string) error {
@@ -63,14 +73,16 @@ func (c chain) truth(t *testing.T, s *pgtest.Server, r *Report) {
 			t.Fatal(err)
 		}
 	}
-	proven := map[string]int{}
+	proven, suspected = map[string]int{}, map[string]int{}
 	for _, f := range r.Findings {
-		if f.Proof && f.Backup == c.dirs[last] {
+		if f.Backup != c.dirs[last] {
+			continue
+		}
+		if f.Proof {
 			proven[f.Path] += f.Count
+		} else {
+			suspected[f.Path] += f.Count
 		}
 	}
-	if diff := cmp.Diff(differ, proven); diff != "" {
-		t.Errorf("blocks that differ from the server, and those that are proven to (-differ +proven):\n%s\n%s", diff, text(r.Findings))
-	}
-	t.Logf("%d files with wrong blocks", len(differ))
+	return differ, proven, suspected
 }

@@ -102,3 +102,66 @@ func TestRegrownRelationOfRealServer(t *testing.T) {
 		})
 	}
 }
+
+// The same over two incrementals: one is taken while the relation is short, and pg_combinebackup does not look at the
+// length that it names. The pages alone tell.
+func TestPageFromBeforeTheLastTruncation(t *testing.T) {
+	for _, v := range versions(t) {
+		t.Run(v, func(t *testing.T) {
+			s := startServer(t, v, true)
+			affected(t, s)
+			c := two(t, s, []string{"CREATE TABLE t (i int, v text)", "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 20000) i", "VACUUM (FREEZE) t"},
+				[]string{"DELETE FROM t WHERE i > 8000", "VACUUM t"})
+			s.Exec("", "COPY t FROM PROGRAM 'seq 8001 10000 | sed s/$/,"+strings.Repeat("y", 120)+"/' WITH (FORMAT csv)")
+			c.dirs = append(c.dirs, filepath.Join(filepath.Dir(c.dirs[0]), "second"))
+			s.BaseBackup(c.dirs[2], c.dirs[1])
+			table := relation(t, s, "t")
+			for _, withLog := range []bool{true, false} {
+				r := c.audit(t, withLog)
+				expect(t, r, Resurrected, true, table)
+				differ, proven, _ := c.compare(t, s, r)
+				if differ[table] == 0 || differ[table] != proven[table] {
+					t.Errorf("log %v: %d blocks differ, %d are proven to:\n%s", withLog, differ[table], proven[table], text(r.Findings))
+				}
+			}
+		})
+	}
+}
+
+// The full backup is of the primary, the incremental one of the standby after its promotion: the log of both
+// timelines is read.
+func TestChainOverPromotion(t *testing.T) {
+	for _, v := range versions(t) {
+		t.Run(v, func(t *testing.T) {
+			p := startServer(t, v, true)
+			p.Exec("", "CREATE TABLE t AS SELECT i, repeat('x', 500) AS v FROM generate_series(1, 5000) i", "VACUUM (FREEZE)")
+			standby := p.Standby(pgtest.Options{Conf: serverConf})
+			top := t.TempDir()
+			full, incr := filepath.Join(top, "full"), filepath.Join(top, "incr")
+			p.BaseBackup(full, "")
+			p.Exec("", "UPDATE t SET v = 'before' WHERE i < 30")
+			standby.Until(t, "", "SELECT pg_last_wal_replay_lsn() >= '"+p.Query("", "SELECT pg_current_wal_flush_lsn()")+"'", "t")
+			standby.Promote()
+			standby.Exec("", "UPDATE t SET v = 'after' WHERE i > 4980", "VACUUM (FREEZE)", "VACUUM (FREEZE)")
+			standby.BaseBackup(incr, full)
+			c := chain{dirs: []string{full, incr}, wal: filepath.Join(standby.DataDir, "pg_wal")}
+			r := c.audit(t, true)
+			for _, l := range r.Ranges {
+				if !l.Read {
+					t.Errorf("%+v", l)
+				}
+			}
+			if len(r.Findings) > 0 || r.Backups[1].Timeline != 2 || r.Backups[1].Carried == 0 {
+				t.Errorf("%+v\n%s", r.Backups[1], text(r.Findings))
+			}
+			c.truth(t, standby, r)
+			broken := c.clone(t)
+			dropBlock(t, broken.dirs[1], partial(relation(t, standby, "t")))
+			r = broken.audit(t, true)
+			expect(t, r, MissingBlock, true, relation(t, standby, "t"))
+			if !strings.Contains(text(r.Findings), "["+summaryReach+"]") {
+				t.Errorf("the promotion is not named:\n%s", text(r.Findings))
+			}
+		})
+	}
+}

@@ -64,7 +64,7 @@ func (w *step) file(ctx context.Context, p string) error {
 	if prev != nil {
 		defer prev.close()
 	}
-	w.length(seg, prev)
+	w.length(seg)
 	if err := w.shrunk(seg, prev); err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (w *step) before(seg *segment) (*segment, error) {
 }
 
 // length looks at what the header itself says.
-func (w *step) length(seg, _ *segment) {
+func (w *step) length(seg *segment) {
 	h := seg.sources[0].head
 	if h == nil {
 		return

@@ -52,6 +52,7 @@ both to any moment, from one encrypted repository.`,
 
 	root.AddCommand(
 		newAgentCommand(a),
+		newAuditCommand(a),
 		newConfigCommand(a),
 		newDemoCommand(a),
 		newDocsCommand(a),

@@ -1,0 +1,110 @@
+package incremental
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+)
+
+// writers changes the tables of the workload until it is stopped.
+func writers(t *testing.T, s *pgtest.Server, seed uint64) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for n := range 3 {
+		conn := s.Connect("")
+		r := rand.New(rand.NewPCG(seed, uint64(n)))
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				at := r.IntN(20000)
+				q := []string{
+					"UPDATE t SET n = n + 1 WHERE id BETWEEN %d AND %[1]d + 20", "DELETE FROM t WHERE id BETWEEN %d AND %[1]d + 5",
+					"INSERT INTO t (v, a, n) SELECT 'w', ARRAY[%d], %[1]d FROM generate_series(1, 20)", "UPDATE shrinks SET v = 'w' WHERE i = %d %% 6000",
+					"SELECT id + %d FROM t WHERE id = 7 FOR UPDATE", "DELETE FROM shrinks WHERE i > %d / 4", "INSERT INTO shrinks SELECT i, repeat('r', 300) FROM generate_series(%d, %[1]d + 100) i",
+					"VACUUM shrinks -- %d", "VACUUM t -- %d", "CREATE TABLE IF NOT EXISTS w%d AS SELECT 1 AS i", "TRUNCATE emptied; INSERT INTO emptied VALUES (%d, 'w')",
+				}[r.IntN(11)]
+				_, _ = conn.Exec(context.WithoutCancel(ctx), fmt.Sprintf(q, at)) // deadlocks and locks are part of it
+			}
+		})
+	}
+	return func() { cancel(); wg.Wait() }
+}
+
+// The full backup is taken while everything changes, so that its copies are of many moments. A proof is never wrong,
+// and what differs is at least suspected.
+func TestFullBackupOfBusyServer(t *testing.T) {
+	for _, v := range versions(t) {
+		t.Run(v, func(t *testing.T) {
+			s := startServer(t, v, true)
+			s.Tablespace("one")
+			s.Exec("", prepare...)
+			s.Exec("", "VACUUM (FREEZE)")
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			top := t.TempDir()
+			c := chain{dirs: []string{filepath.Join(top, "full"), filepath.Join(top, "incr")}, wal: filepath.Join(s.DataDir, "pg_wal")}
+			stop := writers(t, s, seed)
+			s.BaseBackup(c.dirs[0], "")
+			s.Query("", "SELECT pg_sleep(0.3)")
+			stop()
+			s.BaseBackup(c.dirs[1], c.dirs[0])
+			r := c.audit(t, true)
+			differ, proven, suspected := c.compare(t, s, r)
+			for p, n := range proven {
+				if n > differ[p] {
+					t.Errorf("%s: %d blocks differ, %d are proven to", p, differ[p], n)
+				}
+			}
+			for p, n := range differ {
+				if n > proven[p]+suspected[p] {
+					t.Errorf("%s: %d blocks differ, %d are proven to, %d suspected", p, n, proven[p], suspected[p])
+				}
+			}
+			t.Logf("differ %v, proven %v, suspected %v; restored %d, filled %d, carried %d", differ, proven, suspected, r.Restored, r.Filled, r.Backups[1].Carried)
+			if t.Failed() {
+				t.Log(text(r.Findings))
+			}
+		})
+	}
+}
+
+// Everything changes all the time. Nothing is found but the known defects of the server.
+func TestChainOfBusyServer(t *testing.T) {
+	for _, v := range versions(t) {
+		t.Run(v, func(t *testing.T) {
+			s := startServer(t, v, true)
+			s.Tablespace("one")
+			s.Exec("", prepare...)
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			stop := writers(t, s, seed)
+			top := t.TempDir()
+			c := chain{wal: filepath.Join(s.DataDir, "pg_wal")}
+			for i := range 3 {
+				prior := ""
+				if i > 0 {
+					prior = c.dirs[i-1]
+				}
+				c.dirs = append(c.dirs, filepath.Join(top, fmt.Sprint("b", i)))
+				s.BaseBackup(c.dirs[i], prior)
+				s.Query("", "SELECT pg_sleep(0.2)")
+			}
+			stop()
+			for _, withLog := range []bool{true, false} {
+				r := c.audit(t, withLog)
+				counts := map[string]int{}
+				for _, f := range r.Findings {
+					counts[fmt.Sprint(f.Kind, f.Problem, f.Proof)] += f.Count
+					if f.Problem != vmClear && f.Problem != vmTruncation && f.Problem != regrown {
+						t.Errorf("log %v: %s", withLog, text([]Finding{f}))
+					}
+				}
+				t.Logf("log %v: %v; restored %d, filled %d, carried %d", withLog, counts, r.Restored, r.Filled, r.Backups[2].Carried)
+			}
+		})
+	}
+}

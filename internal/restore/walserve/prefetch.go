@@ -47,7 +47,8 @@ type Prefetcher struct {
 
 	mu    sync.Mutex // guards what follows, but not the channel
 	slots map[string]*slot
-	begun bool // Begin was asked for
+	begun bool   // Begin was asked for
+	last  string // segment that was served
 	reach reach
 	stats Stats
 	more  chan struct{} // has room for one: something was added to slots
@@ -217,7 +218,7 @@ func (p *Prefetcher) get(ctx context.Context, q request) Result {
 			return failed(q.Name, err)
 		}
 		if n.Kind == wal.Segment && s.file.whole {
-			p.count(how, time.Since(asked))
+			p.count(q.Name, how, time.Since(asked))
 		}
 		return s.file.Result
 	}

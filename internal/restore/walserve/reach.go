@@ -45,6 +45,7 @@ type foresight int
 
 const (
 	unforeseen foresight = iota // the first one, or one on another timeline
+	again                       // it was served last
 	late                        // it is being fetched
 	ready                       // it is there
 )
@@ -55,6 +56,7 @@ type Stats struct {
 	Ready      int           `json:"ready"`      // of them: were there when they were asked for
 	Late       int           `json:"late"`       // were being fetched
 	Unforeseen int           `json:"unforeseen"` // nobody expected: the first one, or one on another timeline
+	Again      int           `json:"again"`      // asked for twice in a row: PostgreSQL reads the last one again when its recovery ends
 	Waited     time.Duration `json:"waitedNs"`   // for those that were not ready
 }
 
@@ -66,10 +68,14 @@ func (p *Prefetcher) Stats() Stats {
 }
 
 // count notes how a segment was found.
-func (p *Prefetcher) count(how foresight, waited time.Duration) {
+func (p *Prefetcher) count(name string, how foresight, waited time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats.Segments++
+	if how == unforeseen && name == p.last {
+		how = again
+	}
+	p.last = name
 	switch how {
 	case ready:
 		p.stats.Ready++
@@ -77,6 +83,8 @@ func (p *Prefetcher) count(how foresight, waited time.Duration) {
 	case late:
 		p.stats.Late++
 		p.widenLocked()
+	case again:
+		p.stats.Again++
 	case unforeseen:
 		p.stats.Unforeseen++
 	}

@@ -152,7 +152,7 @@ func TestReachHasBounds(t *testing.T) {
 		started := 0
 		p.reach.start = func() { started++ }
 		for range 20 {
-			p.count(late, 0)
+			p.count("", late, 0)
 		}
 		if got := p.reach; got.ahead < 1 || got.ahead > max(first.ahead, mostAhead/int(segment)) || got.workers > maxWorkers || started != got.workers-first.workers {
 			t.Errorf("segments of %d: from %+v to %+v, with %d workers started", segment, first, got, started)

@@ -16,21 +16,23 @@ import (
 // Marker is a setting that nobody reads but we: SHOW says that a server still has a block of Set.
 const Marker = "holdfast.replay"
 
+// The lines between which Set writes begin with these.
 const (
-	fileName   = "postgresql.auto.conf"
-	blockBegin = "# holdfast restore: begin replay"
-	blockEnd   = "# holdfast restore: end"
+	BlockBegin = "# holdfast restore: begin replay"
+	BlockEnd   = "# holdfast restore: end"
 )
+
+const fileName = "postgresql.auto.conf"
 
 // Set writes settings into a data directory's configuration, with the rights of the server's user: what comes last there
 // wins. A block of an earlier Set gives way.
 func Set(dir string, owner *syscall.Credential, settings []Setting) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s; holds until the server has recovered, and may be removed then\n%s = 'on'\n", blockBegin, Marker)
+	fmt.Fprintf(&b, "%s; holds until the server has recovered, and may be removed then\n%s = 'on'\n", BlockBegin, Marker)
 	for _, s := range settings {
 		fmt.Fprintf(&b, "%s = '%s'\n", s.Name, s.Value)
 	}
-	fmt.Fprintf(&b, "%s\n", blockEnd)
+	fmt.Fprintf(&b, "%s\n", BlockEnd)
 	_, err := change(dir, owner, func(conf []byte) []byte { return append(without(conf), b.String()...) })
 	return err
 }
@@ -91,10 +93,10 @@ func without(conf []byte) []byte {
 	inBlock := false
 	for line := range bytes.Lines(conf) {
 		switch {
-		case bytes.HasPrefix(line, []byte(blockBegin)):
+		case bytes.HasPrefix(line, []byte(BlockBegin)):
 			inBlock = true
 		case inBlock:
-			inBlock = !bytes.HasPrefix(line, []byte(blockEnd))
+			inBlock = !bytes.HasPrefix(line, []byte(BlockEnd))
 		default:
 			b.Write(line)
 		}

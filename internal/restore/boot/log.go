@@ -23,11 +23,11 @@ func (b *booting) serveLog(ctx context.Context) (stop func() error, err error) {
 	source.DataDir, source.Owner = b.dir, b.opts.Owner.Credential()
 	listening := make(chan struct{})
 	size := wal.SegmentSize(b.plan.Snapshot.Facts.SegmentSize)
-	start := b.plan.Snapshot.Facts.StartLSN
+	first := size.Segment(b.plan.Snapshot.Facts.StartLSN)
 	p := &walserve.Prefetcher{
 		Source: source, Listening: func() { close(listening) },
-		Begin: wal.SegmentName(b.plan.Way.At(start), size.Segment(start), size),
-		Idle:  math.MaxInt64, // one segment may take long to replay, and nobody else can serve the next
+		Begin: wal.SegmentName(b.plan.Way.At(size.Start(first+1)-1), first, size), Way: b.plan.Way,
+		Idle: math.MaxInt64, // one segment may take long to replay, and nobody else can serve the next
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var g errgroup.Group

@@ -36,7 +36,9 @@ const (
 type Prefetcher struct {
 	Source *Source
 	// Begin is the first segment of the recovery, which is fetched before anybody asks; empty: nobody knows it.
-	Begin   string
+	Begin string
+	// Way is the recovery's, so that its changes of timeline are foreseen; nil: every one comes as a surprise.
+	Way     *wal.Timelines
 	Ahead   int           // segments that are kept ready; 0: 128 MiB worth of them, at least one, and more where that is too little
 	Workers int           // fetched at once; 0: two for each processor that Go may use, and more where those are too few
 	Idle    time.Duration // without a request for so long, Run returns; 0: 30 s
@@ -261,11 +263,20 @@ func (p *Prefetcher) want(n wal.Name, name string) (*slot, foresight) {
 func (p *Prefetcher) aheadLocked(n wal.Name) map[string]bool {
 	names := map[string]bool{}
 	for i := range p.reach.ahead {
-		name := wal.SegmentName(n.Timeline, n.Segment+wal.SegmentNumber(i), p.Source.size)
+		name := p.name(n.Timeline, n.Segment+wal.SegmentNumber(i))
 		names[name] = true
 		p.addLocked(name, i+1)
 	}
 	return names
+}
+
+// name is that by which a recovery on a timeline asks for a segment: PostgreSQL tries the newest timeline of its way that
+// has begun in it first (xlogrecovery.c, XLogFileReadAnyTLI).
+func (p *Prefetcher) name(tl wal.TimelineID, n wal.SegmentNumber) string {
+	if p.Way != nil {
+		tl = max(tl, p.Way.At(p.Source.size.Start(n+1)-1))
+	}
+	return wal.SegmentName(tl, n, p.Source.size)
 }
 
 func (p *Prefetcher) addLocked(name string, order int) *slot {

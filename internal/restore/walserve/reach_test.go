@@ -137,6 +137,55 @@ func TestTheBeginningIsKept(t *testing.T) {
 	})
 }
 
+// A recovery that knows its way looks ahead over the change of a timeline, which lies in the middle of a segment.
+func TestTheNextTimelineIsForeseen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newArchive(t)
+		a.put(1, 0, 6)
+		a.put(3, 3, 8)
+		history := []byte("1\t0/180000\tpromoted\n")
+		if err := a.log.PutFile(t.Context(), "00000003.history", history); err != nil {
+			t.Fatal(err)
+		}
+		way, err := wal.ParseHistory(3, history)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			way        *wal.Timelines
+			unforeseen int
+		}{{way, 0}, {nil, 1}} {
+			in, err := openPlace(t.TempDir(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.close()
+			p := &Prefetcher{Source: NewSource(a.r, Policy{System: system, SegmentSize: uint32(size), Timeline: 3}), Begin: wal.SegmentName(1, 0, size), Way: c.way, in: in}
+			if err := in.mkdir(SpoolName); err != nil {
+				t.Fatal(err)
+			}
+			p.setDefaults()
+			ctx, cancel := context.WithCancel(t.Context())
+			var eg errgroup.Group
+			p.begin(ctx, &eg)
+			synctest.Wait()
+			for _, name := range []string{wal.SegmentName(1, 0, size), wal.SegmentName(3, 1, size), wal.SegmentName(3, 2, size), wal.SegmentName(3, 3, size)} {
+				if r := p.get(ctx, request{name, "RECOVERYXLOG"}); r.Outcome != Served {
+					t.Fatalf("%s is %+v", name, r)
+				}
+				synctest.Wait()
+			}
+			if s := p.Stats(); s.Unforeseen != c.unforeseen || s.Late != 0 || s.Segments != 4 {
+				t.Errorf("with the way %v is counted %+v, want %d unforeseen", c.way, s, c.unforeseen)
+			}
+			cancel()
+			if err := eg.Wait(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // The look-ahead begins and ends within its bounds, whatever the size of segments.
 func TestReachHasBounds(t *testing.T) {
 	a := newArchive(t)

@@ -13,7 +13,7 @@ import (
 // TestSettingsOfTheReplay recovers servers whose own settings are slow for a replay. What was chosen for it is in no file
 // and in no server afterwards, and where the server is started by somebody else, it never was.
 func TestSettingsOfTheReplay(t *testing.T) {
-	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"max_wal_size": "80MB", "recovery_prefetch": "off", "maintenance_io_concurrency": "3"}})
+	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"recovery_prefetch": "off", "maintenance_io_concurrency": "3"}})
 	w.run("repo", "init")
 	agent := w.agent()
 	w.server.Exec("", ledgerTable)
@@ -21,8 +21,8 @@ func TestSettingsOfTheReplay(t *testing.T) {
 	w.server.Exec("", "INSERT INTO book VALUES ('wanted', '')")
 	w.logReaches(1, w.server.Query("", "SELECT pg_current_wal_flush_lsn()"))
 	agent.stop()
-	const settings = "current_setting('max_wal_size') || ' ' || current_setting('recovery_prefetch') || ' ' || current_setting('maintenance_io_concurrency') || ' ' || coalesce(current_setting('holdfast.replay', true), '')"
-	const own = "80MB off 3 "
+	const settings = "current_setting('recovery_prefetch') || ' ' || current_setting('maintenance_io_concurrency') || ' ' || coalesce(current_setting('holdfast.replay', true), '')"
+	const own = "off 3 "
 	conf := func(r *restored) string { return read(filepath.Join(r.dir, "postgresql.auto.conf")) }
 
 	r := w.restore("alone")
@@ -39,14 +39,14 @@ func TestSettingsOfTheReplay(t *testing.T) {
 			t.Errorf("%s: after the recovery it has %q, and the file:\n%s", name, got, conf(r))
 		}
 		// A server says in its log which settings a reload has changed.
-		if got := strings.Contains(read(r.dir+".log"), `parameter "max_wal_size" changed to "80MB"`); got == keep {
+		if got := strings.Contains(read(r.dir+".log"), `parameter "recovery_prefetch" changed to "off"`); got == keep {
 			t.Errorf("%s: settings were taken back: %v\n%s", name, got, read(r.dir+".log"))
 		}
 		r.stop()
 	}
 
 	// A restore that was killed leaves them. It is told of.
-	if err := replay.Set(w.server.DataDir, serverUser(t), []replay.Setting{{Name: "max_wal_size", Value: "1GB"}}); err != nil {
+	if err := replay.Set(w.server.DataDir, serverUser(t), []replay.Setting{{Name: "maintenance_io_concurrency", Value: "128"}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, left := range []bool{true, false} {

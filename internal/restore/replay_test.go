@@ -24,44 +24,58 @@ import (
 )
 
 // The server replays with settings that were chosen, and has its own again when it has recovered: to the end of the log, to
-// a target, and where it is paused there.
+// a target, and where it is paused there. Versions that gain nothing by it get none.
 func TestSettingsOfTheReplayAreTakenBack(t *testing.T) {
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
-			w := newWorld(t, pgtest.Options{Version: v, Conf: map[string]string{"max_wal_size": "256MB", "checkpoint_timeout": "7min"}})
+			w := newWorld(t, pgtest.Options{Version: v, Conf: map[string]string{"maintenance_io_concurrency": "7"}})
 			w.s.Exec("", "CREATE TABLE t AS SELECT generate_series(1, 10) AS i")
 			w.snapshot(w.s)
 			w.s.Exec("", "INSERT INTO t VALUES (11)")
-			at := w.lsn("SELECT pg_current_wal_insert_lsn()")
+			at := w.lsn("SELECT pg_current_wal_insert_lsn()").String()
 			w.s.Exec("", "INSERT INTO t VALUES (12)")
 			w.archive(w.s)
-			for _, c := range []struct {
-				name, target string
-				ending       restore.Ending
-				keep         boot.Settings
-				chosen       bool
-			}{
-				{"end", "latest", restore.Follow, boot.ChooseSettings, true},
-				{"target", at.String(), restore.Promote, boot.ChooseSettings, true},
-				{"immediate", "immediate", restore.Promote, boot.ChooseSettings, true},
-				{"pause", at.String(), restore.Pause, boot.ChooseSettings, true},
-				{"kept", "latest", restore.Follow, boot.KeepSettings, false},
+			for _, c := range []replayCase{
+				{"end", "latest", restore.Follow, boot.ChooseSettings},
+				{"target", at, restore.Promote, boot.ChooseSettings},
+				{"immediate", "immediate", restore.Promote, boot.ChooseSettings},
+				{"pause", at, restore.Pause, boot.ChooseSettings},
+				{"kept", "latest", restore.Follow, boot.KeepSettings},
 			} {
-				t.Run(c.name, func(t *testing.T) { w.replays(t, c.name, c.target, c.ending, c.keep, c.chosen) })
+				t.Run(c.name, func(t *testing.T) { w.replays(t, c) })
 			}
 		})
 	}
 }
 
-func (w *world) replays(t *testing.T, name, target string, ending restore.Ending, keep boot.Settings, chosen bool) {
-	o := w.options(name)
-	o.Settings.Ending = ending
-	p := w.mustPlan(target)
+type replayCase struct {
+	name, target string
+	ending       restore.Ending
+	settings     boot.Settings
+}
+
+func (w *world) replays(t *testing.T, c replayCase) {
+	o := w.options(c.name)
+	o.Settings.Ending = c.ending
+	p := w.mustPlan(c.target)
 	if _, err := restore.Run(t.Context(), w.r, p, o); err != nil {
 		t.Fatal(err)
 	}
 	pgtest.Chown(t, w.dir)
-	s, report, err := boot.Start(t.Context(), o.To, p, boot.Options{BinDir: w.s.BinDir, Owner: o.Owner, Ending: ending, Settings: keep, Log: w.r})
+	conf := filepath.Join(o.To, "postgresql.auto.conf")
+	before, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	during := ""
+	s, report, err := boot.Start(t.Context(), o.To, p, boot.Options{
+		BinDir: w.s.BinDir, Owner: o.Owner, Ending: c.ending, Settings: c.settings, Log: w.r,
+		Progress: func(dr.Progress) {
+			if b, err := os.ReadFile(conf); err == nil && during == "" {
+				during = string(b)
+			}
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,34 +85,35 @@ func (w *world) replays(t *testing.T, name, target string, ending restore.Ending
 		}
 	}()
 	conn := s.ConnString("postgres")
-	if got := ask(t, conn, "SELECT pg_is_in_recovery()"); (got == "true") != (ending == restore.Pause) {
+	if got := ask(t, conn, "SELECT pg_is_in_recovery()"); (got == "true") != (c.ending == restore.Pause) {
 		t.Errorf("in recovery: %s", got)
 	}
-	// The log of the server tells with what it replayed: the values that are taken back by the reload.
-	log, err := os.ReadFile(s.LogFile)
-	if err != nil {
-		t.Fatal(err)
+	chosen := c.settings == boot.ChooseSettings && w.s.Version >= 15
+	if got := strings.Contains(during, "maintenance_io_concurrency = '128'"); got != chosen {
+		t.Errorf("while it replays settings are chosen: %v, want %v:\n%s", got, chosen, during)
 	}
-	if got := strings.Contains(string(log), `parameter "max_wal_size" changed to "256MB"`) || strings.Contains(string(log), `parameter "max_wal_size" removed`); got != chosen {
-		t.Errorf("max_wal_size was chosen: %v, want %v:\n%s", got, chosen, log)
+	// A server says in its log which settings a reload has changed.
+	if got := strings.Contains(readLog(t, s), `parameter "maintenance_io_concurrency" changed to "7"`); got != chosen {
+		t.Errorf("settings were taken back: %v, want %v:\n%s", got, chosen, readLog(t, s))
 	}
-	if got := ask(t, conn, "SELECT current_setting('max_wal_size') || ' ' || current_setting('checkpoint_timeout') || ' ' || coalesce(current_setting('holdfast.replay', true), '')"); got != "256MB 7min " {
+	if got := ask(t, conn, "SELECT current_setting('maintenance_io_concurrency') || ' ' || coalesce(current_setting('holdfast.replay', true), '') || ' ' || (SELECT count(*) FROM pg_file_settings WHERE name = 'holdfast.replay')"); got != "7  0" {
 		t.Errorf("after the recovery the settings are %q", got)
 	}
-	// What only a restart takes back is in no file any more, and the report says so.
-	if got := ask(t, conn, "SELECT setting FROM pg_file_settings WHERE name = 'shared_buffers' ORDER BY seqno DESC LIMIT 1"); got != "32MB" {
-		t.Errorf("in the files shared_buffers is %s", got)
-	}
-	running := ask(t, conn, "SELECT current_setting('shared_buffers')")
-	if (running != "32MB") != chosen || strings.Contains(strings.Join(report.Notes, "\n"), "shared_buffers is ") != chosen {
-		t.Errorf("shared_buffers is %s, and the notes: %q", running, report.Notes)
-	}
-	if conf, err := os.ReadFile(filepath.Join(o.To, "postgresql.auto.conf")); err != nil || strings.Contains(string(conf), "begin replay") || !strings.Contains(string(conf), "restore_command") {
-		t.Errorf("postgresql.auto.conf is now, %v:\n%s", err, conf)
+	if after, err := os.ReadFile(conf); err != nil || string(after) != string(before) {
+		t.Errorf("postgresql.auto.conf was\n%s\nand is now, %v:\n%s", before, err, after)
 	}
 	if l := report.Log; l == nil || l.Segments == 0 || l.Unforeseen != 0 {
 		t.Errorf("of the log is counted %+v; want every segment foreseen", l)
 	}
+}
+
+func readLog(t *testing.T, s *boot.Server) string {
+	t.Helper()
+	b, err := os.ReadFile(s.LogFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 const (
@@ -163,7 +178,7 @@ func localTo(socket string) string {
 // A start that is killed leaves a server that goes on, recovers by itself and works. The next start, and the next restore,
 // take the settings of its replay back.
 func TestKilledStart(t *testing.T) {
-	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"max_wal_size": "256MB"}})
+	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"maintenance_io_concurrency": "7"}})
 	w.s.Exec("", "CREATE TABLE t AS SELECT generate_series(1, 10) AS i")
 	w.snapshot(w.s)
 	w.s.Exec("", "INSERT INTO t VALUES (11)")
@@ -185,7 +200,7 @@ func (w *world) killedStart(t *testing.T, at, kill string, delta bool) {
 	}
 	pgtest.Chown(t, w.dir)
 	// Before the server: there it is as if nothing had happened yet.
-	if err := replay.Set(o.To, o.Owner.Credential(), []replay.Setting{{Name: "max_wal_size", Value: "1GB"}}); err != nil {
+	if err := replay.Set(o.To, o.Owner.Credential(), []replay.Setting{{Name: "maintenance_io_concurrency", Value: "99"}}); err != nil {
 		t.Fatal(err)
 	}
 	socket := pgtest.TempDir(t)
@@ -211,7 +226,7 @@ func (w *world) killedStart(t *testing.T, at, kill string, delta bool) {
 			t.Fatal("the server does not recover without the one that started it")
 		}
 	}
-	if got := ask(t, localTo(socket), "SELECT current_setting('holdfast.replay', true) || ' ' || (current_setting('max_wal_size') <> '256MB') || ' ' || (SELECT max(i) FROM t)"); got != "on true 11" {
+	if got := ask(t, localTo(socket), "SELECT current_setting('holdfast.replay', true) || ' ' || current_setting('maintenance_io_concurrency') || ' ' || (SELECT max(i) FROM t)"); got != "on 128 11" {
 		t.Errorf("it is left with %q", got)
 	}
 	stopServer(t, pid)
@@ -235,7 +250,7 @@ func (w *world) killedStart(t *testing.T, at, kill string, delta bool) {
 			t.Error(err)
 		}
 	}()
-	if got := ask(t, s.ConnString("postgres"), "SELECT coalesce(current_setting('holdfast.replay', true), '') || ' ' || current_setting('max_wal_size') || ' ' || (SELECT max(i) FROM t)"); got != " 256MB 11" {
+	if got := ask(t, s.ConnString("postgres"), "SELECT coalesce(current_setting('holdfast.replay', true), '') || ' ' || current_setting('maintenance_io_concurrency') || ' ' || (SELECT max(i) FROM t)"); got != " 7 11" {
 		t.Errorf("after the second start it has %q", got)
 	}
 }

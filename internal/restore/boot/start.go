@@ -119,8 +119,6 @@ type booting struct {
 	report      *Report
 	server      *Server
 	conn        *pgx.Conn
-	own0        replay.Server    // what it has by itself
-	tuned       []replay.Setting // what it has for its replay
 	since       time.Time
 }
 

@@ -23,7 +23,7 @@ const (
 func FreeMemory() int64 { return freeMemory(procDir, cgroupDir) }
 
 func freeMemory(proc, cgroups string) int64 {
-	free := meminfo(proc)["MemAvailable"]
+	free := fields(filepath.Join(proc, "meminfo"))["MemAvailable"]
 	for _, g := range groups(proc, cgroups) {
 		if limit, ok := number(filepath.Join(g.dir, g.limit)); ok {
 			used, _ := number(filepath.Join(g.dir, g.used))
@@ -35,15 +35,7 @@ func freeMemory(proc, cgroups string) int64 {
 	return free
 }
 
-// HugePages tells whether the machine has memory set apart in huge pages, which somebody has sized for somebody.
-func HugePages() bool { return meminfo(procDir)["HugePages_Total"] > 0 }
-
-// meminfo returns the lines of /proc/meminfo: those with a unit in bytes.
-func meminfo(proc string) map[string]int64 {
-	return fields(filepath.Join(proc, "meminfo"))
-}
-
-// fields reads lines of a name and a number, with or without a colon and a unit.
+// fields reads lines of a name and a number, with or without a colon and a unit, as bytes.
 func fields(name string) map[string]int64 {
 	b, err := os.ReadFile(name)
 	if err != nil {

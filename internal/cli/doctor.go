@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -14,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/stream"
 	"github.com/holdfast-dr/holdfast/internal/restore/boot"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/restore/replay"
 	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
@@ -215,8 +217,22 @@ func (e *examination) database(ctx context.Context, s workspace.System) {
 	if !info.Checksums {
 		e.warn("page checksums are off", "damage of the disk is found only when somebody reads the page", "pg_checksums --enable while the server is stopped")
 	}
+	e.replayed(ctx, conn)
 	if s.Policy.Log.Stream {
 		e.slot(ctx, s, info)
+	}
+}
+
+// replayed warns of a server that was recovered by a restore which was killed before it took its settings back.
+func (e *examination) replayed(ctx context.Context, conn *pgx.Conn) {
+	var left bool
+	err := conn.QueryRow(ctx, "SELECT coalesce(current_setting($1, true), '') <> '' AND NOT pg_is_in_recovery()", replay.Marker).Scan(&left)
+	if err != nil {
+		e.fail(err)
+	}
+	if left {
+		e.warn("the server still has the settings of its recovery", "holdfast restore --start was killed before it could take them back",
+			fmt.Sprintf("take the lines from %q to %q out of postgresql.auto.conf, then SELECT pg_reload_conf();", replay.BlockBegin, replay.BlockEnd))
 	}
 }
 

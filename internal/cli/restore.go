@@ -34,6 +34,7 @@ type restoreFlags struct {
 	archiving   bool
 
 	subscriptions bool
+	keepSettings  bool
 	owner         string
 	binDir        string
 	action        string
@@ -77,6 +78,7 @@ run it with a configuration, keys and a repository that only root can read; a se
 	f.BoolVar(&r.keepDamage, "keep-damaged", false, "finish although the repository has lost something: lost parts of files become zeros, and all that is lost is listed")
 	f.BoolVar(&r.archiving, "keep-archiving", false, "keep the source's archive_mode (default: off, so that a copy never writes into its archive)")
 	f.BoolVar(&r.subscriptions, "keep-subscriptions", false, "let the cluster's subscriptions run (default: they rest, so that a copy never uses the slots of its original at the publishers)")
+	f.BoolVar(&r.keepSettings, "keep-settings", false, "with --start: let the server replay with its own settings (default: it reads further ahead until it has recovered)")
 	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
 	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
 	f.StringVar(&r.action, "action", "promote", "what the server does at a target: promote, pause or, without --start, shutdown")
@@ -111,7 +113,7 @@ func (r *restoreFlags) options(system string, w *workspace.Workspace) (workspace
 		o.BinDir = s.Postgres.BinDirectory
 	}
 	if r.start {
-		o.Boot = &boot.Options{Port: r.port, Listen: r.listen}
+		o.Boot = &boot.Options{Port: r.port, Listen: r.listen, Settings: boot.Settings(r.keepSettings)}
 	}
 	o.RestoreCommand, err = r.app.restoreCommand(system, &r.glass)
 	return o, err
@@ -238,6 +240,9 @@ func (r recovered) writeText(w io.Writer) error {
 	}
 	for _, n := range r.Boot.Notes {
 		fmt.Fprintln(w, "note:", n)
+	}
+	if l := r.Boot.Log; l != nil && l.Ready < l.Segments {
+		fmt.Fprintf(w, "note: the replay asked for %s of the log, and waited %s for %d of them\n", count(l.Segments, "segment"), round(l.Waited), l.Segments-l.Ready)
 	}
 	for _, p := range r.Phases {
 		fmt.Fprintf(w, "  %-24s %10s\n", p.Name, round(p.Took))

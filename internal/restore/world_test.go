@@ -44,6 +44,8 @@ func TestMain(m *testing.M) {
 		os.Exit(serveMain(os.Args[1]))
 	case "restore":
 		os.Exit(restoreMain())
+	case "boot":
+		os.Exit(bootMain())
 	case "extract":
 		os.Exit(extractMain())
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
 )
@@ -21,8 +22,11 @@ func (b *booting) serveLog(ctx context.Context) (stop func() error, err error) {
 	source := walserve.NewSource(b.opts.Log, restore.LogPolicy(b.plan))
 	source.DataDir, source.Owner = b.dir, b.opts.Owner.Credential()
 	listening := make(chan struct{})
+	size := wal.SegmentSize(b.plan.Snapshot.Facts.SegmentSize)
+	first := size.Segment(b.plan.Snapshot.Facts.StartLSN)
 	p := &walserve.Prefetcher{
 		Source: source, Listening: func() { close(listening) },
+		Begin: wal.SegmentName(b.plan.Way.At(size.Start(first+1)-1), first, size), Way: b.plan.Way,
 		Idle: math.MaxInt64, // one segment may take long to replay, and nobody else can serve the next
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -33,7 +37,11 @@ func (b *booting) serveLog(ctx context.Context) (stop func() error, err error) {
 	})
 	stop = func() error {
 		cancel()
-		return g.Wait()
+		err := g.Wait()
+		if s := p.Stats(); s.Segments > 0 {
+			b.report.Log = &s
+		}
+		return err
 	}
 	select {
 	case <-listening:

@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
 )
 
 // Phase is a part of a recovery and how long it took.
@@ -30,8 +31,9 @@ type Report struct {
 	LogClock     time.Time      `json:"logClock,omitzero"`     // the source's clock there
 	// RPO is what lies between the moment that was recovered and the log's end, by the source's clock. It is
 	// zero where all of the log was replayed: what happened after the log's end nobody here can know.
-	RPO   time.Duration `json:"rpoNs"`
-	Notes []string      `json:"notes,omitempty"`
+	RPO   time.Duration   `json:"rpoNs"`
+	Log   *walserve.Stats `json:"log,omitempty"` // how the log was served; nil where this process did not serve it
+	Notes []string        `json:"notes,omitempty"`
 }
 
 func newReport(p *points.Plan) *Report {
@@ -83,6 +85,10 @@ func (b *booting) finish(ctx context.Context) error {
 	b.report.Timeline = wal.TimelineID(tl)
 	b.report.RPO = b.rpo()
 	if err := b.noteSubscriptions(ctx); err != nil {
+		return err
+	}
+	// All that is to be replayed is: also where the server is paused at its target, and nobody watches it later.
+	if err := b.untune(ctx); err != nil {
 		return err
 	}
 	if b.opts.Access == KeepOthersOut {

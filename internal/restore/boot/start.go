@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/restore/replay"
 )
 
 // Options say how a restored directory is started. The zero value starts it with the programs found on this
@@ -32,6 +33,7 @@ type Options struct {
 	LogFile   string            // where the server's messages go; empty: beside the data directory, with ".log"
 	Ending    restore.Ending    // that of the restore's settings
 	Access    Access
+	Settings  Settings
 	// Log is the repository that the restore came from, whose log this process then serves to the server: its user
 	// needs no access to the repository and its keys. nil: the restore_command is left to itself.
 	Log      *repo.Repository
@@ -76,7 +78,9 @@ func Start(ctx context.Context, dir string, p *points.Plan, o Options) (*Server,
 	if err != nil {
 		return nil, nil, errors.Join(dr.Fail(fmt.Sprintf("serve the log to %q", dir), err, "see whom its pg_wal belongs to, and run this again"), b.access.unlock())
 	}
-	err = b.run(ctx)
+	if err = b.tune(ctx); err == nil {
+		err = b.run(ctx)
+	}
 	if stopErr := stop(); stopErr != nil {
 		b.report.note("what served the log could not tidy up: %v", stopErr)
 	}
@@ -87,7 +91,8 @@ func Start(ctx context.Context, dir string, p *points.Plan, o Options) (*Server,
 	if b.server != nil {
 		err = errors.Join(err, b.server.Stop(ctx))
 	}
-	return nil, nil, errors.Join(err, b.access.unlock())
+	_, unsetErr := replay.Unset(b.dir, o.Owner.Credential())
+	return nil, nil, errors.Join(err, unsetErr, b.access.unlock())
 }
 
 // ready refuses what cannot be started, or must not be.

@@ -85,6 +85,7 @@ func Extract(ctx context.Context, r *repo.Repository, p *points.Plan, o Options)
 	server, report, err := boot.Start(ctx, files.To, p, boot.Options{
 		BinDir: tools.dir, Owner: box.owner, Superuser: o.Superuser, Ending: ending, Access: boot.KeepOthersOut, Progress: o.Progress,
 		LogFile: filepath.Join(box.dir, "log"), Config: sandboxConfig(), Log: r,
+		Settings: boot.KeepSettings, // the memory is that of the database beside which it runs
 	})
 	if err != nil {
 		return nil, err

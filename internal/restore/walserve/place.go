@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-dr/holdfast/internal/restore/rights"
 )
 
@@ -93,6 +95,20 @@ func (p *place) list(name string) ([]fs.DirEntry, error) {
 	}
 	defer d.Close() //nolint:errcheck // only read
 	return d.ReadDir(-1)
+}
+
+// free returns how many bytes a user may still write there; 0 where nobody can say.
+func (p *place) free() int64 {
+	d, err := p.open(".", os.O_RDONLY|syscall.O_DIRECTORY)
+	if err != nil {
+		return 0
+	}
+	defer d.Close() //nolint:errcheck // only read
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(d.Fd()), &st) != nil {
+		return 0
+	}
+	return int64(st.Bavail) * st.Bsize
 }
 
 // isPlain tells whether a request's file is a name directly in the directory, and none of ours.

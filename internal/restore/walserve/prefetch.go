@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -32,19 +31,28 @@ const (
 
 // Prefetcher answers requests and fetches the segments ahead that will be asked for next. Each request costs
 // its process a connection; keys are unlocked once. Where it is root's, it serves its Source's owner: see place and
-// peer.go.
+// peer.go. It begins with a look-ahead for a store that is near; each segment that was foreseen, and yet is not there
+// when it is asked for, makes it wider: see widen.
 type Prefetcher struct {
-	Source  *Source
-	Ahead   int           // segments that are kept ready; 0: 128 MiB worth of them, at least one
-	Workers int           // fetched at once; 0: two for each processor that Go may use, since half of them wait for the store
+	Source *Source
+	// Begin is the first segment of the recovery, which is fetched before anybody asks; empty: nobody knows it.
+	Begin string
+	// Way is the recovery's, so that its changes of timeline are foreseen; nil: every one comes as a surprise.
+	Way     *wal.Timelines
+	Ahead   int           // segments that are kept ready; 0: 128 MiB worth of them, at least one, and more where that is too little
+	Workers int           // fetched at once; 0: two for each processor that Go may use, and more where those are too few
 	Idle    time.Duration // without a request for so long, Run returns; 0: 30 s
 	// Listening is called once requests are answered; nil: nobody waits for that.
 	Listening func()
 
 	in *place // the server's pg_wal
 
-	mu    sync.Mutex // guards slots
+	mu    sync.Mutex // guards what follows, but not the channel
 	slots map[string]*slot
+	begun bool   // Begin was asked for
+	last  string // segment that was served
+	reach reach
+	stats Stats
 	more  chan struct{} // has room for one: something was added to slots
 }
 
@@ -65,27 +73,23 @@ type request struct {
 }
 
 func (p *Prefetcher) setDefaults() {
-	if p.Ahead == 0 {
-		p.Ahead = max(1, 128<<20/int(p.Source.size))
-	}
-	if p.Workers == 0 {
-		p.Workers = min(2*runtime.GOMAXPROCS(0), 8)
-	}
+	p.reach = p.firstReach()
 	if p.Idle == 0 {
 		p.Idle = 30 * time.Second
 	}
 	p.slots, p.more = map[string]*slot{}, make(chan struct{}, 1)
+	p.begun = p.Begin == ""
 }
 
 // Run serves requests in a data directory's pg_wal until it is idle, is told to stop, or ctx ends. Where
 // another Prefetcher serves it already, Run returns nil at once. It leaves nothing behind.
 func (p *Prefetcher) Run(ctx context.Context, walDir string) error {
-	p.setDefaults()
 	var err error
 	if p.in, err = openPlace(walDir, p.Source.Owner); err != nil {
 		return err
 	}
 	defer p.in.close()
+	p.setDefaults()
 	if err := p.in.mkdir(SpoolName); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -132,10 +136,8 @@ func (p *Prefetcher) serve(ctx context.Context, l net.Listener) error {
 		p.Listening()
 	}
 	var eg errgroup.Group
-	eg.SetLimit(p.Workers + maxClients)
-	for range p.Workers {
-		eg.Go(func() error { return p.work(ctx) })
-	}
+	eg.SetLimit(maxWorkers + maxClients)
+	p.begin(ctx, &eg)
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -150,6 +152,20 @@ func (p *Prefetcher) serve(ctx context.Context, l net.Listener) error {
 	}
 	stop()
 	return eg.Wait()
+}
+
+// begin starts the workers, and fetching where the recovery will begin. Those that widen adds are started by the worker that
+// sees them missing.
+func (p *Prefetcher) begin(ctx context.Context, eg *errgroup.Group) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n, err := wal.ParseName(p.Begin, p.Source.size); err == nil && n.Kind == wal.Segment {
+		p.aheadLocked(n)
+	}
+	p.reach.start = func() { eg.Go(func() error { return p.work(ctx) }) }
+	for range p.reach.workers {
+		p.reach.start()
+	}
 }
 
 // answer reads one request and answers it. A client that goes away is no error of ours.
@@ -179,8 +195,13 @@ func (p *Prefetcher) get(ctx context.Context, q request) Result {
 	if !isPlain(q.File) {
 		return Result{Outcome: BadRequest, Name: q.Name, Reason: "the file is to be made elsewhere than in pg_wal"}
 	}
-	for {
-		s := p.want(n, q.Name)
+	asked := time.Now()
+	how := unforeseen
+	for try := 0; ; try++ {
+		s, was := p.want(n, q.Name)
+		if try == 0 {
+			how = was
+		}
 		select {
 		case <-s.done:
 		case <-ctx.Done():
@@ -198,6 +219,9 @@ func (p *Prefetcher) get(ctx context.Context, q request) Result {
 		if err := p.in.rename(p.path(q.Name), q.File); err != nil {
 			return failed(q.Name, err)
 		}
+		if n.Kind == wal.Segment && s.file.whole {
+			p.count(q.Name, how, time.Since(asked))
+		}
 		return s.file.Result
 	}
 }
@@ -205,28 +229,54 @@ func (p *Prefetcher) get(ctx context.Context, q request) Result {
 // path returns where a file of the spool is in the directory that is served.
 func (p *Prefetcher) path(name string) string { return filepath.Join(SpoolName, name) }
 
-// want returns the slot of what is asked for now, and makes slots of what will be asked for next. Slots that
-// the recovery has passed by are given up.
-func (p *Prefetcher) want(n wal.Name, name string) *slot {
+// want returns the slot of what is asked for now, and how it finds it, and makes slots of what will be asked for next.
+// Slots that the recovery has passed by are given up.
+func (p *Prefetcher) want(n wal.Name, name string) (*slot, foresight) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	how := unforeseen
+	if old := p.slots[name]; old != nil {
+		if how = late; isDone(old) {
+			how = ready
+		}
+	}
 	s := p.addLocked(name, 0)
 	if n.Kind != wal.Segment {
-		return s
+		return s, how
 	}
-	keep := map[string]bool{name: true}
-	for i := range p.Ahead {
-		next := wal.SegmentName(n.Timeline, n.Segment+wal.SegmentNumber(i+1), p.Source.size)
-		keep[next] = true
-		p.addLocked(next, i+1)
-	}
+	next := n
+	next.Segment++
+	keep := p.aheadLocked(next)
+	keep[name] = true
+	p.begun = p.begun || name == p.Begin
 	for k, old := range p.slots {
-		if !keep[k] && old.order > 0 && (!old.taken || isDone(old)) {
+		// The checkpoint's record, which PostgreSQL reads first, may lie some segments behind its redo position.
+		if !keep[k] && p.begun && old.order > 0 && (!old.taken || isDone(old)) {
 			delete(p.slots, k)
 			p.in.remove(p.path(k)) //nolint:errcheck // it may never have been there
 		}
 	}
-	return s
+	return s, how
+}
+
+// aheadLocked makes slots for the segments from one on as far as the look-ahead goes, and returns their names.
+func (p *Prefetcher) aheadLocked(n wal.Name) map[string]bool {
+	names := map[string]bool{}
+	for i := range p.reach.ahead {
+		name := p.name(n.Timeline, n.Segment+wal.SegmentNumber(i))
+		names[name] = true
+		p.addLocked(name, i+1)
+	}
+	return names
+}
+
+// name is that by which a recovery on a timeline asks for a segment: PostgreSQL tries the newest timeline of its way that
+// has begun in it first (xlogrecovery.c, XLogFileReadAnyTLI).
+func (p *Prefetcher) name(tl wal.TimelineID, n wal.SegmentNumber) string {
+	if p.Way != nil {
+		tl = max(tl, p.Way.At(p.Source.size.Start(n+1)-1))
+	}
+	return wal.SegmentName(tl, n, p.Source.size)
 }
 
 func (p *Prefetcher) addLocked(name string, order int) *slot {

@@ -9,13 +9,14 @@ TESTFLAGS ?= -race -count=1 -timeout 25m
 FUZZTIME  ?= 10s
 MANDIR    ?= man
 
-.PHONY: help build setup test test-minio lint demo bench fuzz docs clean
+.PHONY: help build setup test test-minio soak lint demo bench fuzz docs clean
 
 help:
 	@echo "make build   the static binary ./bin/holdfast"
 	@echo "make demo    watch a real PostgreSQL being protected, destroyed and recovered"
 	@echo "make test    every test, with the race detector, on real servers"
 	@echo "make test-minio  the store's tests on MinIO too; building it takes minutes"
+	@echo "make soak    snapshots of what changed, ROUNDS ($(ROUNDS)) upon each other, under a load that moves files"
 	@echo "make lint    format, vet, staticcheck, the house rules, known vulnerabilities"
 	@echo "make bench   Holdfast beside the peers that are installed"
 	@echo "make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME))"
@@ -36,6 +37,13 @@ test: setup
 test-minio:
 	$(GO) build -C tools/minio -trimpath -o $(CURDIR)/.bin/minio github.com/minio/minio
 	HOLDFAST_TEST_MINIO=$(CURDIR)/.bin/minio $(GO) test -count=1 -run TestConformanceMinio ./internal/store/s3
+
+# ROUNDS snapshots of what changed for each version and setting; every page that the log did not name is compared.
+ROUNDS ?= 100
+soak: setup
+	@scripts/pg-versions.sh || echo "make soak: goes on with the installed versions of PostgreSQL"
+	$(GO) test -count=1 -timeout 0 -v -run TestSnapshotsOfWhatChanged ./internal/e2e -changed.rounds=$(ROUNDS)
+	$(GO) test -count=1 -timeout 0 -v -run 'TestMapHolds|TestMapOverCrashes' ./internal/pg/wal/changed -truth.rounds=$(ROUNDS)
 
 lint:
 	@scripts/lint.sh

@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -78,14 +76,7 @@ func TestTwentyTimelines(t *testing.T) {
 	const last = 19
 	for timeline := 2; timeline <= last; timeline++ {
 		w.server.Exec("", fmt.Sprintf("INSERT INTO book VALUES ('on %d', '')", timeline-1))
-		w.server.Stop(pgtest.Fast)
-		signal := filepath.Join(w.server.DataDir, "standby.signal")
-		if err := os.WriteFile(signal, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		pgtest.Chown(t, signal)
-		w.server.Start()
-		w.server.Promote()
+		w.promoteInPlace()
 	}
 	w.server.Exec("", "INSERT INTO book VALUES ('the end', '')")
 	w.logReaches(last, w.server.Query("", "SELECT pg_current_wal_flush_lsn()"))

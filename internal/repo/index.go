@@ -24,6 +24,7 @@ type index struct {
 	recent    map[seal.ChunkID]location
 	base      *baseFile
 	loaded    map[string]bool  // names of index objects that recent and base hold
+	unsaved   int              // of these, in recent only
 	damaged   map[string]error // index objects that cannot be read; the others are used
 	recovered int              // of damaged, how many were made up for by recoverIndex; doubt is one more
 	doubt     int              // 1 where the view said so: index objects may be missing of which nobody knows
@@ -34,6 +35,10 @@ type index struct {
 
 // maxRecent is the number of entries at which recent is merged into base.
 const maxRecent = 1 << 17
+
+// maxUnsaved is the number of index objects that a process reads again rather than keep them for the next one: each costs
+// a request, and keeping them writes the whole of base.
+const maxUnsaved = 32
 
 func newIndex(cacheDir, repository string) (*index, error) {
 	ix := &index{recent: map[seal.ChunkID]location{}, loaded: map[string]bool{}, damaged: map[string]error{}}
@@ -81,6 +86,7 @@ func (ix *index) add(name string, d *indexData) error {
 		ix.recent[e.id] = location{d.packs[e.pack], e.chunkPlace}
 	}
 	ix.loaded[name] = true
+	ix.unsaved++
 	if len(ix.recent) < maxRecent {
 		return nil
 	}
@@ -101,7 +107,7 @@ func (ix *index) mergeLocked() error {
 		return fmt.Errorf("write the index cache: %w", err)
 	}
 	err = ix.base.close()
-	ix.base, ix.recent = next, map[seal.ChunkID]location{}
+	ix.base, ix.recent, ix.unsaved = next, map[seal.ChunkID]location{}, 0
 	return err
 }
 
@@ -350,7 +356,7 @@ func (ix *index) openCache() error {
 func (ix *index) save() error {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if ix.temp || len(ix.recent) < maxRecent/8 {
+	if ix.temp || len(ix.recent) < maxRecent/8 && ix.unsaved < maxUnsaved {
 		return nil
 	}
 	return ix.mergeLocked()

@@ -78,7 +78,7 @@ run it with a configuration, keys and a repository that only root can read; a se
 	f.BoolVar(&r.keepDamage, "keep-damaged", false, "finish although the repository has lost something: lost parts of files become zeros, and all that is lost is listed")
 	f.BoolVar(&r.archiving, "keep-archiving", false, "keep the source's archive_mode (default: off, so that a copy never writes into its archive)")
 	f.BoolVar(&r.subscriptions, "keep-subscriptions", false, "let the cluster's subscriptions run (default: they rest, so that a copy never uses the slots of its original at the publishers)")
-	f.BoolVar(&r.keepSettings, "keep-settings", false, "with --start: let the server replay with its own settings (default: it reads further ahead until it has recovered)")
+	f.BoolVar(&r.keepSettings, "keep-settings", false, "with --start: let the server replay with its own settings (default: it has more memory, and reads further ahead, until it has recovered)")
 	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
 	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
 	f.StringVar(&r.action, "action", "promote", "what the server does at a target: promote, pause or, without --start, shutdown")

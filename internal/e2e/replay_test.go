@@ -42,6 +42,11 @@ func TestSettingsOfTheReplay(t *testing.T) {
 		if got := strings.Contains(read(r.dir+".log"), `parameter "recovery_prefetch" changed to "off"`); got == keep {
 			t.Errorf("%s: settings were taken back: %v\n%s", name, got, read(r.dir+".log"))
 		}
+		// The rest is gone with the next restart, also by who starts it as it was started.
+		w.program("pg_ctl", "-D", r.dir, "-m", "fast", "-w", "-l", filepath.Join(r.dir, "again.log"), "restart")
+		if got := r.query("SELECT current_setting('shared_buffers')"); got != "32MB" {
+			t.Errorf("%s: after a restart shared_buffers is %s", name, got)
+		}
 		r.stop()
 	}
 

@@ -99,6 +99,14 @@ func (w *world) replays(t *testing.T, c replayCase) {
 	if got := ask(t, conn, "SELECT current_setting('maintenance_io_concurrency') || ' ' || coalesce(current_setting('holdfast.replay', true), '') || ' ' || (SELECT count(*) FROM pg_file_settings WHERE name = 'holdfast.replay')"); got != "7  0" {
 		t.Errorf("after the recovery the settings are %q", got)
 	}
+	// What only a restart takes back is told.
+	larger := c.settings == boot.ChooseSettings && c.ending == restore.Follow && w.s.Version >= 14
+	if got := ask(t, conn, "SELECT current_setting('shared_buffers') || ' ' || (SELECT string_agg(setting, ',' ORDER BY seqno) FROM pg_file_settings WHERE name = 'shared_buffers')"); strings.HasPrefix(got, "32MB ") == larger || !strings.HasSuffix(got, " 128MB,32MB") {
+		t.Errorf("shared_buffers, and what the files say: %s; larger: %v", got, larger)
+	}
+	if got := strings.Contains(strings.Join(report.Notes, "\n"), "then it is its own again, 32.0 MiB"); got != larger {
+		t.Errorf("the notes tell of shared_buffers: %v, want %v: %q", got, larger, report.Notes)
+	}
 	if after, err := os.ReadFile(conf); err != nil || string(after) != string(before) {
 		t.Errorf("postgresql.auto.conf was\n%s\nand is now, %v:\n%s", before, err, after)
 	}

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -9,6 +10,11 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/machine"
 	"github.com/holdfast-dr/holdfast/internal/restore/replay"
 )
 
@@ -31,34 +37,53 @@ func (b *booting) tune(ctx context.Context) error {
 	if b.opts.Settings == KeepSettings {
 		return nil
 	}
-	own, err := b.own(ctx)
+	own, err := b.askOwn(ctx)
 	if err != nil {
 		return nil //nolint:nilerr // what hinders it hinders the start, which says so better
 	}
-	chosen := replay.Choose(own)
-	if len(chosen) == 0 {
+	own.Promoted = restore.IsLatest(b.plan)
+	b.own, b.chosen = own, replay.Choose(own, replay.Machine{FreeMemory: dr.Bytes(machine.FreeMemory()), HugePages: machine.HugePages()})
+	if len(b.chosen) == 0 {
 		return nil
 	}
-	return replay.Set(b.dir, owner, chosen)
+	return replay.Set(b.dir, owner, b.chosen)
 }
 
-// own asks postgres what the server's settings are without us.
-func (b *booting) own(ctx context.Context) (s replay.Server, err error) {
-	s.Major = b.plan.Snapshot.Facts.Major()
-	cmd := exec.CommandContext(ctx, filepath.Join(b.binDir, "postgres"), "-C", "maintenance_io_concurrency", "-D", b.dir)
-	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: b.opts.Owner.Credential()}
-	out, err := cmd.Output()
-	if err == nil {
-		s.IOConcurrency, err = strconv.Atoi(strings.TrimSpace(string(out)))
+// askOwn asks postgres what the server's settings are without us.
+func (b *booting) askOwn(ctx context.Context) (replay.Server, error) {
+	s := replay.Server{Major: b.plan.Snapshot.Facts.Major()}
+	var concurrency, buffers string
+	g, ctx := errgroup.WithContext(ctx)
+	for name, to := range map[string]*string{"maintenance_io_concurrency": &concurrency, "shared_buffers": &buffers, "huge_pages": &s.HugePages} {
+		g.Go(func() error {
+			cmd := exec.CommandContext(ctx, filepath.Join(b.binDir, "postgres"), "-C", name, "-D", b.dir)
+			cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: b.opts.Owner.Credential()}
+			out, err := cmd.Output()
+			*to = strings.TrimSpace(string(out))
+			return err
+		})
 	}
-	return s, err
+	if err := g.Wait(); err != nil {
+		return s, err
+	}
+	var err1 error
+	s.IOConcurrency, err1 = strconv.Atoi(concurrency)
+	pages, err2 := strconv.ParseInt(buffers, 10, 64)
+	s.SharedBuffers = dr.Bytes(pages * int64(b.plan.Snapshot.Facts.PageSize))
+	return s, errors.Join(err1, err2)
 }
 
-// untune takes the settings of the replay back, and waits until the server has done so.
+// untune takes the settings of the replay back, and waits until the server has done so. What only a restart
+// takes back is no longer in the file, and the report says so.
 func (b *booting) untune(ctx context.Context) error {
 	had, err := replay.Unset(b.dir, b.opts.Owner.Credential())
 	if err != nil || !had {
 		return err
+	}
+	for _, s := range b.chosen {
+		if _, over := b.opts.Config[s.Name]; s.Restart && !over {
+			b.report.note("%s is %s until the server is restarted, as was chosen for its replay; then it is its own again, %s", s.Name, s.Value, b.own.SharedBuffers)
+		}
 	}
 	if _, err := b.conn.Exec(ctx, "SELECT pg_reload_conf()"); err != nil {
 		return err

@@ -119,6 +119,8 @@ type booting struct {
 	report      *Report
 	server      *Server
 	conn        *pgx.Conn
+	own         replay.Server    // what the server has by itself
+	chosen      []replay.Setting // what it has for its replay
 	since       time.Time
 }
 

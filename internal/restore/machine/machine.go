@@ -35,6 +35,9 @@ func freeMemory(proc, cgroups string) int64 {
 	return free
 }
 
+// HugePages tells whether the machine has memory set apart in huge pages, which somebody has counted for somebody.
+func HugePages() bool { return fields(filepath.Join(procDir, "meminfo"))["HugePages_Total"] > 0 }
+
 // fields reads lines of a name and a number, with or without a colon and a unit, as bytes.
 func fields(name string) map[string]int64 {
 	b, err := os.ReadFile(name)

@@ -8,23 +8,36 @@ import (
 )
 
 func TestChoose(t *testing.T) {
+	const mib, gib = 1 << 20, 1 << 30
+	const reads = "recovery_prefetch=try maintenance_io_concurrency=128"
 	for _, c := range []struct {
 		s    Server
+		m    Machine
 		want string
 	}{
-		{Server{13, 10}, ""},
-		{Server{14, 10}, ""},
-		{Server{15, 10}, "recovery_prefetch=try maintenance_io_concurrency=128"},
-		{Server{18, 16}, "recovery_prefetch=try maintenance_io_concurrency=128"},
-		{Server{15, 0}, "recovery_prefetch=try maintenance_io_concurrency=128"},
-		{Server{15, 300}, "recovery_prefetch=try"},
+		{Server{Major: 13, Promoted: true, SharedBuffers: 128 * mib}, Machine{FreeMemory: 16 * gib}, ""},
+		{Server{Major: 14, Promoted: true, SharedBuffers: 128 * mib}, Machine{FreeMemory: 16 * gib}, "shared_buffers=4096MB!"},
+		{Server{Major: 15, Promoted: true, SharedBuffers: 128 * mib}, Machine{FreeMemory: 16 * gib}, "shared_buffers=4096MB! " + reads},
+		{Server{Major: 15, Promoted: false, SharedBuffers: 128 * mib}, Machine{FreeMemory: 16 * gib}, reads},
+		{Server{Major: 15, Promoted: true, SharedBuffers: 3 * gib}, Machine{FreeMemory: 16 * gib}, reads},
+		{Server{Major: 15, Promoted: true, SharedBuffers: 128 * mib}, Machine{FreeMemory: 1 << 40}, "shared_buffers=8192MB! " + reads},
+		{Server{Major: 15, Promoted: true, SharedBuffers: 128 * mib}, Machine{FreeMemory: gib / 2}, reads},
+		{Server{Major: 15, Promoted: true, SharedBuffers: 128 * mib}, Machine{}, reads},
+		{Server{Major: 15, Promoted: true, SharedBuffers: 128 * mib, HugePages: "on"}, Machine{FreeMemory: 16 * gib}, reads},
+		{Server{Major: 15, Promoted: true, SharedBuffers: 128 * mib, HugePages: "try"}, Machine{FreeMemory: 16 * gib, HugePages: true}, reads},
+		{Server{Major: 18, IOConcurrency: 16}, Machine{}, reads},
+		{Server{Major: 18, IOConcurrency: 300}, Machine{}, "recovery_prefetch=try"},
 	} {
 		var got []string
-		for _, x := range Choose(c.s) {
-			got = append(got, x.Name+"="+x.Value)
+		for _, x := range Choose(c.s, c.m) {
+			line := x.Name + "=" + x.Value
+			if x.Restart {
+				line += "!"
+			}
+			got = append(got, line)
 		}
 		if got := strings.Join(got, " "); got != c.want {
-			t.Errorf("for %+v: %s, want %s", c.s, got, c.want)
+			t.Errorf("for %+v on %+v: %s, want %s", c.s, c.m, got, c.want)
 		}
 	}
 }

@@ -63,8 +63,10 @@ func TestStaleVisibilityMapBehindTruncation(t *testing.T) {
 			s := startServer(t, v, false)
 			affected(t, s)
 			// The rows are gone before the full backup, so that between the two there is only the truncation.
-			c := two(t, s, []string{"CREATE TABLE t AS SELECT i, repeat('x', 500) AS v FROM generate_series(1, 5000) i", "VACUUM (FREEZE) t",
-				"DELETE FROM t WHERE i > 1000", "VACUUM (FREEZE, TRUNCATE false) t"}, []string{"VACUUM (TRUNCATE true) t"})
+			c := two(t, s, []string{
+				"CREATE TABLE t AS SELECT i, repeat('x', 500) AS v FROM generate_series(1, 5000) i", "VACUUM (FREEZE) t",
+				"DELETE FROM t WHERE i > 1000", "VACUUM (FREEZE, TRUNCATE false) t",
+			}, []string{"VACUUM (TRUNCATE true) t"})
 			table := relation(t, s, "t")
 			for _, withLog := range []bool{true, false} {
 				r := c.audit(t, withLog)

@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/internal/pg/page"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 )
 
@@ -20,13 +23,13 @@ func writers(t *testing.T, s *pgtest.Server, seed uint64) (stop func()) {
 		r := rand.New(rand.NewPCG(seed, uint64(n)))
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				at := r.IntN(20000)
+				at := r.IntN(5000) // most of the table stays, so that it is stored in part
 				q := []string{
 					"UPDATE t SET n = n + 1 WHERE id BETWEEN %d AND %[1]d + 20", "DELETE FROM t WHERE id BETWEEN %d AND %[1]d + 5",
 					"INSERT INTO t (v, a, n) SELECT 'w', ARRAY[%d], %[1]d FROM generate_series(1, 20)", "UPDATE shrinks SET v = 'w' WHERE i = %d %% 6000",
 					"SELECT id + %d FROM t WHERE id = 7 FOR UPDATE", "DELETE FROM shrinks WHERE i > %d / 4", "INSERT INTO shrinks SELECT i, repeat('r', 300) FROM generate_series(%d, %[1]d + 100) i",
-					"VACUUM shrinks -- %d", "VACUUM t -- %d", "CREATE TABLE IF NOT EXISTS w%d AS SELECT 1 AS i", "TRUNCATE emptied; INSERT INTO emptied VALUES (%d, 'w')",
-				}[r.IntN(11)]
+					"CHECKPOINT -- %d", "VACUUM shrinks -- %d", "VACUUM t -- %d", "CREATE TABLE IF NOT EXISTS w%d AS SELECT 1 AS i", "TRUNCATE emptied; INSERT INTO emptied VALUES (%d, 'w')",
+				}[r.IntN(12)]
 				_, _ = conn.Exec(context.WithoutCancel(ctx), fmt.Sprintf(q, at)) // deadlocks and locks are part of it
 			}
 		})
@@ -68,6 +71,7 @@ func TestFullBackupOfBusyServer(t *testing.T) {
 			if t.Failed() {
 				t.Log(text(r.Findings))
 			}
+			c.onlyChangedBlocksMatter(t, c.mostCarried(t))
 		})
 	}
 }
@@ -106,5 +110,63 @@ func TestChainOfBusyServer(t *testing.T) {
 				t.Logf("log %v: %v; restored %d, filled %d, carried %d", withLog, counts, r.Restored, r.Filled, r.Backups[2].Carried)
 			}
 		})
+	}
+}
+
+// mostCarried returns the relation of which the increment carries most; those that changed all over are whole.
+func (c chain) mostCarried(t *testing.T) string {
+	t.Helper()
+	found, most := "", int64(0)
+	names, _ := filepath.Glob(filepath.Join(c.dirs[1], "base", "5", prefix+"*"))
+	for _, name := range names {
+		fi, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fi.Size() > most && !strings.Contains(name, "_") {
+			found, most = "base/5/"+strings.TrimPrefix(filepath.Base(name), prefix), fi.Size()
+		}
+	}
+	return found
+}
+
+// onlyChangedBlocksMatter takes all blocks out of the increment of a relation: each is found to be missing. Where the
+// full backup has the same pages, as it does when it copied them after their last change, none is.
+func (c chain) onlyChangedBlocksMatter(t *testing.T, relation string) {
+	t.Helper()
+	for _, same := range []bool{false, true} {
+		broken, dropped := c.clone(t), map[uint32][]byte{}
+		edit(t, broken.dirs[1], partial(relation), func(b []byte) []byte {
+			h := headerOf(t, b)
+			for i, block := range h.blocks {
+				dropped[block] = b[h.size()+int64(i)*page.Size:][:page.Size]
+			}
+			return encode(header{length: h.length}, nil)
+		})
+		reseal(t, broken.dirs[1], partial(relation))
+		want := len(dropped)
+		if same {
+			want = 0
+			edit(t, broken.dirs[0], relation, func(b []byte) []byte {
+				for block, p := range dropped {
+					if at := int(block) * page.Size; at+page.Size <= len(b) {
+						copy(b[at:], p)
+					} else {
+						want++ // the full backup ends before it
+					}
+				}
+				return b
+			})
+			reseal(t, broken.dirs[0], relation)
+		}
+		found := 0
+		for _, f := range broken.audit(t, true).Findings {
+			if f.Path == relation && f.Kind == MissingBlock {
+				found += f.Count
+			}
+		}
+		if found != want || len(dropped) == 0 {
+			t.Errorf("of %d blocks that were taken out (the same in the full backup: %v), %d are found, want %d", len(dropped), same, found, want)
+		}
 	}
 }

@@ -59,10 +59,17 @@ func TestManifest(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, c := range [][2]string{
-		{`"Path": "backup_label"`, `"Path": "../backup_label"`}, {`"Path": "backup_label"`, `"Path": "/etc/passwd"`},
-		{`"Size": 227`, `"Size": -1`}, {`"e8fa3b21"`, `"xx"`}, {`-Version": 2`, `-Version": 3`}, {`"Timeline": 1`, `"Timeline": 0`},
-		{`"0/2000120"`, `"0/1"`}, {`"Files"`, `"Fils"`}, {`"System-Identifier": 7653121234567890123,`, ""},
-		{`{ "Encoded-Path": "ff",`, `{`}, {"0f", strings.Repeat("0f", 40_000)},
+		{`"Path": "backup_label"`, `"Path": "../backup_label"`},
+		{`"Path": "backup_label"`, `"Path": "/etc/passwd"`},
+		{`"Size": 227`, `"Size": -1`},
+		{`"e8fa3b21"`, `"xx"`},
+		{`-Version": 2`, `-Version": 3`},
+		{`"Timeline": 1`, `"Timeline": 0`},
+		{`"0/2000120"`, `"0/1"`},
+		{`"Files"`, `"Fils"`},
+		{`"System-Identifier": 7653121234567890123,`, ""},
+		{`{ "Encoded-Path": "ff",`, `{`},
+		{"0f", strings.Repeat("0f", 40_000)},
 	} {
 		bad := strings.Replace(goodManifest, c[0], c[1], 1)
 		if _, err := readManifest(strings.NewReader(bad), func(fileEntry) error { return nil }); err == nil {

@@ -32,7 +32,7 @@ func (s *snapshot) begin(ctx context.Context, b *base) (*anchor, error) {
 	// Where there was none since the snapshot before, nothing would become shorter for a recovery.
 	old := c.Redo <= b.facts.StartLSN && s.info.LSN > c.Redo+logBlockSize
 	if !old && !s.cfg.ForceCheckpoint && !b.newTablespaces(s.info.Tablespaces) {
-		return s.lastCheckpoint(c, content)
+		return s.lastCheckpoint(c, content, b.facts.StopLSN)
 	}
 	// What is not known now will not be known then: spare the server a checkpoint in vain.
 	if _, err := s.changedSince(ctx, b, &anchor{start: c.Redo, timeline: c.Timeline}); err != nil {
@@ -62,7 +62,10 @@ func (s *snapshot) label() string { return "holdfast " + string(s.w.ID()) }
 // there on is ours already, and what a backup that the server knows of does more (it forces full_page_writes, and
 // writes a record at its end) is looked up in that log. The snapshot is described as a backup of a standby: those end
 // where pg_control says, without a record of the end.
-func (s *snapshot) lastCheckpoint(c control.Data, content []byte) (*anchor, error) {
+//
+// Pages of the snapshot before may be as new as its end, which is behind that of a standby that lags: before both are
+// replayed the data is not consistent.
+func (s *snapshot) lastCheckpoint(c control.Data, content []byte, before wal.LSN) (*anchor, error) {
 	if !c.FullPageWrites {
 		return nil, doubtf("full_page_writes was off at the last checkpoint")
 	}
@@ -72,7 +75,7 @@ func (s *snapshot) lastCheckpoint(c control.Data, content []byte) (*anchor, erro
 		if err != nil {
 			return r, err
 		}
-		r.Stop = max(r.Stop, consistent.lsn)
+		r.Stop = max(r.Stop, consistent.lsn, before)
 		content, err := control.AsStandby(content, consistent.timeline, r.Stop)
 		if err != nil {
 			return r, err

@@ -72,6 +72,8 @@ func (s *snapshot) base(ctx context.Context) (*base, error) {
 		return nil, doubtf("its pages have %d bytes", i.BlockSize)
 	case m.Group != s.cfg.Group:
 		return nil, doubtf("the snapshot before belongs to the residency group %q", m.Group)
+	case i.InRecovery && i.LSN < f.StopLSN:
+		return nil, doubtf("the standby is at %s, behind the end of the snapshot before at %s", i.LSN, f.StopLSN)
 	case len(m.Problems) > 0:
 		return nil, doubtf("the snapshot before has damaged pages; they are looked at again")
 	}
@@ -128,6 +130,9 @@ func (s *snapshot) changes(ctx context.Context, b *base) (cluster.Result, error)
 	s.report.Copy = time.Since(began)
 	began = time.Now()
 	result, err := a.finish(ctx)
+	if err == nil && result.Stop < b.facts.StopLSN {
+		err = doubtf("the standby is behind the end of the snapshot before, at %s", b.facts.StopLSN)
+	}
 	if err == nil {
 		err = s.checkSince(ctx, b, result)
 	}

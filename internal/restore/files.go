@@ -32,6 +32,9 @@ type file struct {
 	was     int64    // size before, for Delta
 	left    atomic.Int32
 	damaged atomic.Bool
+
+	known bool     // pages says all that is to be written
+	pages []uint32 // of the file, ascending
 }
 
 type piece struct {
@@ -101,14 +104,17 @@ func (x *run) cut(ctx context.Context, pieces chan<- piece) error {
 			x.progress.add(e.Size)
 			return nil
 		}
-		n := max(repo.ListCount(e.Size), 1)
 		f := &file{path: path, e: e, a: a, rel: rel}
-		f.left.Store(int32(n))
-		for i := range n {
+		parts, keep := x.partsToWrite(f)
+		if keep {
+			return nil
+		}
+		f.left.Store(int32(len(parts)))
+		for i, part := range parts {
 			select {
-			case pieces <- piece{f, i}:
+			case pieces <- piece{f, part}:
 			case <-ctx.Done():
-				return errors.Join(ctx.Err(), x.giveUp(f, n-i))
+				return errors.Join(ctx.Err(), x.giveUp(f, len(parts)-i))
 			}
 		}
 		return nil
@@ -152,7 +158,7 @@ func (x *run) create(f *file) error {
 		if err := f.a.root.RemoveAll(f.rel); err != nil {
 			return err
 		}
-	case err == nil && x.opts.Mode == Delta:
+	case err == nil && x.opts.Mode.overwrites():
 		f.was = fi.Size()
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -179,8 +185,7 @@ func (x *run) adopt(f *file) error {
 	if err := x.opts.Owner.chown(f.f); err != nil {
 		return err
 	}
-	// Group access, where initdb allowed it, is kept; more than PostgreSQL accepts is not.
-	if mode := fs.FileMode(0o600 | f.e.Mode&0o040); fi.Mode() != mode {
+	if mode := f.mode(); fi.Mode() != mode {
 		if err := f.f.Chmod(mode); err != nil {
 			return err
 		}
@@ -229,6 +234,9 @@ func (w *worker) write(ctx context.Context, p piece) error {
 	if err != nil {
 		length := min(p.file.e.Size-start, repo.ListLen*repo.Grid)
 		return w.lost(p.file, start, length, err)
+	}
+	if p.file.known {
+		return w.writePages(ctx, p, part)
 	}
 	c := wanted{part: part, start: start}
 	for i := range part.Len() {

@@ -35,7 +35,7 @@ func (x *run) knowSince(ctx context.Context, k *knowledge) error {
 	if k.control.ChecksumVersion == 0 && !k.control.WALLogHints {
 		return doubtf("the cluster has gone its own way from %s on, and neither data checksums nor wal_log_hints were on, so that pages changed without a word in its log", k.fork)
 	}
-	tl := k.own.way.At(k.fork)
+	tl := k.own.way.At(k.fork - 1)
 	if k.recovering() || k.own.way.Timeline != tl {
 		return x.sinceLabel(k, last.redo)
 	}

@@ -18,7 +18,7 @@ import (
 
 // So many pages that would be kept are compared with the snapshot's, of so many files, before anything is written.
 const (
-	sampleDraws = 128
+	sampleDraws = 256
 	sampleFiles = 16
 	samplePages = 8 // of each file
 )
@@ -41,7 +41,7 @@ func (x *run) sample(ctx context.Context, k *knowledge) error {
 			return err
 		}
 		// Larger files with preference.
-		if e == nil || e.Type != repo.TypeFile || e.Size < repo.PageSize || chance.Int64N(e.Size) < chance.Int64N(repo.Grid) {
+		if e == nil || e.Type != repo.TypeFile || e.Size < repo.PageSize || chance.Int64N(e.Size) < chance.Int64N(repo.Grid/8) {
 			continue
 		}
 		n, err := x.sampleFile(ctx, k, path, e, reader, chance)

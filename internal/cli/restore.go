@@ -227,7 +227,7 @@ func writeDelta(w io.Writer, d *restore.DeltaReport) {
 	case d.Compared != "":
 		fmt.Fprintf(w, "every byte of the directory was compared: %s\n", d.Compared)
 	default:
-		fmt.Fprintf(w, "the logs told what had changed since %s: %s written, %s not opened; a sample of %s was as they say\n",
+		fmt.Fprintf(w, "the logs told what had changed since %s: %s written, %s not looked at; a sample of %s was as they say\n",
 			d.Since, count(int(d.Rewritten), "page"), count(int(d.Files), "file"), count(int(d.Sampled), "page"))
 	}
 }

@@ -466,7 +466,7 @@ type restored struct {
 		Port   int
 		PID    int
 	}
-	Files    struct {
+	Files struct {
 		Notes              []string
 		Files, Bytes, Kept int64
 		Delta              *struct {

@@ -144,7 +144,7 @@ func TestDeltaBelievesWhatIsProven(t *testing.T) {
 				rel, _ := filepath.Rel(dir, s)
 				edit(rel, func(b []byte) []byte { b[30] ^= 1; return b })(t, dir)
 			}
-		}, restore.Delta, "the cluster's own log"},
+		}, restore.Delta, "the cluster's"},
 		"a file is missing": {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, p.relation)) }, restore.Delta, ""},
 		"a file is short":   {edit(p.relation, func(b []byte) []byte { return b[:len(b)/2+100] }), restore.Delta, ""},
 		"a file is long":    {put(p.relation, strings.Repeat("more", 5000)), restore.Delta, ""},

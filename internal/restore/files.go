@@ -105,10 +105,7 @@ func (x *run) cut(ctx context.Context, pieces chan<- piece) error {
 			return nil
 		}
 		f := &file{path: path, e: e, a: a, rel: rel}
-		parts, keep := x.partsToWrite(f)
-		if keep {
-			return nil
-		}
+		parts := x.partsToWrite(f)
 		f.left.Store(int32(len(parts)))
 		for i, part := range parts {
 			select {
@@ -227,25 +224,31 @@ func (w *worker) run(ctx context.Context, pieces <-chan piece, whole chan<- *fil
 	return ctx.Err()
 }
 
-// write writes one piece: all of it, or for Delta what differs.
+// write writes one piece: all of it, or for Delta what differs, or what the logs name.
 func (w *worker) write(ctx context.Context, p piece) error {
-	part, err := w.reader.FilePart(ctx, p.file.e, p.n)
-	start := int64(p.n) * repo.ListLen * repo.Grid
-	if err != nil {
-		length := min(p.file.e.Size-start, repo.ListLen*repo.Grid)
-		return w.lost(p.file, start, length, err)
-	}
 	if p.file.known {
-		return w.writePages(ctx, p, part)
+		return w.writePages(ctx, p)
 	}
-	c := wanted{part: part, start: start}
+	part, err := w.reader.FilePart(ctx, p.file.e, p.n)
+	if err != nil {
+		return w.lostPart(p, err)
+	}
+	c := wanted{part: part, start: p.start()}
 	for i := range part.Len() {
 		c.chunks = append(c.chunks, i)
 	}
-	if p.file.was > start {
+	if p.file.was > c.start {
 		return w.overwrite(ctx, p.file, c)
 	}
 	return w.fetch(ctx, p.file, c)
+}
+
+// start returns where a piece begins in its file.
+func (p piece) start() int64 { return int64(p.n) * repo.ListLen * repo.Grid }
+
+// lostPart notes that of a whole piece nothing is known.
+func (w *worker) lostPart(p piece, err error) error {
+	return w.lost(p.file, p.start(), min(p.file.e.Size-p.start(), repo.ListLen*repo.Grid), err)
 }
 
 // wanted are chunks of a part of a file that are to be written.

@@ -32,7 +32,7 @@ type DeltaReport struct {
 	OwnEnd    wal.LSN `json:"ownEnd,omitempty"`   // the end of the cluster's own log
 	Rewritten int64   `json:"rewritten"`          // pages that were written because the log names them
 	Sampled   int64   `json:"sampled"`            // pages that it does not name, and that were compared all the same
-	Files     int64   `json:"files"`              // that were not even opened
+	Files     int64   `json:"files"`              // of which nothing was read or written
 }
 
 // doubtError says why every byte has to be compared.
@@ -256,16 +256,18 @@ func (x *run) knowFork(ctx context.Context, k *knowledge) error {
 		return doubtf("the cluster's own log does not reach back to its last checkpoint")
 	}
 	log := x.repo.Log(x.plan.System)
+	proof := 2 * wal.LSN(k.own.size()) // a segment may hold little: the rest behind a switch is zeros
 	if k.fork > begin {
-		from := max(begin, k.fork-min(k.fork, provenBytes)) &^ (wal.PageSize - 1)
-		return k.own.same(ctx, from, k.fork, storedLog{log, x.plan.Way}.read)
+		stored := &storedLog{log: log, way: x.plan.Way}
+		return k.own.same(ctx, max(begin, k.fork-min(k.fork, proof))&^(wal.PageSize-1), k.fork, stored.read)
 	}
 	// The cluster has dropped the log of when they parted; the repository may have it.
 	way, err := x.wayOf(ctx, k.own.way)
 	if err != nil {
 		return err
 	}
-	return k.own.same(ctx, begin, min(begin+provenBytes, k.end), storedLog{log, way}.read)
+	stored := &storedLog{log: log, way: way}
+	return k.own.same(ctx, begin, min(begin+proof, k.end), stored.read)
 }
 
 // wayOf returns a way if the repository says the same of it.

@@ -2,13 +2,9 @@ package restore
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 	"slices"
 	"sync/atomic"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
@@ -68,24 +64,19 @@ func (k *knowledge) pages(path string, had, size int64) (pages []uint32, ok bool
 	return pages, true
 }
 
-// partsToWrite returns which parts of a file have anything to be written; keep means that it is as it shall be.
-func (x *run) partsToWrite(f *file) (parts []int, keep bool) {
-	all := max(repo.ListCount(f.e.Size), 1)
+// partsToWrite returns which parts of a file have anything to be written. One that is kept whole is made durable all the
+// same, as its first part: whoever copied the cluster here may not have.
+func (x *run) partsToWrite(f *file) (parts []int) {
 	if x.known != nil {
 		if fi, err := f.a.root.Lstat(f.rel); err == nil && fi.Mode().IsRegular() {
 			f.pages, f.known = x.known.pages(f.path, fi.Size(), f.e.Size)
-			if f.known && len(f.pages) == 0 && fi.Size() == f.e.Size && x.adopted(f, fi) {
-				x.result.Delta.Files++
-				x.keep(f.e.Size)
-				return nil, true
-			}
 		}
 	}
 	if !f.known {
-		for i := range all {
+		for i := range max(repo.ListCount(f.e.Size), 1) {
 			parts = append(parts, i)
 		}
-		return parts, false
+		return parts
 	}
 	kept := f.e.Size
 	for i := 0; i < len(f.pages); {
@@ -97,9 +88,10 @@ func (x *run) partsToWrite(f *file) (parts []int, keep bool) {
 	}
 	x.keep(kept)
 	if len(parts) == 0 {
-		parts = append(parts, 0) // its size or its owner is to be set
+		x.result.Delta.Files++
+		return []int{0}
 	}
-	return parts, false
+	return parts
 }
 
 // keep counts bytes that stay as they are.
@@ -108,22 +100,22 @@ func (x *run) keep(n int64) {
 	x.progress.add(n)
 }
 
-// adopted tells whether a file has the owner and the mode that it shall have.
-func (x *run) adopted(f *file, fi fs.FileInfo) bool {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	o := x.opts.Owner
-	return ok && fi.Mode() == f.mode() && (o == nil || int(st.Uid) == o.UID && int(st.Gid) == o.GID)
-}
-
 // mode is that of a restored file. Group access, where initdb allowed it, is kept; more than PostgreSQL accepts is not.
 func (f *file) mode() fs.FileMode { return fs.FileMode(0o600 | f.e.Mode&0o040) }
 
 // writePages writes the pages of a part that the log names. Chunks of which all are named are written as a whole.
-func (w *worker) writePages(ctx context.Context, p piece, part *repo.FilePart) error {
+func (w *worker) writePages(ctx context.Context, p piece) error {
+	if len(p.file.pages) == 0 {
+		return nil
+	}
+	part, err := w.reader.FilePart(ctx, p.file.e, p.n)
+	if err != nil {
+		return w.lostPart(p, err)
+	}
 	base := uint32(p.n) * pagesOfPart
 	from, _ := slices.BinarySearch(p.file.pages, base)
 	to, _ := slices.BinarySearch(p.file.pages, base+pagesOfPart)
-	c := wanted{part: part, start: int64(p.n) * pagesOfPart * repo.PageSize}
+	c := wanted{part: part, start: p.start()}
 	var single []uint16
 	for pages := p.file.pages[from:to]; len(pages) > 0; {
 		chunk := int(pages[0]-base) / pagesOfChunk
@@ -169,25 +161,4 @@ func (w *worker) single(ctx context.Context, f *file, c wanted, pages []uint16) 
 		}
 	}
 	return w.overwrite(ctx, f, broken)
-}
-
-// syncKept makes durable what was kept without being opened: whoever copied the cluster here may not have.
-func (x *run) syncKept() error {
-	if x.known == nil {
-		return nil
-	}
-	for _, a := range x.layout.areas() {
-		d, err := a.root.Open(".")
-		if err != nil {
-			return err
-		}
-		err = unix.Syncfs(int(d.Fd()))
-		if cerr := d.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return fmt.Errorf("sync the file system of %s: %w", a.dir, err)
-		}
-	}
-	return nil
 }

@@ -212,10 +212,8 @@ func (l *ownLog) lastCheckpoint(ctx context.Context, begin, end wal.LSN, fits fu
 	return found, nil
 }
 
-const (
-	provenPages = 8       // with records in them are compared, to know that two logs are one
-	provenBytes = 4 << 20 // and no more is looked through for them
-)
+// provenPages is how many pages with records in them are compared, to know that two logs are one.
+const provenPages = 8
 
 // same tells whether the log is that which read returns, from the pages with records that lie last before end, and not
 // before begin. Two histories that have parted never come together again: each record names the one before, and has
@@ -256,5 +254,5 @@ func holdsRecords(page []byte) bool {
 			n++
 		}
 	}
-	return n > 64
+	return n > 16 // a record's header has as many
 }

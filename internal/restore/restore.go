@@ -38,9 +38,9 @@ type Options struct {
 	Owner       *Owner // nil: the user that runs this; see ChooseOwner for root
 	Damage      Damage
 	// Changes tells what the repository's log changed, for Delta; nil: nobody does, and every byte is compared.
-	Changes ChangesFunc
-	Workers int // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time
-	Progress    dr.ProgressFunc
+	Changes  ChangesFunc
+	Workers  int // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time
+	Progress dr.ProgressFunc
 }
 
 // Damage says what to do where the repository has lost chunks.
@@ -94,6 +94,7 @@ type run struct {
 	controlLost *DamagedRange // pg_control's content
 
 	known     *knowledge // what need not be looked at; nil: everything has to be
+	lots      lots       // files that are looked at all the same
 	rewritten atomic.Int64
 }
 
@@ -156,9 +157,6 @@ func (x *run) finish() error {
 	}
 	if err := x.syncDirs(); err != nil || !x.startable() {
 		return err // the journal stays: with the chunks back, the same restore continues
-	}
-	if err := x.syncKept(); err != nil {
-		return err
 	}
 	if err := x.writeControl(); err != nil {
 		return err

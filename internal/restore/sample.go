@@ -2,6 +2,7 @@ package restore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -18,38 +19,45 @@ import (
 
 // So many pages that would be kept are compared with the snapshot's, of so many files, before anything is written.
 const (
-	sampleDraws = 256
 	sampleFiles = 16
 	samplePages = 8 // of each file
 )
 
+// lots draws files by their size: each byte of the cluster has the same chance.
+type lots struct {
+	drawn []lot // ascending by rank
+}
+
+type lot struct {
+	path string
+	e    *repo.Entry
+	rank float64 // of all, those with the least are drawn
+}
+
+func (l *lots) offer(path string, e *repo.Entry) {
+	if r, ok := cluster.ParsePath(path); !ok || r.Fork == cluster.FSM || e.Size < repo.PageSize {
+		return
+	}
+	rank := rand.ExpFloat64() / float64(e.Size) //nolint:gosec // a sample, not a secret
+	i, _ := slices.BinarySearchFunc(l.drawn, rank, func(o lot, rank float64) int { return cmp.Compare(o.rank, rank) })
+	if i == sampleFiles {
+		return
+	}
+	if len(l.drawn) == sampleFiles {
+		l.drawn = l.drawn[:sampleFiles-1]
+	}
+	l.drawn = slices.Insert(l.drawn, i, lot{path, e, rank})
+}
+
 // sample compares some of the pages that the log does not name. One that differs is a reason to compare everything.
 func (x *run) sample(ctx context.Context, k *knowledge) error {
-	root, err := x.plan.Snapshot.Manifest.RootID()
-	if err != nil {
-		return err
-	}
 	reader := x.repo.Reader()
 	chance := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // a sample, not a secret
-	files := 0
-	for range sampleDraws {
-		if files == sampleFiles {
-			break
-		}
-		path, e, err := reader.Sample(ctx, root, chance)
+	for _, l := range x.lots.drawn {
+		n, err := x.sampleFile(ctx, k, l.path, l.e, reader, chance)
+		x.result.Delta.Sampled += int64(n)
 		if err != nil {
 			return err
-		}
-		// Larger files with preference.
-		if e == nil || e.Type != repo.TypeFile || e.Size < repo.PageSize || chance.Int64N(e.Size) < chance.Int64N(repo.Grid/8) {
-			continue
-		}
-		n, err := x.sampleFile(ctx, k, path, e, reader, chance)
-		if err != nil {
-			return err
-		}
-		if x.result.Delta.Sampled += int64(n); n > 0 {
-			files++
 		}
 	}
 	return nil

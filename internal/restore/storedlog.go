@@ -13,10 +13,13 @@ import (
 type storedLog struct {
 	log *repo.Log
 	way *wal.Timelines
+
+	last repo.Extent // that was read
+	data []byte      // of it
 }
 
 // read returns the log between two positions, which lie close to each other.
-func (s storedLog) read(ctx context.Context, from, to wal.LSN) ([]byte, error) {
+func (s *storedLog) read(ctx context.Context, from, to wal.LSN) ([]byte, error) {
 	b := make([]byte, 0, to-from)
 	for at := from; at < to; at = from + wal.LSN(len(b)) {
 		piece, err := s.piece(ctx, at, to)
@@ -29,11 +32,16 @@ func (s storedLog) read(ctx context.Context, from, to wal.LSN) ([]byte, error) {
 }
 
 // piece returns the log from at on, out of one extent. The segment in which a timeline was left is the next one's too.
-func (s storedLog) piece(ctx context.Context, at, to wal.LSN) ([]byte, error) {
+func (s *storedLog) piece(ctx context.Context, at, to wal.LSN) ([]byte, error) {
 	own := s.way.At(at)
 	tls := []wal.TimelineID{}
 	for _, a := range s.way.Ancestors {
 		tls = append(tls, a.Timeline)
+	}
+	if e := s.last; e.Start <= uint64(at) && uint64(at) < e.End && wal.TimelineID(e.Stream) >= own {
+		if _, left, ok := s.way.Range(wal.TimelineID(e.Stream)); ok && at < left {
+			return s.data[at-wal.LSN(e.Start) : min(wal.LSN(e.End), left, to)-wal.LSN(e.Start)], nil
+		}
 	}
 	for _, tl := range append(tls, s.way.Timeline) {
 		_, left, ok := s.way.Range(tl)
@@ -53,11 +61,11 @@ func (s storedLog) piece(ctx context.Context, at, to wal.LSN) ([]byte, error) {
 		if best == nil {
 			continue
 		}
-		b, _, err := s.log.Reader().Read(ctx, *best)
-		if err != nil {
+		if s.data, _, err = s.log.Reader().Read(ctx, *best); err != nil {
 			return nil, err
 		}
-		return b[at-wal.LSN(best.Start) : min(wal.LSN(best.End), left, to)-wal.LSN(best.Start)], nil
+		s.last = *best
+		return s.data[at-wal.LSN(best.Start) : min(wal.LSN(best.End), left, to)-wal.LSN(best.Start)], nil
 	}
 	return nil, errors.New("it is not there")
 }

@@ -95,7 +95,7 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 	began = time.Now()
 	out.Files, err = restore.Run(ctx, r, plan, restore.Options{
 		To: o.To, Tablespaces: o.Tablespaces, Mode: o.Mode, Owner: owner, Damage: o.Damage, Progress: o.Progress,
-		Changes: changes(r, plan),
+		Changes:  changes(r, plan),
 		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving, Subscriptions: o.Subscriptions},
 	})
 	out.phase("files", began)

@@ -3,7 +3,8 @@
 # a delta by the log, and pg_rewind from the running source, in turn, each on a fresh copy. Recovery is not in the figures.
 #
 # Usage, as root: bench/delta.sh [rounds]. PostgreSQL in PGBIN (15), the program in HOLDFAST (bin/holdfast), files below DIR,
-# SCALE of pgbench (75: 1.1 GB), TRANSACTIONS apart (1400: one page in a hundred). A line for each run: wall and CPU seconds.
+# SCALE of pgbench (75: 1.1 GB), TRANSACTIONS apart (1400: one page in a hundred), NEAR=1: all of them in the
+# same hundredth of the table. A line for each run: wall and CPU seconds.
 set -eu
 PGBIN=${PGBIN:-/usr/lib/postgresql/15/bin} DIR=${DIR:-/var/tmp/bench-delta} SCALE=${SCALE:-75} TRANSACTIONS=${TRANSACTIONS:-1400}
 HOLDFAST=$(readlink -f "${HOLDFAST:-bin/holdfast}")
@@ -44,10 +45,17 @@ max_wal_size = 8GB
 wal_keep_size = 4GB
 shared_buffers = 256MB
 C
+ctl source -o "-c fsync=off" start
+psql() { as "$PGBIN/psql" -qh "$DIR" -U postgres "$@"; }
+# pgbench's own rows compress to nothing.
+as "$PGBIN/pgbench" -h "$DIR" -U postgres -q -i -I dt -s "$SCALE" postgres 2> /dev/null
+psql -c "INSERT INTO pgbench_branches SELECT i, 0 FROM generate_series(1, $SCALE) i" -c "INSERT INTO pgbench_tellers SELECT i, (i - 1) / 10 + 1, 0 FROM generate_series(1, $SCALE * 10) i" \
+	-c "ALTER TABLE pgbench_accounts SET UNLOGGED" \
+	-c "INSERT INTO pgbench_accounts SELECT i, (i - 1) / 100000 + 1, random() * 100000, md5(i::text) || left(md5((i + 1)::text), 20) FROM generate_series(1, $SCALE * 100000) i" \
+	-c "ALTER TABLE pgbench_accounts SET LOGGED" -c "ALTER TABLE pgbench_accounts ADD PRIMARY KEY (aid)" -c "ALTER TABLE pgbench_tellers ADD PRIMARY KEY (tid)" \
+	-c "ALTER TABLE pgbench_branches ADD PRIMARY KEY (bid)" -c "VACUUM FREEZE" -c CHECKPOINT
+ctl source -m fast stop
 ctl source start
-as "$PGBIN/pgbench" -h "$DIR" -U postgres -q -i -s "$SCALE" postgres 2> /dev/null
-as "$PGBIN/psql" -qh "$DIR" -U postgres -c "UPDATE pgbench_accounts SET abalance = random() * 100000, filler = md5(aid::text) || left(md5((aid + 1)::text), 20)" \
-	-c "VACUUM FULL pgbench_accounts" -c "VACUUM FREEZE" -c CHECKPOINT
 hf repo init > /dev/null
 hf agent > "$DIR/agent.log" 2>&1 &
 agent=$!
@@ -55,7 +63,11 @@ hf snapshot create bench
 hf restore bench --to "$DIR/apart" > /dev/null
 ctl apart -o "-p 5433" start
 until [ "$(as "$PGBIN/psql" -Atqh "$DIR" -p 5433 -U postgres -c 'SELECT pg_is_in_recovery()')" = f ]; do sleep 0.2; done
-as "$PGBIN/pgbench" -h "$DIR" -p 5433 -U postgres -n -c 4 -t $((TRANSACTIONS / 4)) postgres > /dev/null
+cat > "$DIR/near.sql" <<S
+\\set aid random(1, $SCALE * 1000)
+UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = :aid;
+S
+as "$PGBIN/pgbench" -h "$DIR" -p 5433 -U postgres -n ${NEAR:+-f "$DIR/near.sql"} -c 4 -t $((TRANSACTIONS / 4)) postgres > /dev/null
 ctl apart -m fast stop
 du -sh "$DIR/apart/base" | sed 's/^/cluster: /'
 

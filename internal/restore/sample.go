@@ -19,8 +19,9 @@ import (
 
 // So many pages that would be kept are compared with the snapshot's, of so many files, before anything is written.
 const (
-	sampleFiles = 16
-	samplePages = 8 // of each file
+	sampleFiles  = 16
+	samplePlaces = 2 // in each file: pages of one chunk cost what one of them does
+	samplePages  = 8 // in each place
 )
 
 // lots draws files by their size: each byte of the cluster has the same chance.
@@ -91,8 +92,13 @@ func (x *run) sampleFile(ctx context.Context, k *knowledge, path string, e *repo
 		return 0, err
 	}
 	var some []uint16
-	for range samplePages {
-		p := uint16(chance.Int64N(part.Length() / repo.PageSize))
+	place := 0
+	for i := range samplePlaces * samplePages {
+		if i%samplePages == 0 {
+			place = chance.IntN(part.Len())
+		}
+		first := place * pagesOfChunk
+		p := uint16(first + chance.IntN(min(pagesOfChunk, int(part.Length()/repo.PageSize)-first)))
 		if _, ok := slices.BinarySearch(write, uint32(number)*pagesOfPart+uint32(p)); !ok && !slices.Contains(some, p) {
 			some = append(some, p)
 		}

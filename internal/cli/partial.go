@@ -62,7 +62,7 @@ func (e extracted) writeText(w io.Writer) error {
 // checkPartial refuses flags that say nothing about a part.
 func (r *restoreFlags) checkPartial(system string) error {
 	p := &r.partial
-	if r.to != "" || r.delta || r.start {
+	if r.to != "" || r.delta != "" || r.start {
 		return usage(dr.Fail("restore a part of "+system, errors.New("--to, --delta and --start are for the whole"), "say where the part goes with --dump or --into"))
 	}
 	if p.format != string(partial.Custom) && p.format != string(partial.Plain) {

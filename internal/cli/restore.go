@@ -25,7 +25,7 @@ type restoreFlags struct {
 	at          string
 	timeline    string
 	tablespaces []string
-	delta       bool
+	delta       string
 	start       bool
 	port        int
 	listen      string
@@ -70,7 +70,8 @@ run it with a configuration, keys and a repository that only root can read; a se
 	f.StringVar(&r.at, "at", "latest", "`moment`: latest, immediate, a time (UTC, or with its zone), an LSN, or name:RESTORE_POINT")
 	f.StringVar(&r.timeline, "timeline", "latest", "`timeline` to follow: latest, current (the snapshot's), or a number")
 	f.StringArrayVar(&r.tablespaces, "tablespace", nil, "`NAME=DIR`: where to put a tablespace (by name, OID or old location); may be repeated")
-	f.BoolVar(&r.delta, "delta", false, "bring an existing, stopped data directory to the moment, writing only what differs")
+	f.StringVar(&r.delta, "delta", "", "bring an existing, stopped data directory to the moment, writing only what differs, as its `way` of knowing: log (the default: what the logs say, where they prove it) or compare (every byte)")
+	f.Lookup("delta").NoOptDefVal = "log"
 	f.BoolVar(&r.start, "start", false, "start the server, wait until it has recovered, and report")
 	f.IntVar(&r.port, "port", 0, "`port` of the started server (default 5432)")
 	f.StringVar(&r.listen, "listen", "", "`addresses` that the started server listens on (default: its socket only)")
@@ -103,8 +104,8 @@ func (r *restoreFlags) options(system string, w *workspace.Workspace) (workspace
 	if o.Ending, err = r.ending(o.Target); err != nil {
 		return o, err
 	}
-	if r.delta {
-		o.Mode = restore.Delta
+	if o.Mode, err = r.mode(); err != nil {
+		return o, err
 	}
 	if r.keepDamage {
 		o.Damage = restore.KeepDamage
@@ -117,6 +118,19 @@ func (r *restoreFlags) options(system string, w *workspace.Workspace) (workspace
 	}
 	o.RestoreCommand, err = r.app.restoreCommand(system, &r.glass)
 	return o, err
+}
+
+// mode reads --delta, which once was a flag without a value.
+func (r *restoreFlags) mode() (restore.Mode, error) {
+	switch r.delta {
+	case "", "false":
+		return restore.Fresh, nil
+	case "log", "true":
+		return restore.Delta, nil
+	case "compare":
+		return restore.Compare, nil
+	}
+	return "", usage(fmt.Errorf("--delta=%s: write --delta, --delta=log or --delta=compare", r.delta))
 }
 
 // ending reads --action. Without a target PostgreSQL knows no other end of a recovery than the promotion: to ask for
@@ -208,6 +222,18 @@ type recovered struct {
 	unfinished bool // the directory cannot be started
 }
 
+// writeDelta says how a delta restore knew what to write.
+func writeDelta(w io.Writer, d *restore.DeltaReport) {
+	switch {
+	case d == nil:
+	case d.Compared != "":
+		fmt.Fprintf(w, "every byte of the directory was compared: %s\n", d.Compared)
+	default:
+		fmt.Fprintf(w, "the logs told what had changed since %s: %s written, %s not looked at; a sample of %s was as they say\n",
+			d.Since, count(int(d.Rewritten), "page"), count(int(d.Files), "file"), count(int(d.Sampled), "page"))
+	}
+}
+
 func (r recovered) writeText(w io.Writer) error {
 	f := r.Files
 	fmt.Fprintf(w, "restored snapshot %s of %s into %s: %s in %s", r.Snapshot, r.System, f.To, dr.Bytes(f.Bytes), count(int(f.Files), "file"))
@@ -215,6 +241,7 @@ func (r recovered) writeText(w io.Writer) error {
 		fmt.Fprintf(w, ", %s were right already", dr.Bytes(f.Kept))
 	}
 	fmt.Fprintln(w)
+	writeDelta(w, f.Delta)
 	for name, dir := range f.Tablespaces {
 		fmt.Fprintf(w, "tablespace %s is in %s\n", name, dir)
 	}

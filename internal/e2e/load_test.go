@@ -48,6 +48,12 @@ func startMover(t *testing.T, s *pgtest.Server, dir string) *mover {
 	t.Helper()
 	s.Exec("", moverSchema...)
 	s.Exec("pattern", "CREATE TABLE p AS SELECT i, md5(i::text) AS v FROM generate_series(1, 2000) AS i", "CREATE INDEX ON p (i)")
+	return moveOn(t, s, dir)
+}
+
+// moveOn begins to move in a copy of a cluster that has the schema.
+func moveOn(t *testing.T, s *pgtest.Server, dir string) *mover {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	m := &mover{server: s, dir: dir, cancel: cancel, done: map[string]int{}}
 	for _, work := range []func(ctx context.Context, c *pgx.Conn, n int) error{

@@ -466,7 +466,15 @@ type restored struct {
 		Port   int
 		PID    int
 	}
-	Files    struct{ Notes []string }
+	Files struct {
+		Notes              []string
+		Files, Bytes, Kept int64
+		Delta              *struct {
+			Compared                  string
+			Since, Fork, OwnEnd       string
+			Rewritten, Sampled, Files int64
+		}
+	}
 	Notes    []string
 	Recovery *struct {
 		Timeline int

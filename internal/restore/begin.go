@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +14,7 @@ import (
 )
 
 // begin makes the directories, takes the journal, and makes sure that nothing can be started from here on.
-func (x *run) begin() (err error) {
+func (x *run) begin(ctx context.Context) (err error) {
 	for _, a := range x.layout.areas() {
 		if err := x.opts.Owner.mkdirAll(a.dir); err != nil {
 			return err
@@ -34,6 +35,7 @@ func (x *run) begin() (err error) {
 		}
 	}()
 	if x.state != targetEmpty {
+		x.stillStopped(ctx)
 		if _, err := x.layout.data.root.Lstat(control.Path); err == nil {
 			// It was complete already, and a server may have run on it since. Once pg_control is gone nothing tells.
 			if err := x.journal.distrust(); err != nil {

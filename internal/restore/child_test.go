@@ -50,7 +50,7 @@ func restoreMain() int {
 	var step atomic.Int64
 	o := restore.Options{
 		To: os.Getenv(toEnv), Mode: restore.Mode(os.Getenv(modeEnv)), Workers: 2,
-		Settings: unserved,
+		Settings: unserved, Changes: changes(r, p),
 		Progress: func(dr.Progress) {
 			if step.Add(1) == int64(n) {
 				syscall.Kill(os.Getpid(), syscall.SIGKILL)

@@ -30,7 +30,7 @@ func buffer(n int) (b []byte, free func() error, err error) {
 // openDirect opens an open file once more, for writing past the page cache, and reading. Where the file system refuses, or
 // anything else is in the way, the file is written as any other.
 func (f *file) openDirect() {
-	if f.e.Size < directFrom || f.a.buffered.Load() {
+	if f.e.Size < directFrom || f.a.buffered.Load() || f.known && len(f.pages) < pagesOfChunk {
 		return
 	}
 	d, err := f.a.root.OpenFile(f.rel, os.O_RDWR|unix.O_DIRECT, 0)

@@ -4,6 +4,7 @@
 //
 //	check the target                         (empty, interrupted by us, or --delta over a stopped cluster)
 //	walk the tree: sizes, paths, space
+//	--delta: the cluster's log and the repository's → which pages may differ; a sample of the others is compared
 //	write the journal holdfast.restore; for --delta: remove pg_control, then what is not in the snapshot
 //	workers: chunks → files, written back as they go → synced → recorded in the journal
 //	tablespace links, backup_label, settings
@@ -14,6 +15,10 @@
 // So a half restored directory has no pg_control and cannot be started, and running the same restore again
 // continues it. pg_control names a checkpoint that does not exist: without backup_label, which names the real
 // one, the server refuses to start instead of starting on a cluster that is silently corrupt.
+//
+// A delta that the logs tell is decided before anything changes (knowledge.go, docs/decisions/0016): what they do not
+// prove is compared, byte by byte. Nothing of it is kept: a run that continues another one compares what that one did
+// not finish.
 //
 // Sub-packages: points (what can be recovered), walserve (serves the log to the recovering server), boot
 // (starts it and sees it through), partial (a database or a table out of a sandbox).

@@ -32,6 +32,9 @@ type file struct {
 	was     int64    // size before, for Delta
 	left    atomic.Int32
 	damaged atomic.Bool
+
+	known bool     // pages says all that is to be written
+	pages []uint32 // of the file, ascending
 }
 
 type piece struct {
@@ -101,14 +104,14 @@ func (x *run) cut(ctx context.Context, pieces chan<- piece) error {
 			x.progress.add(e.Size)
 			return nil
 		}
-		n := max(repo.ListCount(e.Size), 1)
 		f := &file{path: path, e: e, a: a, rel: rel}
-		f.left.Store(int32(n))
-		for i := range n {
+		parts := x.partsToWrite(f)
+		f.left.Store(int32(len(parts)))
+		for i, part := range parts {
 			select {
-			case pieces <- piece{f, i}:
+			case pieces <- piece{f, part}:
 			case <-ctx.Done():
-				return errors.Join(ctx.Err(), x.giveUp(f, n-i))
+				return errors.Join(ctx.Err(), x.giveUp(f, len(parts)-i))
 			}
 		}
 		return nil
@@ -152,7 +155,7 @@ func (x *run) create(f *file) error {
 		if err := f.a.root.RemoveAll(f.rel); err != nil {
 			return err
 		}
-	case err == nil && x.opts.Mode == Delta:
+	case err == nil && x.opts.Mode.overwrites():
 		f.was = fi.Size()
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -179,8 +182,7 @@ func (x *run) adopt(f *file) error {
 	if err := x.opts.Owner.chown(f.f); err != nil {
 		return err
 	}
-	// Group access, where initdb allowed it, is kept; more than PostgreSQL accepts is not.
-	if mode := fs.FileMode(0o600 | f.e.Mode&0o040); fi.Mode() != mode {
+	if mode := f.mode(); fi.Mode() != mode {
 		if err := f.f.Chmod(mode); err != nil {
 			return err
 		}
@@ -222,22 +224,31 @@ func (w *worker) run(ctx context.Context, pieces <-chan piece, whole chan<- *fil
 	return ctx.Err()
 }
 
-// write writes one piece: all of it, or for Delta what differs.
+// write writes one piece: all of it, or for Delta what differs, or what the logs name.
 func (w *worker) write(ctx context.Context, p piece) error {
-	part, err := w.reader.FilePart(ctx, p.file.e, p.n)
-	start := int64(p.n) * repo.ListLen * repo.Grid
-	if err != nil {
-		length := min(p.file.e.Size-start, repo.ListLen*repo.Grid)
-		return w.lost(p.file, start, length, err)
+	if p.file.known {
+		return w.writePages(ctx, p)
 	}
-	c := wanted{part: part, start: start}
+	part, err := w.reader.FilePart(ctx, p.file.e, p.n)
+	if err != nil {
+		return w.lostPart(p, err)
+	}
+	c := wanted{part: part, start: p.start()}
 	for i := range part.Len() {
 		c.chunks = append(c.chunks, i)
 	}
-	if p.file.was > start {
+	if p.file.was > c.start {
 		return w.overwrite(ctx, p.file, c)
 	}
 	return w.fetch(ctx, p.file, c)
+}
+
+// start returns where a piece begins in its file.
+func (p piece) start() int64 { return int64(p.n) * repo.ListLen * repo.Grid }
+
+// lostPart notes that of a whole piece nothing is known.
+func (w *worker) lostPart(p piece, err error) error {
+	return w.lost(p.file, p.start(), min(p.file.e.Size-p.start(), repo.ListLen*repo.Grid), err)
 }
 
 // wanted are chunks of a part of a file that are to be written.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -18,9 +19,13 @@ type Mode string
 
 // The modes of a restore.
 const (
-	Fresh Mode = ""      // nothing, or our own interrupted restore of the same snapshot
-	Delta Mode = "delta" // a stopped cluster: what it has right is kept, the rest is overwritten or removed
+	Fresh   Mode = ""        // nothing, or our own interrupted restore of the same snapshot
+	Delta   Mode = "delta"   // a stopped cluster: what it has right is kept, the rest is overwritten or removed
+	Compare Mode = "compare" // the same; every byte is looked at, whatever the log tells
 )
+
+// overwrites tells whether a cluster may be in the target.
+func (m Mode) overwrites() bool { return m == Delta || m == Compare }
 
 // Options say where and how to restore. To and Settings are needed.
 type Options struct {
@@ -32,8 +37,10 @@ type Options struct {
 	Settings    Settings
 	Owner       *Owner // nil: the user that runs this; see ChooseOwner for root
 	Damage      Damage
-	Workers     int // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time
-	Progress    dr.ProgressFunc
+	// Changes tells what the repository's log changed, for Delta; nil: nobody does, and every byte is compared.
+	Changes  ChangesFunc
+	Workers  int // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time
+	Progress dr.ProgressFunc
 }
 
 // Damage says what to do where the repository has lost chunks.
@@ -62,6 +69,7 @@ type Result struct {
 	Rescued     int64             `json:"rescued,omitempty"` // files of Lost that an earlier run had restored: they were kept, and are whole
 	Old         []string          `json:"old,omitempty"`     // files of Lost that a Delta found in the cluster: they were left, of another moment than the rest
 	Notes       []string          `json:"notes,omitempty"`
+	Delta       *DeltaReport      `json:"delta,omitempty"` // of a Delta over a cluster
 }
 
 // run is one restore.
@@ -84,6 +92,10 @@ type run struct {
 	hba      bool     // and pg_hba.conf
 
 	controlLost *DamagedRange // pg_control's content
+
+	known     *knowledge // what need not be looked at; nil: everything has to be
+	lots      lots       // files that are looked at all the same
+	rewritten atomic.Int64
 }
 
 // Run restores a plan's snapshot into a directory. An interrupted Run is continued by the same call. Where the
@@ -111,7 +123,10 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 	if err := x.checkSpace(); err != nil {
 		return nil, err
 	}
-	if err := x.begin(); err != nil {
+	if err := x.learn(ctx); err != nil {
+		return nil, err
+	}
+	if err := x.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, x.journal.close()) }()
@@ -120,6 +135,9 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 	}
 	if err := x.finish(); err != nil {
 		return nil, x.explain(err)
+	}
+	if x.result.Delta != nil {
+		x.result.Delta.Rewritten = x.rewritten.Load()
 	}
 	x.result.Took = time.Since(started)
 	if x.damaged() {

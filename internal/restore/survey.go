@@ -95,6 +95,7 @@ func (x *run) surveyFile(name string, e *repo.Entry, a *area, rel string) {
 		return
 	}
 	x.files.add(name)
+	x.lots.offer(name, e)
 	if fi, err := os.Lstat(filepath.Join(a.dir, filepath.FromSlash(rel))); err == nil && fi.Mode().IsRegular() {
 		a.have += min(fi.Size(), e.Size)
 	}

@@ -62,7 +62,7 @@ func inspect(ctx context.Context, p *points.Plan, to string, mode Mode) (targetS
 	if head != nil && head.Snapshot == "" && len(names) == 1 {
 		return targetEmpty, nil // whoever began died before it could say what
 	}
-	if mode != Delta {
+	if !mode.overwrites() {
 		return 0, notEmpty(what, names, head)
 	}
 	if head != nil {

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/boot"
@@ -51,6 +54,15 @@ func (r *Recovery) RTO() time.Duration {
 	return sum
 }
 
+// changes tells a delta restore what the log in the repository changed.
+func changes(r *repo.Repository, p *points.Plan) restore.ChangesFunc {
+	f := p.Snapshot.Facts
+	c := capture.ChangesConfig{SegmentSize: wal.SegmentSize(f.SegmentSize), SystemID: f.SystemID, PageSize: f.PageSize}
+	return func(ctx context.Context, way *wal.Timelines, from, to wal.LSN) (*changed.Map, error) {
+		return capture.ChangedBlocks(ctx, r.Log(p.System), way, c, from, to)
+	}
+}
+
 // Recover restores a system into a directory and, where asked, starts a server on it and waits until it has
 // recovered to the target. The result tells how far it came also where there is an error.
 func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system string, o RecoverOptions) (*Recovery, error) {
@@ -83,6 +95,7 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 	began = time.Now()
 	out.Files, err = restore.Run(ctx, r, plan, restore.Options{
 		To: o.To, Tablespaces: o.Tablespaces, Mode: o.Mode, Owner: owner, Damage: o.Damage, Progress: o.Progress,
+		Changes:  changes(r, plan),
 		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving, Subscriptions: o.Subscriptions},
 	})
 	out.phase("files", began)

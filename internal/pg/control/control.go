@@ -63,6 +63,7 @@ type Data struct {
 	BackupEndRequired   bool
 
 	WALLevel        uint32 // 0 minimal, 1 replica, 2 logical
+	WALLogHints     bool   // as the server ran last; see ChecksumVersion
 	BlockSize       uint32 // bytes of a page
 	SegmentBlocks   uint32 // pages of a relation's segment file
 	WALBlockSize    uint32
@@ -161,6 +162,7 @@ func Parse(b []byte) (Data, error) {
 		BackupEndRequired:   b[offBackupStart+16] != 0,
 
 		WALLevel:        le.Uint32(b[offWALLevel:]),
+		WALLogHints:     b[offWALLevel+4] != 0,
 		BlockSize:       le.Uint32(b[offBlockSize:]),
 		SegmentBlocks:   le.Uint32(b[offBlockSize+4:]),
 		WALBlockSize:    le.Uint32(b[offBlockSize+8:]),

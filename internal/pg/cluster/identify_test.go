@@ -28,7 +28,7 @@ func TestIdentify(t *testing.T) {
 			}
 			if i.SystemID != c.SystemID || i.Timeline != 1 || i.CatalogVersion != c.CatalogVersion || strconv.Itoa(i.Major()) != v ||
 				i.WALSegmentSize != 4<<20 || i.BlockSize != 8192 || i.SegmentBlocks != 131072 || !i.Checksums || i.InRecovery ||
-				i.DataDir != s.DataDir || i.LSN < c.Checkpoint || cluster.DatabaseBytes(t.Context(), conn) == 0 {
+				i.DataDir != s.DataDir || i.LSN < c.Checkpoint || cluster.DatabaseBytes(t.Context(), s.Connect("")) == 0 {
 				t.Errorf("Identify: %+v", i)
 			}
 			if i.Settings.MaxSlotWALKeepSize != 40<<30 || !i.Settings.FullPageWrites || i.Settings.WALLevel != "replica" ||
@@ -117,7 +117,7 @@ func TestPrivilegesAreNamedAndMended(t *testing.T) {
 			if _, err := cluster.ConnectReplication(t.Context(), as); err == nil || dr.Advice(err) == "" || strings.Contains(err.Error(), "SQLSTATE") {
 				t.Errorf("replication without privilege: %v", err)
 			}
-			const all = cluster.ForBackup | cluster.ForReplication | cluster.ForDataDir
+			const all = cluster.ForBackup | cluster.ForReplication | cluster.ForDataDir | cluster.ForFiles
 			err = cluster.CheckPrivileges(t.Context(), conn, i, all)
 			if err == nil {
 				t.Fatal("a role without any privilege may do all")

@@ -2,9 +2,11 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -21,16 +23,33 @@ type anchor struct {
 // begin finds or makes the checkpoint from which recovery will begin.
 func (s *snapshot) begin(ctx context.Context, b *base) (*anchor, error) {
 	if s.cfg.ForceCheckpoint || b.newTablespaces(s.info.Tablespaces) {
-		return s.forceCheckpoint(ctx)
+		return s.orderCheckpoint(ctx)
 	}
-	c, content, err := control.Read(ctx, s.cfg.DataDir)
+	c, content, err := s.files.control(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if c.Redo <= b.facts.StartLSN && s.info.LSN > c.Redo+logBlockSize {
-		return s.forceCheckpoint(ctx) // nothing would become shorter for a recovery
+		return s.orderCheckpoint(ctx) // nothing would become shorter for a recovery
 	}
 	return s.lastCheckpoint(c, content)
+}
+
+// orderCheckpoint is forceCheckpoint for a role that may lack the right: BASE_BACKUP does not need it.
+func (s *snapshot) orderCheckpoint(ctx context.Context) (*anchor, error) {
+	if err := cluster.CheckPrivileges(ctx, s.conn, s.info, cluster.ForBackup); err != nil {
+		return nil, lacking(err)
+	}
+	return s.forceCheckpoint(ctx)
+}
+
+// lacking makes of missing privileges a doubt that tells what to grant.
+func lacking(err error) error {
+	var f *dr.Failure
+	if !errors.As(err, &f) {
+		return err
+	}
+	return doubtf("%s: %s (%s)", f.What, f.Reason, f.Next)
 }
 
 // forceCheckpoint begins a backup that the server knows of.
@@ -40,10 +59,20 @@ func (s *snapshot) forceCheckpoint(ctx context.Context) (*anchor, error) {
 		return nil, err
 	}
 	finish := func(ctx context.Context) (cluster.Result, error) {
-		if err := s.readControl(ctx); err != nil {
+		// Last of all: a backup of a standby takes its end from it.
+		c, content, err := s.files.control(ctx)
+		if err == nil && s.info.InRecovery && c.MinRecovery < s.least.lsn {
+			content, err = control.AsStandby(content, s.least.timeline, s.least.lsn)
+		}
+		if err == nil {
+			err = s.saveControl(ctx, content)
+		}
+		if err != nil {
 			return cluster.Result{}, err
 		}
-		return backup.Stop(ctx)
+		r, err := backup.Stop(ctx)
+		r.Stop = max(r.Stop, s.least.lsn)
+		return r, err
 	}
 	return &anchor{backup.Start, backup.Timeline, finish, backup.Abort}, nil
 }
@@ -63,6 +92,9 @@ func (s *snapshot) lastCheckpoint(c control.Data, content []byte) (*anchor, erro
 		consistent, err := s.consistentFrom(ctx)
 		if err != nil {
 			return r, err
+		}
+		if consistent.lsn < s.least.lsn {
+			consistent = s.least
 		}
 		r.Stop = max(r.Stop, consistent.lsn)
 		content, err := control.AsStandby(content, consistent.timeline, r.Stop)
@@ -88,7 +120,10 @@ func (s *snapshot) lastCheckpoint(c control.Data, content []byte) (*anchor, erro
 // inserts a record, and writes the log to the disk up to it.
 func (s *snapshot) consistentFrom(ctx context.Context) (logPosition, error) {
 	if s.info.InRecovery {
-		c, _, err := control.Read(ctx, s.cfg.DataDir)
+		c, _, err := s.files.control(ctx)
+		if err == nil && (c.State != control.InArchiveRecovery || c.MinRecovery == 0) {
+			err = doubtf("the server was promoted meanwhile")
+		}
 		return logPosition{c.MinRecoveryTimeline, c.MinRecovery}, err
 	}
 	var lsn string

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -120,6 +119,10 @@ func (s *snapshot) changes(ctx context.Context, b *base) (cluster.Result, error)
 	if err := c.save(ctx); err != nil {
 		return cluster.Result{}, err
 	}
+	// What is taken from the snapshot before may be as new as its end: a standby may be behind that.
+	if lsn := b.facts.StopLSN; lsn > 0 {
+		s.least = logPosition{b.way.At(lsn - 1), lsn}
+	}
 	s.report.Copy = time.Since(began)
 	began = time.Now()
 	result, err := a.finish(ctx)
@@ -141,6 +144,9 @@ func (s *snapshot) changedSince(ctx context.Context, b *base, a *anchor) (*chang
 	if !b.way.IsAncestor(a.timeline, a.start) {
 		return nil, doubtf("the server's last checkpoint lies on timeline %d, which its history leaves before %s", a.timeline, a.start)
 	}
+	if err := s.waitFor(ctx, a.timeline, a.start, a.start); err != nil {
+		return nil, err
+	}
 	m, err := s.mapOf(ctx, b, b.facts.StartLSN, a.start)
 	if err != nil {
 		return nil, err
@@ -154,10 +160,24 @@ func (s *snapshot) changedSince(ctx context.Context, b *base, a *anchor) (*chang
 	return m, nil
 }
 
+// waitFor waits for what only the repository has of the log: a snapshot from afar cannot read the rest at the server.
+func (s *snapshot) waitFor(ctx context.Context, tl wal.TimelineID, from, to wal.LSN) error {
+	if s.cfg.DataDir != "" || s.cfg.WaitLog == nil {
+		return nil
+	}
+	if err := s.cfg.WaitLog(ctx, tl, from, to); err != nil {
+		return fmt.Errorf("the log from %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
 // checkSince proves that replay mends what was read while it was written.
 func (s *snapshot) checkSince(ctx context.Context, b *base, r cluster.Result) error {
 	if r.Stop <= r.Start {
 		return nil
+	}
+	if err := s.waitFor(ctx, b.way.At(r.Stop-1), r.Start, r.Stop); err != nil {
+		return err
 	}
 	m, err := s.mapOf(ctx, b, r.Start, r.Stop)
 	if err != nil {
@@ -165,8 +185,7 @@ func (s *snapshot) checkSince(ctx context.Context, b *base, r cluster.Result) er
 	}
 	for _, d := range m.Doubts {
 		if d.Kind == changed.NoFullPageWrites {
-			return dr.Fail("the snapshot cannot be used", fmt.Errorf("full_page_writes was off at %s, so that pages which were read while they were written stay torn", d.At),
-				"switch full_page_writes on, and take the snapshot again")
+			return doubtf("full_page_writes was off at %s, so that pages which are read while they are written would stay torn", d.At)
 		}
 	}
 	return nil

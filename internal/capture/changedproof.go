@@ -35,14 +35,16 @@ type proof struct {
 	m           *changed.Map
 	tablespaces string // the server's folder in tablespaces
 	blocks      uint32 // of a segment
-	hintsLogged bool   // no bit of a page changes without the log
-	pages       int64  // that were compared
-	files       int    // of which there were any
+	checksums   bool
+	hintsLogged bool  // no bit of a page changes without the log, and none is seen that belongs to another version of it
+	pages       int64 // that were compared
+	files       int   // of which there were any
 	missed      []Missed
 }
 
 func (s *snapshot) proof(m *changed.Map) *proof {
-	return &proof{m: m, tablespaces: s.info.TablespaceDir(), blocks: s.info.SegmentBlocks, hintsLogged: s.info.Checksums || s.info.Settings.WALLogHints}
+	// Without checksums nobody sees that a page was read while it was written, half of it older than its LSN.
+	return &proof{m: m, tablespaces: s.info.TablespaceDir(), blocks: s.info.SegmentBlocks, checksums: s.info.Checksums, hintsLogged: s.info.Checksums}
 }
 
 // page compares two versions of a page that the map says nothing of. Replay from the later snapshot's beginning mends
@@ -55,6 +57,9 @@ func (p *proof) page(path string, block uint32, was, is []byte) {
 	before, now := wal.LSN(page.LSN(was)), wal.LSN(page.LSN(is))
 	if now >= p.m.End || before >= p.m.End || before == now && (!p.hintsLogged || neverLogged(is)) {
 		return
+	}
+	if _, err := page.Verify(is, block, p.checksums); err != nil {
+		return // damaged, which is told elsewhere, or torn: its record is behind the end
 	}
 	if len(p.missed) < maxMissed {
 		p.missed = append(p.missed, Missed{path, block, before, now})

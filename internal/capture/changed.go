@@ -193,6 +193,9 @@ func (s *snapshot) checkSince(ctx context.Context, b *base, r cluster.Result) er
 
 // mapOf returns what the log between two positions changed.
 func (s *snapshot) mapOf(ctx context.Context, b *base, from, to wal.LSN) (*changed.Map, error) {
+	if from == to {
+		return &changed.Map{Timeline: b.way.At(from), Start: from, End: from}, nil // no log is asked for, which may not be there yet
+	}
 	cfg := ChangesConfig{SegmentSize: s.info.WALSegmentSize, SystemID: s.info.SystemID, PageSize: s.info.BlockSize}
 	if s.cfg.DataDir != "" {
 		cfg.Tail = func(tl wal.TimelineID, at wal.LSN) (io.ReadCloser, error) {

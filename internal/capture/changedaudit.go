@@ -3,7 +3,6 @@ package capture
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io/fs"
 	"math/rand/v2"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
-	"github.com/holdfast-dr/holdfast/internal/pg/page"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
@@ -78,7 +76,7 @@ func (c *changedFiles) auditFile(ctx context.Context, p *proof, r cluster.Relati
 	f, err := c.open.open(ctx, path)
 	if err == nil {
 		defer f.Close() //nolint:errcheck // only read
-		err = c.comparePages(ctx, f, path, part, stored, pages, func(n uint16, was, is []byte) { p.page(path, first+uint32(n), was, is) })
+		err = c.comparePages(ctx, f, path, part, stored, pages, func(n uint16, was, is []byte) { p.page(path, r.Fork, first+uint32(n), was, is) })
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // dropped
@@ -113,12 +111,4 @@ func (c *changedFiles) comparePages(ctx context.Context, f openFile, path string
 		fn(n, was, now)
 		return nil
 	})
-}
-
-// neverLogged tells whether a page may change without the log whatever the settings are: SP-GiST keeps on its first page
-// which pages have room (spgist_private.h, SpGistMetaPageData and SPGIST_PAGE_ID).
-func neverLogged(p []byte) bool {
-	const pageID, meta = 0xFF82, 1
-	special := int(page.ReadHeader(p).Special)
-	return special+8 <= len(p) && binary.LittleEndian.Uint16(p[len(p)-2:]) == pageID && binary.LittleEndian.Uint16(p[special:])&meta != 0
 }

@@ -212,6 +212,11 @@ func (e *examination) database(ctx context.Context, s workspace.System) {
 		return
 	}
 	e.ok("PostgreSQL %s answers and can be captured", info.Version())
+	if !s.Postgres.Local() {
+		if err := cluster.CheckPrivileges(ctx, conn, info, cluster.ForFiles); err != nil {
+			e.warn("every snapshot from afar reads everything", err.Error(), dr.Advice(err))
+		}
+	}
 	if !info.Checksums {
 		e.warn("page checksums are off", "damage of the disk is found only when somebody reads the page", "pg_checksums --enable while the server is stopped")
 	}

@@ -53,11 +53,15 @@ func newChanging(t *testing.T, s *pgtest.Server, local bool) *changing {
 	if local {
 		return c // the snapshot brings what the stream has not brought yet
 	}
-	c.cfg.WaitLog = func(_ context.Context, tl wal.TimelineID, _, end wal.LSN) error {
-		c.stream.untilStored(tl, end)
+	c.cfg.WaitLog = waitStream(c.stream)
+	return c
+}
+
+func waitStream(stream *running) func(context.Context, wal.TimelineID, wal.LSN, wal.LSN) error {
+	return func(_ context.Context, tl wal.TimelineID, _, end wal.LSN) error {
+		stream.untilStored(tl, end)
 		return nil
 	}
-	return c
 }
 
 // take takes a snapshot.

@@ -214,7 +214,8 @@ func (e *examination) database(ctx context.Context, s workspace.System) {
 	e.ok("PostgreSQL %s answers and can be captured", info.Version())
 	if !s.Postgres.Local() {
 		if err := cluster.CheckPrivileges(ctx, conn, info, cluster.ForFiles); err != nil {
-			e.warn("every snapshot from afar reads everything", err.Error(), dr.Advice(err))
+			x := explain(err)
+			e.warn("every snapshot from afar reads everything", x.Reason, x.Next)
 		}
 	}
 	if !info.Checksums {

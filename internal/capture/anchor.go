@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
@@ -25,20 +26,37 @@ type anchor struct {
 
 // begin finds or makes the checkpoint from which recovery will begin.
 func (s *snapshot) begin(ctx context.Context, b *base) (*anchor, error) {
-	c, content, err := control.Read(ctx, s.cfg.DataDir)
+	c, content, err := s.files.control(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// Where there was none since the snapshot before, nothing would become shorter for a recovery.
 	old := c.Redo <= b.facts.StartLSN && s.info.LSN > c.Redo+logBlockSize
 	if !old && !s.cfg.ForceCheckpoint && !b.newTablespaces(s.info.Tablespaces) {
-		return s.lastCheckpoint(c, content, b.facts.StopLSN)
+		return s.lastCheckpoint(c, content)
 	}
 	// What is not known now will not be known then: spare the server a checkpoint in vain.
 	if _, err := s.changedSince(ctx, b, &anchor{start: c.Redo, timeline: c.Timeline}); err != nil {
 		return nil, err
 	}
+	return s.orderCheckpoint(ctx)
+}
+
+// orderCheckpoint is forceCheckpoint for a role that may lack the right: BASE_BACKUP does not need it.
+func (s *snapshot) orderCheckpoint(ctx context.Context) (*anchor, error) {
+	if err := cluster.CheckPrivileges(ctx, s.conn, s.info, cluster.ForBackup); err != nil {
+		return nil, lacking(err)
+	}
 	return s.forceCheckpoint(ctx)
+}
+
+// lacking makes of missing privileges a doubt that tells what to grant.
+func lacking(err error) error {
+	var f *dr.Failure
+	if !errors.As(err, &f) {
+		return err
+	}
+	return doubtf("%s: %s (%s)", f.What, f.Reason, f.Next)
 }
 
 // forceCheckpoint begins a backup that the server knows of.
@@ -48,10 +66,20 @@ func (s *snapshot) forceCheckpoint(ctx context.Context) (*anchor, error) {
 		return nil, err
 	}
 	finish := func(ctx context.Context) (cluster.Result, error) {
-		if err := s.readControl(ctx); err != nil {
+		// Last of all: a backup of a standby takes its end from it.
+		c, content, err := s.files.control(ctx)
+		if err == nil && s.info.InRecovery && c.MinRecovery < s.least.lsn {
+			content, err = control.AsStandby(content, s.least.timeline, s.least.lsn)
+		}
+		if err == nil {
+			err = s.saveControl(ctx, content)
+		}
+		if err != nil {
 			return cluster.Result{}, err
 		}
-		return backup.Stop(ctx)
+		r, err := backup.Stop(ctx)
+		r.Stop = max(r.Stop, s.least.lsn)
+		return r, err
 	}
 	return &anchor{backup.Start, backup.Timeline, finish, backup.Abort}, nil
 }
@@ -62,10 +90,7 @@ func (s *snapshot) label() string { return "holdfast " + string(s.w.ID()) }
 // there on is ours already, and what a backup that the server knows of does more (it forces full_page_writes, and
 // writes a record at its end) is looked up in that log. The snapshot is described as a backup of a standby: those end
 // where pg_control says, without a record of the end.
-//
-// Pages of the snapshot before may be as new as its end, which is behind that of a standby that lags: before both are
-// replayed the data is not consistent.
-func (s *snapshot) lastCheckpoint(c control.Data, content []byte, before wal.LSN) (*anchor, error) {
+func (s *snapshot) lastCheckpoint(c control.Data, content []byte) (*anchor, error) {
 	if !c.FullPageWrites {
 		return nil, doubtf("full_page_writes was off at the last checkpoint")
 	}
@@ -75,7 +100,10 @@ func (s *snapshot) lastCheckpoint(c control.Data, content []byte, before wal.LSN
 		if err != nil {
 			return r, err
 		}
-		r.Stop = max(r.Stop, consistent.lsn, before)
+		if consistent.lsn < s.least.lsn {
+			consistent = s.least
+		}
+		r.Stop = max(r.Stop, consistent.lsn)
 		content, err := control.AsStandby(content, consistent.timeline, r.Stop)
 		if err != nil {
 			return r, err
@@ -99,7 +127,10 @@ func (s *snapshot) lastCheckpoint(c control.Data, content []byte, before wal.LSN
 // inserts a record, and writes the log to the disk up to it.
 func (s *snapshot) consistentFrom(ctx context.Context) (logPosition, error) {
 	if s.info.InRecovery {
-		c, _, err := control.Read(ctx, s.cfg.DataDir)
+		c, _, err := s.files.control(ctx)
+		if err == nil && (c.State != control.InArchiveRecovery || c.MinRecovery == 0) {
+			err = doubtf("the server was promoted meanwhile")
+		}
 		return logPosition{c.MinRecoveryTimeline, c.MinRecovery}, err
 	}
 	var lsn string

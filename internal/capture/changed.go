@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -72,8 +71,6 @@ func (s *snapshot) base(ctx context.Context) (*base, error) {
 		return nil, doubtf("its pages have %d bytes", i.BlockSize)
 	case m.Group != s.cfg.Group:
 		return nil, doubtf("the snapshot before belongs to the residency group %q", m.Group)
-	case i.InRecovery && i.LSN < f.StopLSN:
-		return nil, doubtf("the standby is at %s, behind the end of the snapshot before at %s", i.LSN, f.StopLSN)
 	case len(m.Problems) > 0:
 		return nil, doubtf("the snapshot before has damaged pages; they are looked at again")
 	}
@@ -127,12 +124,13 @@ func (s *snapshot) changes(ctx context.Context, b *base) (cluster.Result, error)
 	if err := c.save(ctx); err != nil {
 		return cluster.Result{}, err
 	}
+	// What is taken from the snapshot before may be as new as its end: a standby may be behind that.
+	if lsn := b.facts.StopLSN; lsn > 0 {
+		s.least = logPosition{b.way.At(lsn - 1), lsn}
+	}
 	s.report.Copy = time.Since(began)
 	began = time.Now()
 	result, err := a.finish(ctx)
-	if err == nil && result.Stop < b.facts.StopLSN {
-		err = doubtf("the standby is behind the end of the snapshot before, at %s", b.facts.StopLSN)
-	}
 	if err == nil {
 		err = s.checkSince(ctx, b, result)
 	}
@@ -151,6 +149,9 @@ func (s *snapshot) changedSince(ctx context.Context, b *base, a *anchor) (*chang
 	if !b.way.IsAncestor(a.timeline, a.start) {
 		return nil, doubtf("the server's last checkpoint lies on timeline %d, which its history leaves before %s", a.timeline, a.start)
 	}
+	if err := s.waitFor(ctx, a.timeline, a.start, a.start); err != nil {
+		return nil, err
+	}
 	m, err := s.mapOf(ctx, b, b.facts.StartLSN, a.start)
 	if err != nil {
 		return nil, err
@@ -164,10 +165,24 @@ func (s *snapshot) changedSince(ctx context.Context, b *base, a *anchor) (*chang
 	return m, nil
 }
 
+// waitFor waits for what only the repository has of the log: a snapshot from afar cannot read the rest at the server.
+func (s *snapshot) waitFor(ctx context.Context, tl wal.TimelineID, from, to wal.LSN) error {
+	if s.cfg.DataDir != "" || s.cfg.WaitLog == nil {
+		return nil
+	}
+	if err := s.cfg.WaitLog(ctx, tl, from, to); err != nil {
+		return fmt.Errorf("the log from %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
 // checkSince proves that replay mends what was read while it was written.
 func (s *snapshot) checkSince(ctx context.Context, b *base, r cluster.Result) error {
 	if r.Stop <= r.Start {
 		return nil
+	}
+	if err := s.waitFor(ctx, b.way.At(r.Stop-1), r.Start, r.Stop); err != nil {
+		return err
 	}
 	m, err := s.mapOf(ctx, b, r.Start, r.Stop)
 	if err != nil {
@@ -175,8 +190,7 @@ func (s *snapshot) checkSince(ctx context.Context, b *base, r cluster.Result) er
 	}
 	for _, d := range m.Doubts {
 		if d.Kind == changed.NoFullPageWrites {
-			return dr.Fail("the snapshot cannot be used", fmt.Errorf("full_page_writes was off at %s, so that pages which were read while they were written stay torn", d.At),
-				"switch full_page_writes on, and take the snapshot again")
+			return doubtf("full_page_writes was off at %s, so that pages which are read while they are written would stay torn", d.At)
 		}
 	}
 	return nil
@@ -184,6 +198,9 @@ func (s *snapshot) checkSince(ctx context.Context, b *base, r cluster.Result) er
 
 // mapOf returns what the log between two positions changed.
 func (s *snapshot) mapOf(ctx context.Context, b *base, from, to wal.LSN) (*changed.Map, error) {
+	if from == to {
+		return &changed.Map{Timeline: b.way.At(from), Start: from, End: from}, nil // no log is asked for, which may not be there yet
+	}
 	cfg := ChangesConfig{SegmentSize: s.info.WALSegmentSize, SystemID: s.info.SystemID, PageSize: s.info.BlockSize}
 	if s.cfg.DataDir != "" {
 		cfg.Tail = func(tl wal.TimelineID, at wal.LSN) (io.ReadCloser, error) {

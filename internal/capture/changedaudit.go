@@ -3,17 +3,14 @@ package capture
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
-	"github.com/holdfast-dr/holdfast/internal/pg/page"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
@@ -57,14 +54,6 @@ func (c *changedFiles) audit(ctx context.Context) error {
 }
 
 func (c *changedFiles) auditFile(ctx context.Context, p *proof, r cluster.Relation, path string, e *repo.Entry, chance *rand.Rand) error {
-	f, err := os.Open(c.source(path))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // dropped
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
 	part := chance.IntN(repo.ListCount(e.Size))
 	stored, err := c.reader.FilePart(ctx, e, part)
 	if err != nil {
@@ -84,6 +73,24 @@ func (c *changedFiles) auditFile(ctx context.Context, p *proof, r cluster.Relati
 	}
 	p.files++
 	slices.Sort(pages)
+	f, err := c.open.open(ctx, path)
+	if err == nil {
+		defer f.Close() //nolint:errcheck // only read
+		err = c.comparePages(ctx, f, path, part, stored, pages, func(n uint16, was, is []byte) { p.page(path, r.Fork, first+uint32(n), was, is) })
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // dropped
+	}
+	return err
+}
+
+// comparePages calls fn for pages of a part as they are stored and as they are now.
+func (c *changedFiles) comparePages(ctx context.Context, f openFile, path string, part int, stored *repo.FilePart, pages []uint16, fn func(n uint16, was, is []byte)) error {
+	reads := make([]fileRead, len(pages))
+	for i, n := range pages {
+		reads[i] = fileRead{path, int64(part)*pieceBytes + int64(n)*repo.PageSize, repo.PageSize}
+	}
+	c.open.announce(reads)
 	now := make([]byte, repo.PageSize)
 	return c.reader.Pages(ctx, stored, pages, func(n uint16, was []byte) error {
 		for try := 1; ; try++ {
@@ -101,15 +108,7 @@ func (c *changedFiles) auditFile(ctx context.Context, p *proof, r cluster.Relati
 				return context.Cause(ctx)
 			}
 		}
-		p.page(path, first+uint32(n), was, now)
+		fn(n, was, now)
 		return nil
 	})
-}
-
-// neverLogged tells whether a page may change without the log whatever the settings are: SP-GiST keeps on its first page
-// which pages have room (spgist_private.h, SpGistMetaPageData and SPGIST_PAGE_ID).
-func neverLogged(p []byte) bool {
-	const pageID, meta = 0xFF82, 1
-	special := int(page.ReadHeader(p).Special)
-	return special+8 <= len(p) && binary.LittleEndian.Uint16(p[len(p)-2:]) == pageID && binary.LittleEndian.Uint16(p[special:])&meta != 0
 }

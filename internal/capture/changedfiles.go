@@ -5,8 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +29,7 @@ type changedFiles struct {
 	base   *base
 	m      *changed.Map
 	reader *repo.Reader // of this goroutine
+	open   fileReader   // of this goroutine
 	root   seal.ChunkID
 
 	parts    chan []*changedPart
@@ -41,7 +40,8 @@ type changedFiles struct {
 	budget   rewriteBudget
 	mu       sync.Mutex // guards edits, stored by the workers too
 	edits    map[string]repo.TreeEdit
-	examined map[relation]bool // of which all forks were looked at
+	examined map[relation]bool     // of which all forks were looked at
+	facts    map[string]*fileFacts // of the files that are looked at next
 }
 
 type database struct{ tablespace, oid uint32 }
@@ -56,11 +56,12 @@ func (c *changedFiles) save(ctx context.Context) error {
 	}
 	c.edits, c.whole, c.examined = map[string]repo.TreeEdit{}, map[database]bool{}, map[relation]bool{}
 	c.parts = make(chan []*changedPart)
+	c.open = c.s.files.reader()
 	eg, ctx := errgroup.WithContext(ctx)
-	checkers := make([]pageChecker, c.s.cfg.Workers)
+	checkers := make([]pageChecker, c.s.workers())
 	for i := range checkers {
 		checkers[i] = pageChecker{checksums: c.s.info.Checksums, segmentBlocks: c.s.info.SegmentBlocks}
-		w := newChangedWorker(c, &checkers[i])
+		w := newChangedWorker(c, c.s.files.reader(), &checkers[i])
 		eg.Go(func() error { return w.run(ctx) })
 	}
 	eg.Go(func() error {
@@ -95,7 +96,7 @@ func (c *changedFiles) readKnown(ctx context.Context) error {
 		next := ""
 		err := c.reader.Walk(ctx, c.root, from, func(path string, e *repo.Entry) error {
 			if _, _, ok := cluster.ParseDatabaseDir(dirOf(path)); ok && !isOwn(path) {
-				next = dirOf(path) + "/A" // behind all names that begin with a digit
+				next = dirOf(path) + "/:" // behind all names that begin with a digit
 				return errSkip
 			}
 			c.known[path] = e
@@ -117,48 +118,115 @@ func dirOf(path string) string {
 
 // forks looks at every fork that the log names.
 func (c *changedFiles) forks(ctx context.Context) error {
+	var group []changedFork
 	for f, change := range c.m.Forks() {
 		if f.Relation == 0 {
 			c.whole[database{f.Tablespace, f.Database}] = true // others walks its folder
 		}
-		if c.whole[database{f.Tablespace, f.Database}] {
+		if c.walked(f.Tablespace, f.Database) {
 			continue // databases come before their relations
 		}
-		if err := c.fork(ctx, f, change); err != nil {
-			return err
-		}
+		group = append(group, changedFork{f, change})
 		// Free space maps are hardly logged, so they are read whole wherever their relation changed.
 		r := relation{f.Tablespace, f.Database, f.Relation}
 		if !c.examined[r] {
 			c.examined[r] = true
 			f.Fork = cluster.FSM
-			if err := c.fork(ctx, f, changed.Change{}); err != nil {
+			group = append(group, changedFork{f, changed.Change{}})
+		}
+		if len(group) >= forksOfGroup {
+			if err := c.forkGroup(ctx, group); err != nil {
 				return err
 			}
+			group = group[:0]
+		}
+	}
+	return c.forkGroup(ctx, group)
+}
+
+type changedFork struct {
+	changed.Fork
+	changed.Change
+}
+
+// forksOfGroup is of how many forks the files are looked for with one question.
+const forksOfGroup = 256
+
+func (c *changedFiles) forkGroup(ctx context.Context, group []changedFork) error {
+	var paths []string
+	for _, f := range group {
+		r := cluster.Relation{Tablespace: f.Tablespace, Database: f.Database, Number: f.Relation, Fork: f.Fork.Fork}
+		runs, last := c.bySegment(f.Change)
+		if f.Limit != changed.NoLimit {
+			last = f.Limit/c.s.info.SegmentBlocks + 1
+		}
+		for seg := range runs {
+			r.Segment = seg
+			paths = append(paths, r.Path(c.s.info.TablespaceDir()))
+		}
+		for r.Segment = last - min(last, 1); r.Segment <= last; r.Segment++ {
+			paths = append(paths, r.Path(c.s.info.TablespaceDir()))
+		}
+		paths = append(paths, initFork(r).Path(c.s.info.TablespaceDir()))
+	}
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+	facts, err := c.s.files.stat(ctx, paths)
+	if err != nil {
+		return err
+	}
+	c.facts = map[string]*fileFacts{}
+	for i, path := range paths {
+		c.facts[path] = facts[i]
+	}
+	for _, f := range group {
+		if err := c.fork(ctx, f.Fork, f.Change); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// initFork returns the first segment of a relation's init fork.
+func initFork(r cluster.Relation) cluster.Relation {
+	r.Fork, r.Segment = cluster.Init, 0
+	return r
+}
+
+// stat returns nil where there is no such file.
+func (c *changedFiles) stat(ctx context.Context, path string) (*fileFacts, error) {
+	if f, ok := c.facts[path]; ok {
+		return f, nil
+	}
+	f, err := c.s.files.stat(ctx, []string{path})
+	if err != nil {
+		return nil, err
+	}
+	return f[0], nil
+}
+
+// walked tells whether everything in a database's folder is read: its relations have no use for the map.
+func (c *changedFiles) walked(tablespace, oid uint32) bool {
+	return c.whole[database{tablespace, oid}] || c.known[cluster.DatabaseDir(tablespace, oid, c.s.info.TablespaceDir())] == nil
+}
+
 // fork looks at the segments of a fork that may have changed.
 func (c *changedFiles) fork(ctx context.Context, f changed.Fork, change changed.Change) error {
 	r := cluster.Relation{Tablespace: f.Tablespace, Database: f.Database, Number: f.Relation, Fork: f.Fork}
-	unlogged, err := c.unlogged(r)
+	unlogged, err := c.unlogged(ctx, r)
 	if err != nil {
 		return err
 	}
 	runs, last := c.bySegment(change)
 	first := last
-	switch {
-	case change.Limit != changed.NoLimit:
+	if change.Limit != changed.NoLimit {
 		first = change.Limit / c.s.info.SegmentBlocks
-	case len(runs) == 0:
+	} else if len(runs) == 0 {
 		return nil
-	default:
-		// The segment that was the last one before may have grown without a word in the log, up to the last one now.
-		if first, err = c.nearest(ctx, r, last); err != nil {
-			return err
-		}
+	}
+	// The segment that was the last one before may have grown without a word in the log, up to the last one now.
+	if first, err = c.nearest(ctx, r, first); err != nil {
+		return err
 	}
 	for _, seg := range slices.Sorted(maps.Keys(runs)) {
 		if r.Segment = seg; seg >= first {
@@ -200,7 +268,7 @@ func (c *changedFiles) bySegment(change changed.Change) (runs map[uint32][]block
 	return runs, last
 }
 
-// nearest returns the last segment up to last that the snapshot before has, 0 where it has none.
+// nearest returns the last segment up to one that the snapshot before has, 0 where it has none.
 func (c *changedFiles) nearest(ctx context.Context, r cluster.Relation, last uint32) (uint32, error) {
 	for ; last > 0; last-- {
 		r.Segment = last
@@ -212,20 +280,12 @@ func (c *changedFiles) nearest(ctx context.Context, r cluster.Relation, last uin
 }
 
 // unlogged tells whether the files of a fork are in no snapshot: all but the init fork of an unlogged relation.
-func (c *changedFiles) unlogged(r cluster.Relation) (bool, error) {
+func (c *changedFiles) unlogged(ctx context.Context, r cluster.Relation) (bool, error) {
 	if r.Fork == cluster.Init {
 		return false, nil
 	}
-	r.Fork = cluster.Init
-	_, err := os.Lstat(c.source(r.Path(c.s.info.TablespaceDir())))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-func (c *changedFiles) source(path string) string {
-	return filepath.Join(c.s.cfg.DataDir, filepath.FromSlash(path))
+	f, err := c.stat(ctx, initFork(r).Path(c.s.info.TablespaceDir()))
+	return f != nil, err
 }
 
 type blockRun struct{ first, n uint32 }
@@ -241,31 +301,45 @@ func (c *changedFiles) segment(ctx context.Context, r cluster.Relation, runs []b
 	if err != nil {
 		return false, err
 	}
-	fi, err := os.Lstat(c.source(path))
-	switch {
-	case err == nil && unlogged, errors.Is(err, fs.ErrNotExist):
+	now, err := c.stat(ctx, path)
+	if err != nil {
+		return false, err
+	}
+	if now == nil || unlogged {
 		if before != nil {
 			c.edit(repo.TreeEdit{Path: path})
 		}
-		return err == nil || before != nil, nil
-	case err != nil:
-		return false, err
+		return now != nil || before != nil, nil
 	}
 	f := &changedFile{localFile: localFile{Entry: cluster.Entry{
-		Path: path, Type: cluster.File, Mode: fi.Mode().Perm(), Size: fi.Size() - fi.Size()%repo.PageSize, ModTime: fi.ModTime(),
-		Source: c.source(path), Relation: r, IsRelation: true,
+		Path: path, Type: cluster.File, Mode: c.mode(now, before), Size: now.size - now.size%repo.PageSize, ModTime: now.modTime,
+		Relation: r, IsRelation: true,
 	}}, before: before, read: r.Fork == cluster.FSM}
 	return true, c.send(ctx, f, runs, limit)
 }
 
+// mode returns the mode of a file; where nobody tells it, the one that it had, or that the server gives.
+func (c *changedFiles) mode(now *fileFacts, before *repo.Entry) fs.FileMode {
+	switch {
+	case now.mode != 0:
+		return now.mode
+	case before != nil:
+		return fs.FileMode(before.Mode)
+	case c.known["PG_VERSION"] != nil:
+		return fs.FileMode(c.known["PG_VERSION"].Mode)
+	}
+	return 0o600
+}
+
 // others reads what is no relation, and the folders of databases that were made anew.
 func (c *changedFiles) others(ctx context.Context) error {
-	want := func(tablespace, oid uint32) bool {
-		return c.whole[database{tablespace, oid}] || c.known[cluster.DatabaseDir(tablespace, oid, c.s.info.TablespaceDir())] == nil
-	}
+	known := func(path string) bool { return c.known[path] != nil }
 	skipped := func(path, why string) { c.s.report.Skipped = append(c.s.report.Skipped, path+": "+why) }
 	seen := map[string]bool{}
-	err := cluster.Walk(ctx, c.s.cfg.DataDir, cluster.WalkOptions{Skipped: skipped, Relations: want}, func(e cluster.Entry) error {
+	err := c.s.files.walk(ctx, cluster.WalkOptions{Skipped: skipped, Relations: c.walked}, known, func(e cluster.Entry) error {
+		if before := c.known[e.Path]; before != nil && c.s.cfg.DataDir == "" {
+			e.Mode = fs.FileMode(before.Mode)
+		}
 		seen[e.Path] = true
 		if e.Type == cluster.TablespaceLink {
 			c.s.links = append(c.s.links, e.Path)
@@ -286,7 +360,7 @@ func (c *changedFiles) others(ctx context.Context) error {
 		}
 		// A file of a database's folder that is none of its own, and whose folder was not listed.
 		dir := dirOf(path)
-		if t, oid, ok := cluster.ParseDatabaseDir(dir); ok && e.Type == repo.TypeFile && seen[dir] && !want(t, oid) {
+		if t, oid, ok := cluster.ParseDatabaseDir(dir); ok && e.Type == repo.TypeFile && seen[dir] && !c.walked(t, oid) {
 			if again, err := c.again(ctx, path); err != nil || again {
 				if err != nil {
 					return err
@@ -328,16 +402,11 @@ func (c *changedFiles) replaced(path string) bool {
 
 // again reads a file which a database's folder had before beside relations, if it is still there.
 func (c *changedFiles) again(ctx context.Context, path string) (bool, error) {
-	fi, err := os.Lstat(c.source(path))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
+	now, err := c.stat(ctx, path)
+	if err != nil || now == nil || now.dir {
 		return false, err
 	}
-	return true, c.other(ctx, cluster.Entry{
-		Path: path, Type: cluster.File, Mode: fi.Mode().Perm(), Size: fi.Size(), ModTime: fi.ModTime(), Source: c.source(path),
-	})
+	return true, c.other(ctx, cluster.Entry{Path: path, Type: cluster.File, Mode: c.mode(now, c.known[path]), Size: now.size, ModTime: now.modTime})
 }
 
 // other takes something that the walk met.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -37,6 +36,7 @@ type changedPart struct {
 	file    *changedFile
 	n       int
 	pages   []uint16
+	reads   []pageRead
 	base    *repo.FilePart
 	whole   map[int]seal.ChunkID
 	patches []repo.PagePatch
@@ -113,7 +113,10 @@ func pagesWithin(runs []blockRun, fresh, from, to int64) (pages []uint16) {
 func (c *changedFiles) add(ctx context.Context, p *changedPart) error {
 	c.batch = append(c.batch, p)
 	c.pages += len(p.pages)
-	if c.pages >= pagesOfBatch || len(c.batch) >= partsOfBatch || p.file.read {
+	if p.file.read {
+		c.pages += int(p.length()/repo.PageSize) + 1
+	}
+	if c.pages >= pagesOfBatch || len(c.batch) >= partsOfBatch {
 		return c.flush(ctx)
 	}
 	return nil
@@ -167,15 +170,18 @@ type unitSlot struct {
 	patch int
 }
 
-func newChangedWorker(c *changedFiles, check *pageChecker) *changedWorker {
+func newChangedWorker(c *changedFiles, files fileReader, check *pageChecker) *changedWorker {
 	return &changedWorker{
 		c: c, reader: c.s.repo.Reader(), unit: make([]byte, 0, pagesOfUnit*repo.PageSize),
-		local: localWorker{s: c.s, lane: c.s.w.Lane(), check: check, buf: make([]byte, repo.Grid), progress: func(int) {}},
+		local: localWorker{s: c.s, lane: c.s.w.Lane(), files: files, check: check, buf: make([]byte, repo.Grid), progress: func(int) {}},
 	}
 }
 
 func (w *changedWorker) run(ctx context.Context) error {
 	for batch := range w.c.parts {
+		if err := w.plan(ctx, batch); err != nil {
+			return err
+		}
 		for _, p := range batch {
 			if err := w.part(ctx, p); err != nil {
 				return err
@@ -194,41 +200,97 @@ func (w *changedWorker) run(ctx context.Context) error {
 	return nil
 }
 
+// plan decides what is read of the parts of a batch, and announces it.
+func (w *changedWorker) plan(ctx context.Context, batch []*changedPart) (err error) {
+	var reads []fileRead
+	for _, p := range batch {
+		at := int64(p.n) * pieceBytes
+		if p.file.read {
+			for end := at + p.length(); at < end; at += repo.Grid {
+				reads = append(reads, fileRead{p.file.Path, at, int(min(repo.Grid, end-at))})
+			}
+			continue
+		}
+		if b := p.file.before; b != nil && p.n < repo.ListCount(b.Size) {
+			if p.base, err = w.reader.FilePart(ctx, b, p.n); err != nil {
+				return err
+			}
+		}
+		w.c.budget.earned.Add(int64(len(p.pages)))
+		w.cut(p)
+		for _, r := range p.reads {
+			reads = append(reads, fileRead{p.file.Path, at + int64(r.page)*repo.PageSize, r.bytes(p)})
+		}
+	}
+	w.local.files.announce(reads)
+	return nil
+}
+
+// cut decides which chunks of a part are stored whole. Neighbours are read together.
+func (w *changedWorker) cut(p *changedPart) {
+	for pages := p.pages; len(pages) > 0; {
+		chunk := pages[0] / pagesOfChunk
+		n := 1
+		for n < len(pages) && pages[n]/pagesOfChunk == chunk {
+			n++
+		}
+		if w.wantsWhole(p, int(chunk), n) {
+			p.reads = append(p.reads, pageRead{page: chunk * pagesOfChunk, whole: true})
+			pages = pages[n:]
+			continue
+		}
+		for ; n > 0; n-- {
+			last := len(p.reads) - 1
+			if last >= 0 && !p.reads[last].whole && pages[0] == p.reads[last].page+p.reads[last].n && p.reads[last].n < pagesOfUnit && pages[0]%pagesOfChunk > 0 {
+				p.reads[last].n++
+			} else {
+				p.reads = append(p.reads, pageRead{page: pages[0], n: 1})
+			}
+			pages = pages[1:]
+		}
+	}
+}
+
+// pageRead is a chunk that is read whole, or n pages.
+type pageRead struct {
+	page, n uint16
+	whole   bool
+}
+
+func (r pageRead) bytes(p *changedPart) int {
+	if r.whole {
+		return int(min(repo.Grid, p.length()-int64(r.page)*repo.PageSize))
+	}
+	return int(r.n) * repo.PageSize
+}
+
 // part reads the pages of one part.
 func (w *changedWorker) part(ctx context.Context, p *changedPart) error {
 	if p.file.read {
 		return w.local.read(ctx, piece{&p.file.localFile, p.n})
 	}
-	f, err := os.Open(p.file.Source)
+	f, err := w.local.files.open(ctx, p.file.Path)
+	if err == nil {
+		defer f.Close() //nolint:errcheck // only read
+		err = w.readPart(ctx, f, p)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		p.file.gone.Store(true)
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	if b := p.file.before; b != nil && p.n < repo.ListCount(b.Size) {
-		if p.base, err = w.reader.FilePart(ctx, b, p.n); err != nil {
+	return err
+}
+
+func (w *changedWorker) readPart(ctx context.Context, f openFile, p *changedPart) error {
+	for _, r := range p.reads {
+		at := int64(p.n)*pieceBytes + int64(r.page)*repo.PageSize
+		buf := w.local.buf[:r.bytes(p)]
+		if err := w.readPages(ctx, f, p, at, buf); err != nil {
 			return err
 		}
-	}
-	w.c.budget.earned.Add(int64(len(p.pages)))
-	for pages := p.pages; len(pages) > 0; {
-		chunk := int(pages[0]) / pagesOfChunk
-		n := 1
-		for n < len(pages) && int(pages[n])/pagesOfChunk == chunk {
-			n++
-		}
-		if w.wantsWhole(p, chunk, n) {
-			err = w.wholeChunk(ctx, f, p, chunk)
-		} else {
-			err = w.patches(ctx, f, p, pages[:n])
-		}
-		if err != nil {
+		if err := w.take(ctx, p, r, buf); err != nil {
 			return err
 		}
-		pages = pages[n:]
 	}
 	if len(w.slots) >= pagesWorthAUnit {
 		return w.closeUnit(ctx)
@@ -246,38 +308,21 @@ func (w *changedWorker) wantsWhole(p *changedPart, chunk, n int) bool {
 	return p.base != nil && chunk < p.base.Len() && n+p.base.Patches(chunk) > has/2 && w.c.budget.take(has-n)
 }
 
-func (w *changedWorker) wholeChunk(ctx context.Context, f *os.File, p *changedPart, chunk int) error {
-	at := int64(p.n)*pieceBytes + int64(chunk)*repo.Grid
-	buf := w.local.buf[:min(repo.Grid, p.file.Size-at)]
-	if err := w.readPages(ctx, f, p, at, buf); err != nil {
+// take saves a chunk, or puts pages into units.
+func (w *changedWorker) take(ctx context.Context, p *changedPart, r pageRead, buf []byte) error {
+	if r.whole {
+		id, err := w.local.lane.Save(ctx, buf, w.c.s.cfg.Codec)
+		if p.whole == nil {
+			p.whole = map[int]seal.ChunkID{}
+		}
+		p.whole[int(r.page)/pagesOfChunk] = id
 		return err
 	}
-	id, err := w.local.lane.Save(ctx, buf, w.c.s.cfg.Codec)
-	if p.whole == nil {
-		p.whole = map[int]seal.ChunkID{}
-	}
-	p.whole[chunk] = id
-	return err
-}
-
-// patches puts pages into units, neighbours with one read.
-func (w *changedWorker) patches(ctx context.Context, f *os.File, p *changedPart, pages []uint16) error {
-	for len(pages) > 0 {
-		n, room := 1, pagesOfUnit-len(w.slots)
-		for n < min(len(pages), room) && pages[n] == pages[0]+uint16(n) {
-			n++
-		}
-		from := len(w.unit)
-		w.unit = w.unit[:from+n*repo.PageSize]
-		at := int64(p.n)*pieceBytes + int64(pages[0])*repo.PageSize
-		if err := w.readPages(ctx, f, p, at, w.unit[from:]); err != nil {
-			return err
-		}
-		for _, page := range pages[:n] {
-			p.patches = append(p.patches, repo.PagePatch{Page: page, Slot: uint8(len(w.slots))})
-			w.slots = append(w.slots, unitSlot{p, len(p.patches) - 1})
-		}
-		if pages = pages[n:]; len(w.slots) == pagesOfUnit {
+	for n := range r.n {
+		w.unit = append(w.unit, buf[int(n)*repo.PageSize:int(n+1)*repo.PageSize]...)
+		p.patches = append(p.patches, repo.PagePatch{Page: r.page + n, Slot: uint8(len(w.slots))})
+		w.slots = append(w.slots, unitSlot{p, len(p.patches) - 1})
+		if len(w.slots) == pagesOfUnit {
 			if err := w.closeUnit(ctx); err != nil {
 				return err
 			}
@@ -287,7 +332,7 @@ func (w *changedWorker) patches(ctx context.Context, f *os.File, p *changedPart,
 }
 
 // readPages reads and checks pages. What was cut off meanwhile is zeros: replay of the log cuts it off too.
-func (w *changedWorker) readPages(ctx context.Context, f *os.File, p *changedPart, at int64, buf []byte) error {
+func (w *changedWorker) readPages(ctx context.Context, f openFile, p *changedPart, at int64, buf []byte) error {
 	n, err := f.ReadAt(buf, at)
 	if n < len(buf) {
 		if !isEOF(err) {

@@ -35,26 +35,35 @@ type proof struct {
 	m           *changed.Map
 	tablespaces string // the server's folder in tablespaces
 	blocks      uint32 // of a segment
-	hintsLogged bool   // no bit of a page changes without the log
-	pages       int64  // that were compared
-	files       int    // of which there were any
+	checksums   bool
+	hintsLogged bool  // no bit of a visibility map changes without the log
+	pages       int64 // that were compared
+	files       int   // of which there were any
 	missed      []Missed
 }
 
 func (s *snapshot) proof(m *changed.Map) *proof {
-	return &proof{m: m, tablespaces: s.info.TablespaceDir(), blocks: s.info.SegmentBlocks, hintsLogged: s.info.Checksums || s.info.Settings.WALLogHints}
+	// wal_log_hints alone does not count: without checksums nobody sees that a page was read half old, half new.
+	return &proof{m: m, tablespaces: s.info.TablespaceDir(), blocks: s.info.SegmentBlocks, checksums: s.info.Checksums, hintsLogged: s.info.Checksums}
 }
 
 // page compares two versions of a page that the map says nothing of. Replay from the later snapshot's beginning mends
 // what was changed behind it.
-func (p *proof) page(path string, block uint32, was, is []byte) {
+//
+// Every record but one sets the LSN of the pages that it changes, the one that clears bits in the visibility map. In
+// other forks a difference below an equal LSN is of hint bits, killed index entries or SP-GiST's cache: even with
+// checksums they are logged only at the first change behind a checkpoint, and a standby has them not as its primary.
+func (p *proof) page(path string, fork cluster.Fork, block uint32, was, is []byte) {
 	p.pages++
 	if bytes.Equal(was, is) {
 		return
 	}
 	before, now := wal.LSN(page.LSN(was)), wal.LSN(page.LSN(is))
-	if now >= p.m.End || before >= p.m.End || before == now && (!p.hintsLogged || neverLogged(is)) {
+	if now >= p.m.End || before >= p.m.End || before == now && (fork != cluster.VM || !p.hintsLogged) {
 		return
+	}
+	if _, err := page.Verify(is, block, p.checksums); err != nil {
+		return // damaged, which is told elsewhere, or torn: its record is behind the end
 	}
 	if len(p.missed) < maxMissed {
 		p.missed = append(p.missed, Missed{path, block, before, now})
@@ -104,14 +113,14 @@ func (p *proof) file(ctx context.Context, r cluster.Relation, path string, was, 
 			}
 		}
 		first := r.FirstBlock(p.blocks) + uint32(n)*pagesOfPart
-		if err := p.part(ctx, path, first, change, before, now, old, fresh); err != nil {
+		if err := p.part(ctx, path, r.Fork, first, change, before, now, old, fresh); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *proof) part(ctx context.Context, path string, first uint32, change changed.Change, before, now *repo.FilePart, old, fresh *repo.Reader) error {
+func (p *proof) part(ctx context.Context, path string, fork cluster.Fork, first uint32, change changed.Change, before, now *repo.FilePart, old, fresh *repo.Reader) error {
 	var differ []int
 	for i := range now.Len() {
 		is, whole := now.Whole(i)
@@ -136,7 +145,7 @@ func (p *proof) part(ctx context.Context, path string, first uint32, change chan
 			if at+repo.PageSize > len(was) || change.Has(block) {
 				continue // behind the end of what was there: read in any case
 			}
-			p.page(path, block, was[at:at+repo.PageSize], is[at:at+repo.PageSize])
+			p.page(path, fork, block, was[at:at+repo.PageSize], is[at:at+repo.PageSize])
 		}
 		return nil
 	}, nil)

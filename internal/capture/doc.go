@@ -9,6 +9,12 @@
 //	wait until the repository holds the log from the backup's start to its end
 //	sort the entries into the tree; commit
 //
+// A later snapshot takes from the one before what the log does not name (ScanChanged; docs/decisions/0013):
+//
+//	find the last checkpoint; join what the log changed since the snapshot before → a map of blocks
+//	clusterFiles, beside or over SQL: facts of files → parts with changed pages → workers, as above
+//	compare a sample with what is stored; edit the tree
+//
 // The log (LogWriter, StreamLog) is received over the replication protocol, spooled, and stored as finished
 // blocks and, every second, as a piece of the unfinished one; Push is the classic way by archive_command. Beside each
 // block goes a summary of what it changed, from which ChangedBlocks tells which pages a snapshot has to read.

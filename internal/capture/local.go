@@ -3,17 +3,15 @@ package capture
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
-	"os"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
-	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
@@ -25,6 +23,7 @@ const pieceBytes = repo.ListLen * repo.Grid
 // local reads the data directory beside the running server.
 func (s *snapshot) local(ctx context.Context) (cluster.Result, error) {
 	began := time.Now()
+	s.files = localFiles{s.cfg.DataDir}
 	a, err := s.forceCheckpoint(ctx)
 	if err != nil {
 		return cluster.Result{}, err
@@ -74,7 +73,7 @@ func (s *snapshot) readFiles(ctx context.Context) error {
 	checkers := make([]pageChecker, s.cfg.Workers)
 	for i := range checkers {
 		checkers[i] = pageChecker{checksums: s.info.Checksums, segmentBlocks: s.info.SegmentBlocks}
-		w := &localWorker{s: s, lane: s.w.Lane(), check: &checkers[i], buf: make([]byte, repo.Grid), progress: progress}
+		w := &localWorker{s: s, lane: s.w.Lane(), files: localFiles{s.cfg.DataDir}, check: &checkers[i], buf: make([]byte, repo.Grid), progress: progress}
 		senders.Go(func() error { return w.run(sctx, pieces, done) })
 	}
 	all.Go(func() error {
@@ -140,6 +139,7 @@ func send[T any](ctx context.Context, to chan<- T, v T) error {
 type localWorker struct {
 	s        *snapshot
 	lane     *repo.Lane
+	files    fileReader
 	check    *pageChecker
 	buf      []byte
 	progress func(int)
@@ -168,19 +168,23 @@ func (w *localWorker) run(ctx context.Context, pieces <-chan piece, done chan<- 
 
 // read saves one piece's chunks and their list.
 func (w *localWorker) read(ctx context.Context, p piece) error {
-	f, err := os.Open(p.file.Source)
+	err := w.readPiece(ctx, p)
 	if errors.Is(err, fs.ErrNotExist) {
 		p.file.gone.Store(true) // dropped: replay of the log drops it too
 		return nil
 	}
+	return err
+}
+
+func (w *localWorker) readPiece(ctx context.Context, p piece) error {
+	f, err := w.files.open(ctx, p.file.Path)
 	if err != nil {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
 	from := int64(p.list) * pieceBytes
 	to := min(from+pieceBytes, p.file.Size)
-	// Best effort: the kernel then reads ahead in large steps instead of waiting for each of ours.
-	unix.Fadvise(int(f.Fd()), from, to-from, unix.FADV_SEQUENTIAL) //nolint:errcheck // only advice
+	readAhead(f, from, to-from)
 	ids := make([]seal.ChunkID, 0, (to-from+repo.Grid-1)/repo.Grid)
 	for at := from; at < to; {
 		buf, err := w.fill(f, p.file, at, to)
@@ -212,7 +216,7 @@ func (w *localWorker) read(ctx context.Context, p piece) error {
 
 // fill reads the chunk at offset at. A relation that was truncated meanwhile is filled up with zeros, as
 // PostgreSQL's own base backup does: replay of the log truncates it. Other files end where they end.
-func (w *localWorker) fill(f *os.File, file *localFile, at, to int64) ([]byte, error) {
+func (w *localWorker) fill(f io.ReaderAt, file *localFile, at, to int64) ([]byte, error) {
 	buf := w.buf[:min(repo.Grid, to-at)]
 	n, err := f.ReadAt(buf, at)
 	if n == len(buf) {
@@ -226,15 +230,6 @@ func (w *localWorker) fill(f *os.File, file *localFile, at, to int64) ([]byte, e
 		return buf, nil
 	}
 	return buf[:n], nil
-}
-
-// readControl reads pg_control, last of all: a backup of a standby takes its end from it.
-func (s *snapshot) readControl(ctx context.Context) error {
-	_, content, err := control.Read(ctx, s.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	return s.saveControl(ctx, content)
 }
 
 func (s *snapshot) saveControl(ctx context.Context, content []byte) error {

@@ -120,14 +120,14 @@ func equalsServer(t *testing.T, s *pgtest.Server, log *repo.Log, tl wal.Timeline
 // running is a stream under test.
 type running struct {
 	*capture.LogStream
-	t      *testing.T
+	t      testing.TB
 	cancel context.CancelFunc
 	done   chan error
 	err    error
 	ended  sync.Once
 }
 
-func startStream(t *testing.T, cfg capture.StreamConfig) *running {
+func startStream(t testing.TB, cfg capture.StreamConfig) *running {
 	t.Helper()
 	if cfg.Slot == "" {
 		cfg.Slot = "holdfast"

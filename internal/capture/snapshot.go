@@ -78,19 +78,18 @@ func Snapshot(ctx context.Context, r *repo.Repository, cfg SnapshotConfig) (*Sna
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
 	s := &snapshot{repo: r, cfg: cfg, conn: conn, info: info, report: &SnapshotReport{}}
-	defer func() { s.conn.Close(context.WithoutCancel(ctx)) }() //nolint:errcheck // the backup's end was checked
+	defer func() { _ = s.conn.Close(context.WithoutCancel(ctx)) }() // the backup's end was checked
 	if cfg.AfterCheckpoint {
 		if err := needed(ctx, conn, r, cfg.System); err != nil {
 			return nil, err
 		}
 	}
-	w, err := r.Begin(ctx, cfg.System, cfg.Group)
+	s.w, err = r.Begin(ctx, cfg.System, cfg.Group)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
-	s.w = w
 	err = s.take(ctx)
-	if err = errors.Join(err, w.Close(context.WithoutCancel(ctx))); err != nil {
+	if err = errors.Join(err, s.w.Close(context.WithoutCancel(ctx))); err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
 	s.report.Total = time.Since(began)
@@ -154,6 +153,8 @@ type snapshot struct {
 	before    *base           // the snapshot before, or
 	beforeErr error           // why it cannot serve
 	edits     []repo.TreeEdit // where it takes what changed: what differs from the snapshot before
+	files     clusterFiles    // where they are read, but for BASE_BACKUP
+	least     logPosition     // the log has to be replayed so far at least, before what is taken over is consistent
 }
 
 // treeEntry is a finished entry. About 200 bytes are kept for each file of the cluster, and 32 for each 128 MiB
@@ -174,7 +175,7 @@ func (s *snapshot) take(ctx context.Context) error {
 		return interrupted(err)
 	}
 	began := time.Now()
-	if s.cfg.DataDir != "" {
+	if s.cfg.DataDir != "" && result.Stop > s.least.lsn { // up to there it came with the snapshot before
 		if err := s.bringTail(ctx, end.Timeline, result.Start, result.Stop); err != nil {
 			return fmt.Errorf("the log from %s to %s: %w", result.Start, result.Stop, err)
 		}
@@ -193,38 +194,39 @@ func (s *snapshot) take(ctx context.Context) error {
 	if err := s.w.Commit(ctx, m); err != nil {
 		return err
 	}
-	if s.cfg.Scan == ScanFull && s.cfg.DataDir != "" {
-		return s.prove(ctx, m, result.Start)
+	if s.cfg.Scan == ScanFull {
+		if err := s.prove(ctx, m, result.Start); err != nil { // the snapshot exists all the same
+			s.report.NotCompared = err.Error()
+		}
 	}
 	return nil
 }
 
 // content stores what the snapshot consists of: what changed since the snapshot before, which it returns, or everything.
 func (s *snapshot) content(ctx context.Context) (cluster.Result, *base, error) {
-	if s.cfg.DataDir == "" {
-		s.report.FullScan = "it is taken from afar"
-	} else if s.before, s.beforeErr = s.base(ctx); s.cfg.Scan == ScanFull {
+	if s.before, s.beforeErr = s.base(ctx); s.cfg.Scan == ScanFull {
 		s.report.FullScan = "it was asked for"
 	} else {
 		b, err := s.before, s.beforeErr
 		var result cluster.Result
 		if err == nil {
+			err = s.openFiles(ctx)
+		}
+		if err == nil {
 			result, err = s.changes(ctx, b)
+			s.files.close(ctx)
 		}
 		var doubt *doubtError
 		if !errors.As(err, &doubt) {
 			return result, b, err
 		}
 		// What was stored so far is found again by its content.
-		s.entries, s.edits, s.links = nil, nil, nil
+		s.entries, s.edits, s.links, s.least = nil, nil, nil, logPosition{}
 		s.report = &SnapshotReport{FullScan: doubt.reason, Missed: s.report.Missed}
-		if s.conn.Ping(ctx) != nil { // it was closed with the backup that was given up
-			var err error
-			if s.conn, s.info, err = s.cfg.connect(ctx); err != nil {
-				return cluster.Result{}, nil, err
-			}
-		}
 		s.cfg.Log.Info("the snapshot reads everything", dr.KeySystem, s.cfg.System, dr.KeyReason, doubt.reason)
+		if err := s.again(ctx); err != nil {
+			return cluster.Result{}, nil, err
+		}
 	}
 	s.size = cluster.DatabaseBytes(ctx, s.conn)
 	if s.cfg.DataDir == "" {
@@ -233,6 +235,49 @@ func (s *snapshot) content(ctx context.Context) (cluster.Result, *base, error) {
 	}
 	result, err := s.local(ctx)
 	return result, nil, err
+}
+
+// openFiles finds a way to read single pages.
+func (s *snapshot) openFiles(ctx context.Context) error {
+	if s.cfg.DataDir != "" {
+		s.files = localFiles{s.cfg.DataDir}
+		return nil
+	}
+	if err := cluster.CheckPrivileges(ctx, s.conn, s.info, cluster.ForFiles); err != nil {
+		return lacking(err)
+	}
+	host, err := oneHost(ctx, s.cfg.Connection)
+	if err != nil {
+		return err
+	}
+	files, err := openSQLFiles(ctx, host, s.info, s.workers()+1)
+	if err != nil {
+		return sqlError(err)
+	}
+	s.files = files
+	return nil
+}
+
+// workers returns how many read what changed.
+func (s *snapshot) workers() int {
+	if s.cfg.DataDir == "" {
+		return min(s.cfg.Workers, maxSQLWorkers)
+	}
+	return s.cfg.Workers
+}
+
+// again connects anew: a backup that was given up takes its connection with it, and the server may have been promoted.
+func (s *snapshot) again(ctx context.Context) error {
+	conn, info, err := s.cfg.connect(ctx)
+	if err == nil && info.SystemID != s.info.SystemID {
+		err = errors.Join(fmt.Errorf("the connection leads to another cluster now (system identifier %d)", info.SystemID), conn.Close(context.WithoutCancel(ctx)))
+	}
+	if err != nil {
+		return err
+	}
+	_ = s.conn.Close(context.WithoutCancel(ctx)) // nothing of it counts
+	s.conn, s.info = conn, info
+	return nil
 }
 
 // manifest puts the entries into the tree and describes the snapshot.

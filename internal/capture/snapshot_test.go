@@ -18,7 +18,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
-func newRepository(t *testing.T) *repo.Repository {
+func newRepository(t testing.TB) *repo.Repository {
 	t.Helper()
 	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
 	if err != nil {

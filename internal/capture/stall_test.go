@@ -109,22 +109,22 @@ func TestSnapshotFromAStoreThatHangs(t *testing.T) {
 		_, err = capture.Snapshot(ctx, r, cfg)
 		return errors.Join(err, r.Close())
 	}
-	undisturbed := storetest.NewFaulty(before.Clone())
-	if err := take(t.Context(), undisturbed, true); err != nil {
-		t.Fatal(err)
-	}
-	kinds := map[storetest.Call]bool{}
-	for _, c := range undisturbed.Calls() {
-		folder, _, _ := strings.Cut(c.Name, "/")
-		if c.Op != "delete" { // of the intent, at the end: it has half a minute, and nobody needs it
-			kinds[storetest.Call{Op: c.Op, Name: folder}] = true
+	for _, local := range []bool{true, false} {
+		undisturbed := storetest.NewFaulty(before.Clone())
+		if err := take(t.Context(), undisturbed, local); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if len(kinds) < 8 {
-		t.Errorf("a snapshot makes only calls of the kinds %v", kinds)
-	}
-	for kind := range kinds {
-		for _, local := range []bool{true, false} {
+		kinds := map[storetest.Call]bool{}
+		for _, c := range undisturbed.Calls() {
+			folder, _, _ := strings.Cut(c.Name, "/")
+			if c.Op != "delete" { // of the intent, at the end: it has half a minute, and nobody needs it
+				kinds[storetest.Call{Op: c.Op, Name: folder}] = true
+			}
+		}
+		if len(kinds) < 8 {
+			t.Errorf("a snapshot makes only calls of the kinds %v", kinds)
+		}
+		for kind := range kinds {
 			st := before.Clone()
 			faulty := storetest.NewFaulty(st)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -134,11 +134,11 @@ func TestSnapshotFromAStoreThatHangs(t *testing.T) {
 			err := take(ctx, faulty, local)
 			cancel()
 			if faulty.Fired() == 0 || err == nil || !errors.Is(err, context.Canceled) {
-				t.Errorf("%s of %s hung %d times until the snapshot was cancelled, which says %v", kind.Op, kind.Name, faulty.Fired(), err)
+				t.Errorf("local=%v: %s of %s hung %d times until the snapshot was cancelled, which says %v", local, kind.Op, kind.Name, faulty.Fired(), err)
 			}
 			s.Until(t, "", "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'holdfast%'", "0")
 			if err := take(t.Context(), st, local); err != nil {
-				t.Errorf("after %s of %s hung: %v", kind.Op, kind.Name, err)
+				t.Errorf("local=%v: after %s of %s hung: %v", local, kind.Op, kind.Name, err)
 			}
 			wantSound(t, st)
 		}

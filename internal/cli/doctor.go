@@ -214,6 +214,12 @@ func (e *examination) database(ctx context.Context, s workspace.System) {
 		return
 	}
 	e.ok("PostgreSQL %s answers and can be captured", info.Version())
+	if !s.Postgres.Local() {
+		if err := cluster.CheckPrivileges(ctx, conn, info, cluster.ForFiles); err != nil {
+			x := explain(err)
+			e.warn("every snapshot from afar reads everything", x.Reason, x.Next)
+		}
+	}
 	if !info.Checksums {
 		e.warn("page checksums are off", "damage of the disk is found only when somebody reads the page", "pg_checksums --enable while the server is stopped")
 	}

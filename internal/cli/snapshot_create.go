@@ -27,10 +27,10 @@ func newSnapshotCreateCommand(a *app) *cobra.Command {
 		Use:   "create SYSTEM",
 		Short: "Take a snapshot now",
 		Long: `Takes a snapshot of a running database: beside it from its data directory, or, where the configuration names
-none, from afar over the replication protocol. When the command ends with 0 the snapshot is durable and can be
+none, from afar over the replication protocol and SQL. When the command ends with 0 the snapshot is durable and can be
 recovered alone: the log that it needs is in the repository too.
 
-Beside the database it reads what changed since the last snapshot: the pages that the log names, and the few files
+It reads what changed since the last snapshot: the pages that the log names, and the few files
 that no log describes. Recovery then begins at the last checkpoint that the server has completed; nothing is asked of
 the server unless there was none since the last snapshot. Where it is not certain what changed, it says why, and reads
 everything. --full-scan reads everything, compares it with what the log told, and names every page that the log should

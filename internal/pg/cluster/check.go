@@ -56,6 +56,7 @@ const (
 	ForBackup      Need = 1 << iota // BeginBackup
 	ForReplication                  // RemoteBackup and the log stream
 	ForDataDir                      // to find the data directory without being told
+	ForFiles                        // WalkServer, and to read single pages over SQL
 )
 
 // CheckPrivileges returns an error that names every privilege that the connected role lacks, with the statements
@@ -83,6 +84,15 @@ func CheckPrivileges(ctx context.Context, conn *pgx.Conn, i Info, need Need) err
 	if need&ForBackup != 0 && !(canStart && canStop) {
 		lack("to begin and end a backup", fmt.Sprintf("GRANT EXECUTE ON FUNCTION %s, %s TO %s;", start, stop, name))
 	}
+	if need&ForFiles != 0 {
+		statement, err := lackedFileFunctions(ctx, conn, name)
+		if err != nil {
+			return err
+		}
+		if statement != "" {
+			lack("to read single pages of its files", statement)
+		}
+	}
 	if need&ForReplication != 0 && !replication {
 		lack("to replicate", fmt.Sprintf("ALTER ROLE %s REPLICATION;", name))
 	}
@@ -97,4 +107,22 @@ func CheckPrivileges(ctx context.Context, conn *pgx.Conn, i Info, need Need) err
 		Reason: "it lacks the right " + strings.Join(missing, ", and the right "),
 		Next:   "as a superuser, in the database that is connected to: " + strings.Join(mend, " "),
 	}
+}
+
+// fileFunctions read the files of a server's data directory over SQL. No more is needed for paths below it.
+var fileFunctions = []string{
+	"pg_read_binary_file(text, bigint, bigint, boolean)", "pg_stat_file(text, boolean)", "pg_ls_dir(text, boolean, boolean)",
+}
+
+// lackedFileFunctions returns the statement that grants what a role lacks of them.
+func lackedFileFunctions(ctx context.Context, conn *pgx.Conn, name string) (string, error) {
+	var ok bool
+	err := conn.QueryRow(ctx, "SELECT bool_and(has_function_privilege(f, 'EXECUTE')) FROM unnest($1::text[]) AS f", fileFunctions).Scan(&ok)
+	if err != nil {
+		return "", fmt.Errorf("ask for the role's privileges: %w", err)
+	}
+	if ok {
+		return "", nil
+	}
+	return fmt.Sprintf("GRANT EXECUTE ON FUNCTION %s TO %s;", strings.Join(fileFunctions, ", "), name), nil
 }

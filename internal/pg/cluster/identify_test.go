@@ -117,7 +117,7 @@ func TestPrivilegesAreNamedAndMended(t *testing.T) {
 			if _, err := cluster.ConnectReplication(t.Context(), as); err == nil || dr.Advice(err) == "" || strings.Contains(err.Error(), "SQLSTATE") {
 				t.Errorf("replication without privilege: %v", err)
 			}
-			const all = cluster.ForBackup | cluster.ForReplication | cluster.ForDataDir
+			const all = cluster.ForBackup | cluster.ForReplication | cluster.ForDataDir | cluster.ForFiles
 			err = cluster.CheckPrivileges(t.Context(), conn, i, all)
 			if err == nil {
 				t.Fatal("a role without any privilege may do all")

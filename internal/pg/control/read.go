@@ -20,8 +20,13 @@ const (
 // for a fifth of a second (PostgreSQL's own tools do the same), and only then is the *TornError returned.
 func Read(ctx context.Context, dataDir string) (Data, []byte, error) {
 	path := filepath.Join(dataDir, filepath.FromSlash(Path))
+	return ReadWith(ctx, path, func() ([]byte, error) { return readFile(path) })
+}
+
+// ReadWith is Read for a file that read reads, and an error names.
+func ReadWith(ctx context.Context, path string, read func() ([]byte, error)) (Data, []byte, error) {
 	for try := 1; ; try++ {
-		b, err := readFile(path)
+		b, err := read()
 		if err != nil {
 			return Data{}, nil, err
 		}

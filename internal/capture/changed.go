@@ -96,8 +96,12 @@ func (s *snapshot) way(ctx context.Context) (*wal.Timelines, error) {
 	if s.info.Timeline == 1 {
 		return &wal.Timelines{Timeline: 1}, nil
 	}
-	content, err := os.ReadFile(filepath.Join(s.cfg.DataDir, "pg_wal", wal.HistoryName(s.info.Timeline)))
-	if err != nil { // removed by hand, perhaps: what receives the log has stored it
+	var content []byte
+	err := errors.New("it is not at hand")
+	if s.cfg.DataDir != "" {
+		content, err = os.ReadFile(filepath.Join(s.cfg.DataDir, "pg_wal", wal.HistoryName(s.info.Timeline)))
+	}
+	if err != nil { // or removed by hand, perhaps: what receives the log has stored it
 		content, err = s.repo.Log(s.cfg.System).File(ctx, pg.HistoryFile(s.info.Timeline))
 	}
 	if err != nil {

@@ -57,7 +57,7 @@ psql -c "INSERT INTO pgbench_branches SELECT i, 0 FROM generate_series(1, $SCALE
 ctl source -m fast stop
 ctl source start
 hf repo init > /dev/null
-hf agent > "$DIR/agent.log" 2>&1 &
+(cd "$DIR" && exec setpriv --reuid=postgres --regid=postgres --init-groups env HOME="$DIR" "$DIR/holdfast" --config "$DIR/holdfast.yaml" --no-progress agent) > "$DIR/agent.log" 2>&1 &
 agent=$!
 hf snapshot create bench
 hf restore bench --to "$DIR/apart" > /dev/null

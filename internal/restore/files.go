@@ -42,8 +42,12 @@ type piece struct {
 	n    int // number of the list
 }
 
-// syncers sync files beside the workers: they wait for the disk, and the workers for the processor.
-const syncers = 4
+// Syncers sync files beside the workers: they wait for the disk, and the workers for the processor. Where most files are
+// kept, these waits are all that is left, and the disk answers many of them at once.
+const (
+	syncersOfWritten = 4
+	syncersOfKept    = 32
+)
 
 // writeFiles restores the content of all files but pg_control.
 func (x *run) writeFiles(ctx context.Context) error {
@@ -51,6 +55,10 @@ func (x *run) writeFiles(ctx context.Context) error {
 	x.progress.total.Store(x.total)
 	eg, ctx := errgroup.WithContext(ctx)
 	pieces := make(chan piece)
+	syncers := syncersOfWritten
+	if x.known != nil {
+		syncers = syncersOfKept
+	}
 	whole := make(chan *file, syncers)
 	var damage damageList
 

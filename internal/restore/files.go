@@ -39,6 +39,9 @@ type piece struct {
 	n    int // number of the list
 }
 
+// gatherMemory is what all workers together gather changed pages in.
+const gatherMemory = 256 << 20
+
 // syncers sync files beside the workers: they wait for the disk, and the workers for the processor.
 const syncers = 4
 
@@ -66,6 +69,7 @@ func (x *run) writeFiles(ctx context.Context) error {
 			}
 			w := worker{x: x, reader: x.repo.Reader(), damage: &damage, freeHave: func() error { return nil }}
 			w.reader.Into(b)
+			w.reader.GatherAtMost(gatherMemory / x.opts.Workers)
 			return errors.Join(w.run(ctx, pieces, whole), w.freeHave(), free())
 		})
 	}

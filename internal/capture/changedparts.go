@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -15,8 +14,10 @@ const (
 	pagesOfChunk = repo.Grid / repo.PageSize
 	pagesOfPart  = repo.ListLen * pagesOfChunk
 
-	// A unit gathers so many changed pages: more compress better, and cost more to read for one of them.
+	// A unit gathers about so many changed pages: more compress better, and cost more to read when few of them still count
+	// (docs/decisions/0014). What a part has beyond a multiple of it is spread over its units.
 	pagesOfUnit = 32
+	mostOfUnit  = pagesOfUnit * 3 / 2
 	// A unit that has so many is not continued with pages of the next part: who restores a part then reads little
 	// that belongs to others.
 	pagesWorthAUnit = 8
@@ -140,18 +141,6 @@ func (c *changedFiles) done(f *changedFile) {
 	c.ended(f)
 }
 
-// rewriteBudget bounds how many pages that did not change are stored again, so that chunks with many patched pages
-// become whole: a tenth of those that did change.
-type rewriteBudget struct{ earned, spent atomic.Int64 }
-
-func (b *rewriteBudget) take(pages int) bool {
-	if b.spent.Add(int64(pages)) <= b.earned.Load()/10 {
-		return true
-	}
-	b.spent.Add(-int64(pages))
-	return false
-}
-
 // changedWorker reads and stores changed pages: one goroutine, one lane.
 type changedWorker struct {
 	c      *changedFiles
@@ -159,6 +148,8 @@ type changedWorker struct {
 	reader *repo.Reader
 	unit   []byte
 	slots  []unitSlot // whose pages the unit holds
+	full   int        // how many it shall have
+	left   int        // pages of the part that are not read yet
 }
 
 // unitSlot names a patch that waits for its unit's ID.
@@ -169,7 +160,7 @@ type unitSlot struct {
 
 func newChangedWorker(c *changedFiles, check *pageChecker) *changedWorker {
 	return &changedWorker{
-		c: c, reader: c.s.repo.Reader(), unit: make([]byte, 0, pagesOfUnit*repo.PageSize),
+		c: c, reader: c.s.repo.Reader(), unit: make([]byte, 0, mostOfUnit*repo.PageSize),
 		local: localWorker{s: c.s, lane: c.s.w.Lane(), check: check, buf: make([]byte, repo.Grid), progress: func(int) {}},
 	}
 }
@@ -213,14 +204,15 @@ func (w *changedWorker) part(ctx context.Context, p *changedPart) error {
 			return err
 		}
 	}
-	w.c.budget.earned.Add(int64(len(p.pages)))
+	w.left = len(p.pages)
+	w.full = unitSize(len(w.slots) + w.left)
 	for pages := p.pages; len(pages) > 0; {
 		chunk := int(pages[0]) / pagesOfChunk
 		n := 1
 		for n < len(pages) && int(pages[n])/pagesOfChunk == chunk {
 			n++
 		}
-		if w.wantsWhole(p, chunk, n) {
+		if p.wantsWhole(chunk, n) {
 			err = w.wholeChunk(ctx, f, p, chunk)
 		} else {
 			err = w.patches(ctx, f, p, pages[:n])
@@ -228,7 +220,7 @@ func (w *changedWorker) part(ctx context.Context, p *changedPart) error {
 		if err != nil {
 			return err
 		}
-		pages = pages[n:]
+		pages, w.left = pages[n:], w.left-n
 	}
 	if len(w.slots) >= pagesWorthAUnit {
 		return w.closeUnit(ctx)
@@ -236,14 +228,18 @@ func (w *changedWorker) part(ctx context.Context, p *changedPart) error {
 	return nil
 }
 
-// wantsWhole tells whether a chunk of which n pages are read is stored whole: where most of it changed anyway, or where
-// so many of its pages are patched already that it is time.
-func (w *changedWorker) wantsWhole(p *changedPart, chunk, n int) bool {
+// wantsWhole tells whether a chunk of which n pages are read is stored whole: where most of it changed anyway. What many
+// snapshots together have changed becomes whole when it is optimized, which knows what a restore gains by it.
+func (p *changedPart) wantsWhole(chunk, n int) bool {
 	has := int(min(p.length()/repo.PageSize-int64(chunk)*pagesOfChunk, pagesOfChunk))
-	if n >= has*3/4 {
-		return true
-	}
-	return p.base != nil && chunk < p.base.Len() && n+p.base.Patches(chunk) > has/2 && w.c.budget.take(has-n)
+	return n >= has*3/4
+}
+
+// unitSize returns how many pages a unit shall have where n are to be stored: from three quarters of pagesOfUnit on, and
+// less than mostOfUnit.
+func unitSize(n int) int {
+	units := max(1, (n+pagesOfUnit/2)/pagesOfUnit)
+	return max((n+units-1)/units, pagesOfUnit*3/4)
 }
 
 func (w *changedWorker) wholeChunk(ctx context.Context, f *os.File, p *changedPart, chunk int) error {
@@ -262,8 +258,9 @@ func (w *changedWorker) wholeChunk(ctx context.Context, f *os.File, p *changedPa
 
 // patches puts pages into units, neighbours with one read.
 func (w *changedWorker) patches(ctx context.Context, f *os.File, p *changedPart, pages []uint16) error {
+	behind := w.left - len(pages)
 	for len(pages) > 0 {
-		n, room := 1, pagesOfUnit-len(w.slots)
+		n, room := 1, w.full-len(w.slots)
 		for n < min(len(pages), room) && pages[n] == pages[0]+uint16(n) {
 			n++
 		}
@@ -277,10 +274,11 @@ func (w *changedWorker) patches(ctx context.Context, f *os.File, p *changedPart,
 			p.patches = append(p.patches, repo.PagePatch{Page: page, Slot: uint8(len(w.slots))})
 			w.slots = append(w.slots, unitSlot{p, len(p.patches) - 1})
 		}
-		if pages = pages[n:]; len(w.slots) == pagesOfUnit {
+		if pages = pages[n:]; len(w.slots) >= w.full {
 			if err := w.closeUnit(ctx); err != nil {
 				return err
 			}
+			w.full = unitSize(len(pages) + behind)
 		}
 	}
 	return nil

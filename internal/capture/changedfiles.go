@@ -38,7 +38,7 @@ type changedFiles struct {
 	pages    int            // of batch
 	whole    map[database]bool
 	known    map[string]*repo.Entry // what the snapshot before has beside relations
-	mu       sync.Mutex // guards edits, stored by the workers too
+	mu       sync.Mutex             // guards edits, stored by the workers too
 	edits    map[string]repo.TreeEdit
 	examined map[relation]bool // of which all forks were looked at
 }

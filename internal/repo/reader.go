@@ -43,8 +43,8 @@ type Reader struct {
 	opened []byte
 	plain  []byte
 
-	gathered []byte    // pages of units, for Part and Pages
-	window   int       // how many of them at most
+	gathered []byte // pages of units, for Part and Pages
+	window   int    // how many of them at most
 	ahead    [requestsAhead][]byte
 	way      []wayNode // to the path that was looked up last
 }

@@ -133,7 +133,7 @@ func (a *agent) add(s config.System) error {
 	ops := &systemOperations{ws: open(), system: s, policy: policy, workers: a.share.workers, log: log}
 	k := &keeper{
 		system: s, policy: policy, site: a.config.RepositoryOf(s).Replicas[0].Site,
-		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows, retry: firstRetry},
+		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows, optimize: float64(policy.Optimize.Budget), retry: firstRetry},
 		file: &stateFile{path: filepath.Join(dir, "agent.json")}, ops: ops, heavy: a.share.heavy,
 		now: wallClock, log: log, failures: newFailures(), requests: requests,
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 )
 
 // task is what a keeper does by the clock.
@@ -15,10 +16,11 @@ const (
 	taskSnapshot   task = "snapshot"
 	taskRetention  task = "retention"
 	taskCollection task = "collection"
+	taskOptimize   task = "optimize"
 	taskCheck      task = "check"
 )
 
-var tasks = []task{taskSnapshot, taskRetention, taskCollection, taskCheck}
+var tasks = []task{taskSnapshot, taskRetention, taskCollection, taskOptimize, taskCheck}
 
 const (
 	// A task that failed is tried again after 30 s, 1, 2, 4 and 8 minutes; after that, or when it is due
@@ -43,6 +45,7 @@ type plan struct {
 	snapshots calendar
 	checks    calendar
 	windows   dr.Windows    // when a snapshot may begin
+	optimize  float64       // how much may be stored again, as a part of what snapshots store
 	retry     time.Duration // after the first failure; each time it doubles
 }
 
@@ -72,15 +75,16 @@ func decide(s State, now time.Time, p plan) action {
 
 // byUrgency returns the tasks in the order in which they are done when several are due. What a snapshot leaves to
 // be done comes before the next one: where snapshots take longer than their interval, one is always due. Whatever
-// fails comes after the snapshot, and so does a collection that no snapshot asked for.
+// fails comes after the snapshot, and so does a collection that no snapshot asked for. An optimization always does: it
+// spares time in a restore, and a snapshot that is late costs some.
 func byUrgency(s State) []task {
-	order := []task{taskSnapshot, taskRetention, taskCollection, taskCheck}
+	order := []task{taskSnapshot, taskRetention, taskCollection, taskOptimize, taskCheck}
 	if s.Snapshot.Pending {
 		return order
 	}
 	follows := func(t task) bool {
 		r := s.run(t)
-		return t != taskSnapshot && r.Pending && r.Failures == 0 && !r.Waits
+		return t != taskSnapshot && t != taskOptimize && r.Pending && r.Failures == 0 && !r.Waits
 	}
 	slices.SortStableFunc(order, func(a, b task) int {
 		switch fa, fb := follows(a), follows(b); {
@@ -101,6 +105,8 @@ func dueAt(t task, s State, now time.Time, p plan) time.Time {
 		return snapshotDue(s.Snapshot, now, p)
 	case taskRetention:
 		return pendingDue(s.Retention, now, p)
+	case taskOptimize:
+		return pendingDue(s.Optimize, now, p)
 	case taskCollection:
 		return collectionDue(s, now, p)
 	case taskCheck:
@@ -209,6 +215,10 @@ type outcome struct {
 	removed  int           // snapshots that retention forgot
 	waits    bool          // a collection waits for writers
 
+	stored        int64              // bytes that a snapshot had to store, before compression
+	rewritten     int64              // bytes that an optimization has stored again, before compression
+	fragmentation repo.Fragmentation // that it has left
+
 	problems int    // that a check found
 	damage   string // what they are; a check that finds damage has not failed
 }
@@ -222,7 +232,7 @@ func begun(s State, t task, now time.Time) State {
 }
 
 // ended returns the state after a task.
-func ended(s State, t task, now time.Time, o outcome) State {
+func ended(s State, t task, now time.Time, o outcome, p plan) State {
 	r := s.run(t)
 	r.Running = false
 	r.Finished = now
@@ -243,12 +253,19 @@ func ended(s State, t task, now time.Time, o outcome) State {
 		r.Pending = o.again
 		s.Last = o.last
 		s.Retention.Pending, s.Retention.Failures = true, 0
+		if p.optimize > 0 {
+			s.Optimize.Pending, s.Optimize.Failures = true, 0
+			s.Budget += int64(float64(o.stored) * p.optimize)
+		}
 	case taskRetention:
 		if o.removed > 0 {
 			s.Collection.Pending = true
 		}
 	case taskCollection:
 		r.Pending, r.Waits = o.waits, o.waits
+	case taskOptimize:
+		s.Budget = max(s.Budget-o.rewritten, 0)
+		s.Fragmentation = o.fragmentation.Ratio()
 	case taskCheck:
 		s.Damage = o.damage
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 )
 
 func mustTiming(t *testing.T, schedule string, jitter time.Duration, windows ...string) dr.Timing {
@@ -87,6 +88,9 @@ func TestDecide(t *testing.T) {
 		{"nor before a snapshot that is wanted", now, hourly, State{Snapshot: TaskRun{Succeeded: at("2026-03-02 13:00:00"), Pending: true}, Retention: TaskRun{Pending: true}}, action{task: taskSnapshot}},
 		{"retention gives up until the next snapshot", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Retention: TaskRun{Pending: true, Failures: 6, Finished: at("2026-03-02 14:04:00")}}, action{until: at("2026-03-02 15:00:00")}},
 		{"collection follows", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Collection: TaskRun{Pending: true}}, action{task: taskCollection}},
+		{"optimization follows", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Optimize: TaskRun{Pending: true}}, action{task: taskOptimize}},
+		{"optimization never comes before a snapshot", now, hourly, State{Snapshot: done("2026-03-02 13:00:00"), Optimize: TaskRun{Pending: true}}, action{task: taskSnapshot}},
+		{"optimization comes after what gives space back", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Optimize: TaskRun{Pending: true}, Collection: TaskRun{Pending: true}}, action{task: taskCollection}},
 		{"collection waits for a writer", now, hourly, State{Snapshot: done("2026-03-02 14:00:00"), Collection: TaskRun{Pending: true, Waits: true, Finished: at("2026-03-02 13:50:00"), Succeeded: at("2026-03-02 13:50:00")}}, action{until: at("2026-03-02 14:50:00")}},
 		{"collection once a day", "2026-03-03 00:00:00", hourly, State{Snapshot: done("2026-03-03 00:00:00")}, action{task: taskCollection}},
 		{"the hour that is skipped is made up for after the gap", "2026-03-29 01:59:00", early, State{Snapshot: done("2026-03-28 02:30:00"), Collection: done("2026-03-29 01:00:00")}, action{until: at("2026-03-29 03:30:00")}},
@@ -149,33 +153,45 @@ func TestTransitions(t *testing.T) {
 	if killed.Snapshot.Running || killed.Snapshot.Failures != 1 || killed.Snapshot.Error == "" {
 		t.Errorf("after a kill: %+v", killed.Snapshot)
 	}
-	if got := ended(s, taskSnapshot, t0.Add(time.Minute), outcome{err: boom, stopped: true}).Snapshot; got.Failures != 0 || got.Running || !got.Succeeded.IsZero() {
+	if got := ended(s, taskSnapshot, t0.Add(time.Minute), outcome{err: boom, stopped: true}, plan{}).Snapshot; got.Failures != 0 || got.Running || !got.Succeeded.IsZero() {
 		t.Errorf("after a clean stop: %+v", got)
 	}
-	bad := ended(s, taskSnapshot, t0.Add(time.Minute), outcome{err: boom})
+	bad := ended(s, taskSnapshot, t0.Add(time.Minute), outcome{err: boom}, plan{})
 	if bad.Snapshot.Failures != 1 || bad.Snapshot.Error != "boom" || bad.Retention.Pending {
 		t.Errorf("after a failure: %+v", bad)
 	}
 	last := &LastSnapshot{ID: "x", Started: t0, Finished: t0.Add(time.Minute)}
-	good := ended(begun(bad, taskSnapshot, t0), taskSnapshot, t0.Add(time.Minute), outcome{last: last})
+	good := ended(begun(bad, taskSnapshot, t0), taskSnapshot, t0.Add(time.Minute), outcome{last: last}, plan{})
 	if good.Snapshot.Failures != 0 || good.Snapshot.Succeeded != t0 || !good.Retention.Pending || good.Last != last {
 		t.Errorf("after a success: %+v", good)
 	}
-	if !ended(s, taskSnapshot, t0, outcome{last: last, again: true}).Snapshot.Pending {
+	if !ended(s, taskSnapshot, t0, outcome{last: last, again: true}, plan{}).Snapshot.Pending {
 		t.Error("a snapshot that begins before a gap is not wanted again")
 	}
-	kept := ended(begun(good, taskRetention, t0), taskRetention, t0, outcome{})
+	kept := ended(begun(good, taskRetention, t0), taskRetention, t0, outcome{}, plan{})
 	if kept.Retention.Pending || kept.Collection.Pending {
 		t.Errorf("after a retention that forgot nothing: %+v", kept)
 	}
-	if !ended(begun(good, taskRetention, t0), taskRetention, t0, outcome{removed: 1}).Collection.Pending {
+	if !ended(begun(good, taskRetention, t0), taskRetention, t0, outcome{removed: 1}, plan{}).Collection.Pending {
 		t.Error("no collection follows a retention that forgot something")
 	}
-	if w := ended(begun(kept, taskCollection, t0), taskCollection, t0, outcome{waits: true}).Collection; !w.Pending || !w.Waits || w.Failures != 0 {
+	if w := ended(begun(kept, taskCollection, t0), taskCollection, t0, outcome{waits: true}, plan{}).Collection; !w.Pending || !w.Waits || w.Failures != 0 {
 		t.Errorf("after a collection that waits: %+v", w)
 	}
-	if d := ended(begun(kept, taskCheck, t0), taskCheck, t0, outcome{damage: "pack x", problems: 1}); d.Damage != "pack x" || d.Check.Failures != 0 {
+	if d := ended(begun(kept, taskCheck, t0), taskCheck, t0, outcome{damage: "pack x", problems: 1}, plan{}); d.Damage != "pack x" || d.Check.Failures != 0 {
 		t.Errorf("after a check that found damage: %+v", d)
+	}
+	p := plan{optimize: 0.3}
+	earned := ended(s, taskSnapshot, t0, outcome{last: last, stored: 1000}, p)
+	if !earned.Optimize.Pending || earned.Budget != 300 {
+		t.Errorf("after a snapshot that stored 1000: %+v", earned)
+	}
+	spent := ended(begun(earned, taskOptimize, t0), taskOptimize, t0, outcome{rewritten: 200, fragmentation: repo.Fragmentation{Pages: 10, Decoded: 12}}, p)
+	if spent.Optimize.Pending || spent.Budget != 100 || spent.Fragmentation != 1.2 {
+		t.Errorf("after an optimization: %+v", spent)
+	}
+	if s := ended(s, taskSnapshot, t0, outcome{last: last, stored: 1000}, plan{}); s.Optimize.Pending || s.Budget != 0 {
+		t.Errorf("without a budget: %+v", s)
 	}
 	newer := &LastSnapshot{ID: "y", Started: t0.Add(time.Hour)}
 	if l := learned(bad, newer, false); l.Snapshot.Succeeded != newer.Started || l.Snapshot.Failures != 0 {

@@ -411,7 +411,7 @@ func (s *site) checked() {
 	o := &systemOperations{ws: workspace.New(c, log), system: system, policy: c.PolicyOf(system), log: log}
 	defer o.ws.Close()
 	o.policy.Check.Sample = 1
-	if got := o.do(s.t.Context(), taskCheck, nil); got.err != nil || got.damage != "" {
+	if got := o.do(s.t.Context(), job{task: taskCheck}, nil); got.err != nil || got.damage != "" {
 		s.t.Errorf("the check says %v, damage %q", got.err, got.damage)
 	}
 	packs, err := filepath.Glob(filepath.Join(s.dir, "repository", "packs", "*", "*", "*"))
@@ -421,7 +421,7 @@ func (s *site) checked() {
 	if err := os.Remove(packs[0]); err != nil {
 		s.t.Fatal(err)
 	}
-	if got := o.do(s.t.Context(), taskCheck, nil); got.err != nil || got.problems == 0 || !strings.Contains(got.damage, filepath.Base(packs[0])) {
+	if got := o.do(s.t.Context(), job{task: taskCheck}, nil); got.err != nil || got.problems == 0 || !strings.Contains(got.damage, filepath.Base(packs[0])) {
 		s.t.Errorf("after pack %s was lost the check says %v, damage %q", packs[0], got.err, got.damage)
 	}
 }

@@ -21,9 +21,16 @@ type operations interface {
 	// newest returns the newest snapshot that can be read and was begun before now, or nil; wanted tells that
 	// nothing after it can be recovered, because the log has a gap.
 	newest(ctx context.Context, now time.Time) (last *LastSnapshot, wanted bool, err error)
-	// settle gives the snapshots that an agent was taking when it died the outcome "aborted".
+	// settle gives the snapshots that an agent was taking, or writing anew, when it died the outcome "aborted".
 	settle(ctx context.Context) error
-	do(ctx context.Context, t task, progress dr.ProgressFunc) outcome
+	do(ctx context.Context, j job, progress dr.ProgressFunc) outcome
+}
+
+// job is a task to be done now.
+type job struct {
+	task   task
+	budget int64     // of an optimization: bytes that it may store again
+	until  time.Time // when the next snapshot is due: an optimization ends early then; zero: never
 }
 
 // logStream receives the log. It ends with ctx, or because a person must decide something.
@@ -145,7 +152,7 @@ func (k *keeper) resume(ctx context.Context) {
 		k.count(failureState)
 		k.log.Warn("the state cannot be read; what is due is found out from the repository", dr.KeyFile, k.file.path, dr.KeyError, err)
 	}
-	if s.Snapshot.Running {
+	if s.Snapshot.Running || s.Optimize.Running {
 		// Without this every collection would wait for the dead writer until its patience ends.
 		if err := k.ops.settle(ctx); err != nil && ctx.Err() == nil {
 			k.log.Warn("a snapshot that was interrupted cannot be settled; a collection does it later", dr.KeyError, err)
@@ -188,10 +195,10 @@ func (k *keeper) perform(ctx context.Context, t task) {
 	k.save()
 	began := time.Now()
 	k.log.Debug("task begins", "task", string(t))
-	o := k.ops.do(ctx, t, k.report)
+	o := k.ops.do(ctx, job{t, k.state.Budget, k.state.Next}, k.report)
 	o.stopped = o.err != nil && ctx.Err() != nil
 	k.mu.Lock()
-	k.state, k.task, k.progress = ended(k.state, t, k.now(), o), "", nil
+	k.state, k.task, k.progress = ended(k.state, t, k.now(), o, k.plan), "", nil
 	if o.err != nil && !o.stopped {
 		k.failures[string(t)]++
 	}

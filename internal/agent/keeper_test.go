@@ -49,7 +49,8 @@ func (j *journal) newest(context.Context, time.Time) (*LastSnapshot, bool, error
 	return j.last, j.wanted, nil
 }
 
-func (j *journal) do(ctx context.Context, t task, _ dr.ProgressFunc) outcome {
+func (j *journal) do(ctx context.Context, job job, _ dr.ProgressFunc) outcome {
+	t := job.task
 	j.mu.Lock()
 	began := j.now()
 	j.done[t] = append(j.done[t], began)

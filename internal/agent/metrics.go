@@ -61,6 +61,22 @@ var metrics = []metric{
 	snapshot("holdfast_snapshot_last_added_bytes", "Bytes that the newest snapshot added to the store.",
 		func(l *LastSnapshot) float64 { return float64(l.Added) }),
 	{
+		"holdfast_snapshot_fragmentation_ratio", "Pages decoded to read the newest snapshot, for each page that it has.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.State.Fragmentation > 0 {
+				emit(s.State.Fragmentation)
+			}
+		},
+	},
+	{
+		"holdfast_optimize_budget_bytes", "Bytes that may be stored again to bound the fragmentation, before compression.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.State.Fragmentation > 0 {
+				emit(float64(s.State.Budget))
+			}
+		},
+	},
+	{
 		"holdfast_snapshot_last_success", "1 where the last try to take a snapshot succeeded, otherwise 0.", prometheus.GaugeValue, nil,
 		func(s SystemStatus, emit func(float64, ...string)) {
 			if !s.State.Snapshot.Finished.IsZero() {

@@ -26,7 +26,7 @@ func fullStatus() Status {
 	return Status{Healthy: true, Systems: []SystemStatus{{
 		System: "orders-db", Repository: "main", Site: "here", RecoveryPoint: at, RPO: 5, RTO: 60, Healthy: true,
 		State: State{
-			Snapshot: run, Retention: run, Collection: run, Check: run, Next: at,
+			Snapshot: run, Retention: run, Collection: run, Check: run, Next: at, Optimize: run, Fragmentation: 1.2, Budget: 1000,
 			Last: &LastSnapshot{ID: "x", Started: at, Finished: at.Add(2 * time.Second), Bytes: 1000, Added: 10},
 		},
 		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30},

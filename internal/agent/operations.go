@@ -58,13 +58,13 @@ func (o *systemOperations) reopen() error {
 	return o.ws.Reopen(o.system.Repository)
 }
 
-func (o *systemOperations) do(ctx context.Context, t task, progress dr.ProgressFunc) outcome {
-	out := o.try(ctx, t, progress)
+func (o *systemOperations) do(ctx context.Context, j job, progress dr.ProgressFunc) outcome {
+	out := o.try(ctx, j, progress)
 	if rotated(out.err) {
 		if err := o.reopen(); err != nil {
 			return outcome{err: err}
 		}
-		out = o.try(ctx, t, progress)
+		out = o.try(ctx, j, progress)
 	}
 	return out
 }
@@ -74,22 +74,24 @@ func rotated(err error) bool {
 	return errors.Is(err, repo.ErrKeysRotated) || errors.Is(err, seal.ErrUnknownEpoch)
 }
 
-func (o *systemOperations) try(ctx context.Context, t task, progress dr.ProgressFunc) outcome {
+func (o *systemOperations) try(ctx context.Context, j job, progress dr.ProgressFunc) outcome {
 	sys, err := o.open(ctx)
 	if err != nil {
 		return outcome{err: err}
 	}
-	switch t {
+	switch j.task {
 	case taskSnapshot:
 		return o.snapshot(ctx, sys, progress)
 	case taskRetention:
 		return o.retain(ctx, sys)
 	case taskCollection:
 		return o.collect(ctx, sys, progress)
+	case taskOptimize:
+		return o.optimize(ctx, sys, j, progress)
 	case taskCheck:
 		return o.check(ctx, sys, progress)
 	}
-	return outcome{err: fmt.Errorf("task %q is unknown", t)}
+	return outcome{err: fmt.Errorf("task %q is unknown", j.task)}
 }
 
 func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
@@ -130,7 +132,7 @@ func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, p
 		// The snapshot is there. What the gaps say is asked for again before the next one.
 		o.log.Warn("the gaps of the log cannot be read", dr.KeyError, err)
 	}
-	return outcome{last: lastSnapshot(report.Snapshot), again: cutOff(report.Snapshot, gaps)}
+	return outcome{last: lastSnapshot(report.Snapshot), again: cutOff(report.Snapshot, gaps), stored: report.Snapshot.Written.NewBytes}
 }
 
 func lastSnapshot(m *repo.Manifest) *LastSnapshot {
@@ -162,7 +164,7 @@ func (o *systemOperations) newest(ctx context.Context, now time.Time) (*LastSnap
 		case l.Err != nil:
 			o.log.Error("a snapshot cannot be read", dr.KeySnapshot, l.ID, dr.KeyError, l.Err)
 		case l.Manifest.Started.After(now): // by a clock that is wrong, or was: it says nothing about today
-		case newest == nil || l.Manifest.Started.After(newest.Started):
+		case newest == nil || !l.Manifest.Started.Before(newest.Started): // of two of one moment the one that was written anew
 			newest = l.Manifest
 		}
 	}
@@ -217,6 +219,25 @@ func (o *systemOperations) collect(ctx context.Context, sys workspace.System, pr
 			dr.KeyBytes, report.RemovedBytes, "aborted", len(report.Aborted))
 	}
 	return outcome{waits: len(report.Pending) > 0}
+}
+
+// optimize makes the newest snapshot quicker to read, as far as the budget goes and until the next snapshot is due.
+func (o *systemOperations) optimize(ctx context.Context, sys workspace.System, j job, progress dr.ProgressFunc) outcome {
+	report, err := o.ws.Optimize(ctx, sys, repo.OptimizeOptions{
+		AtMost: max(j.budget, 1), // 0 would be no bound
+		Enough: func() bool { return !j.until.IsZero() && !time.Now().Before(j.until) }, Progress: progress,
+	})
+	if errors.Is(err, repo.ErrCollecting) {
+		o.log.Debug("optimization left to the next snapshot", dr.KeyError, err)
+		return outcome{fragmentation: report.Before}
+	}
+	out := outcome{err: err, fragmentation: report.After}
+	if report.Rewritten != "" {
+		out.rewritten = report.Bytes
+		o.log.Info("snapshot rewritten to be read quicker", dr.KeySnapshot, report.Rewritten, "was", report.Original, "parts", report.Parts,
+			dr.KeyBytes, report.Bytes, "fragmentation", report.After.Ratio(), "before", report.Before.Ratio())
+	}
+	return out
 }
 
 // check looks whether everything is there, and reads back a sample of it.

@@ -20,9 +20,13 @@ type State struct {
 	Retention  TaskRun       `json:"retention"`
 	Collection TaskRun       `json:"collection"`
 	Check      TaskRun       `json:"check"`
+	Optimize   TaskRun       `json:"optimize,omitzero"`
 	Last       *LastSnapshot `json:"last,omitempty"`   // the newest snapshot; nil where there is none
 	Damage     string        `json:"damage,omitempty"` // what the last check found; empty: nothing
 	Next       time.Time     `json:"next,omitzero"`    // when the next snapshot is due
+	// Budget is how many bytes an optimization may store again by now, before compression.
+	Budget        int64   `json:"budget,omitempty"`
+	Fragmentation float64 `json:"fragmentation,omitempty"` // of the newest snapshot when that was looked at last; 0: never
 }
 
 // TaskRun is how a task went.
@@ -57,6 +61,8 @@ func (s *State) run(t task) *TaskRun {
 		return &s.Collection
 	case taskCheck:
 		return &s.Check
+	case taskOptimize:
+		return &s.Optimize
 	}
 	return &s.Snapshot
 }

@@ -52,6 +52,21 @@ func (s *snapshot) base(ctx context.Context) (*base, error) {
 	if err != nil {
 		return nil, err
 	}
+	b, err := s.baseOf(ctx, m)
+	var doubt *doubtError
+	if !errors.As(err, &doubt) || m == nil {
+		return b, err
+	}
+	// An optimization may have put another snapshot of the same moment in its place since we looked.
+	now, again := s.repo.LatestSnapshot(ctx, s.cfg.System)
+	if again != nil || now == nil || now.ID == m.ID {
+		return nil, errors.Join(err, again)
+	}
+	return s.baseOf(ctx, now)
+}
+
+// baseOf looks whether a snapshot can serve as the base; nil is no snapshot.
+func (s *snapshot) baseOf(ctx context.Context, m *repo.Manifest) (*base, error) {
 	if m == nil {
 		return nil, doubtf("it is the first snapshot")
 	}

@@ -37,8 +37,7 @@ type changedFiles struct {
 	pages    int            // of batch
 	whole    map[database]bool
 	known    map[string]*repo.Entry // what the snapshot before has beside relations
-	budget   rewriteBudget
-	mu       sync.Mutex // guards edits, stored by the workers too
+	mu       sync.Mutex             // guards edits, stored by the workers too
 	edits    map[string]repo.TreeEdit
 	examined map[relation]bool     // of which all forks were looked at
 	facts    map[string]*fileFacts // of the files that are looked at next

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -14,8 +13,10 @@ const (
 	pagesOfChunk = repo.Grid / repo.PageSize
 	pagesOfPart  = repo.ListLen * pagesOfChunk
 
-	// A unit gathers so many changed pages: more compress better, and cost more to read for one of them.
+	// A unit gathers about so many changed pages: more compress better, and cost more to read when few of them still count
+	// (docs/decisions/0014). What a part has beyond a multiple of it is spread over its units.
 	pagesOfUnit = 32
+	mostOfUnit  = pagesOfUnit * 3 / 2
 	// A unit that has so many is not continued with pages of the next part: who restores a part then reads little
 	// that belongs to others.
 	pagesWorthAUnit = 8
@@ -143,18 +144,6 @@ func (c *changedFiles) done(f *changedFile) {
 	c.ended(f)
 }
 
-// rewriteBudget bounds how many pages that did not change are stored again, so that chunks with many patched pages
-// become whole: a tenth of those that did change.
-type rewriteBudget struct{ earned, spent atomic.Int64 }
-
-func (b *rewriteBudget) take(pages int) bool {
-	if b.spent.Add(int64(pages)) <= b.earned.Load()/10 {
-		return true
-	}
-	b.spent.Add(-int64(pages))
-	return false
-}
-
 // changedWorker reads and stores changed pages: one goroutine, one lane.
 type changedWorker struct {
 	c      *changedFiles
@@ -162,6 +151,8 @@ type changedWorker struct {
 	reader *repo.Reader
 	unit   []byte
 	slots  []unitSlot // whose pages the unit holds
+	full   int        // how many it shall have
+	left   int        // patches of the part that are not read yet
 }
 
 // unitSlot names a patch that waits for its unit's ID.
@@ -172,7 +163,7 @@ type unitSlot struct {
 
 func newChangedWorker(c *changedFiles, files fileReader, check *pageChecker) *changedWorker {
 	return &changedWorker{
-		c: c, reader: c.s.repo.Reader(), unit: make([]byte, 0, pagesOfUnit*repo.PageSize),
+		c: c, reader: c.s.repo.Reader(), unit: make([]byte, 0, mostOfUnit*repo.PageSize),
 		local: localWorker{s: c.s, lane: c.s.w.Lane(), files: files, check: check, buf: make([]byte, repo.Grid), progress: func(int) {}},
 	}
 }
@@ -216,8 +207,7 @@ func (w *changedWorker) plan(ctx context.Context, batch []*changedPart) (err err
 				return err
 			}
 		}
-		w.c.budget.earned.Add(int64(len(p.pages)))
-		w.cut(p)
+		p.cut()
 		for _, r := range p.reads {
 			reads = append(reads, fileRead{p.file.Path, at + int64(r.page)*repo.PageSize, r.bytes(p)})
 		}
@@ -227,14 +217,14 @@ func (w *changedWorker) plan(ctx context.Context, batch []*changedPart) (err err
 }
 
 // cut decides which chunks of a part are stored whole. Neighbours are read together.
-func (w *changedWorker) cut(p *changedPart) {
+func (p *changedPart) cut() {
 	for pages := p.pages; len(pages) > 0; {
 		chunk := pages[0] / pagesOfChunk
 		n := 1
 		for n < len(pages) && pages[n]/pagesOfChunk == chunk {
 			n++
 		}
-		if w.wantsWhole(p, int(chunk), n) {
+		if p.wantsWhole(int(chunk), n) {
 			p.reads = append(p.reads, pageRead{page: chunk * pagesOfChunk, whole: true})
 			pages = pages[n:]
 			continue
@@ -282,6 +272,11 @@ func (w *changedWorker) part(ctx context.Context, p *changedPart) error {
 }
 
 func (w *changedWorker) readPart(ctx context.Context, f openFile, p *changedPart) error {
+	w.left = 0
+	for _, r := range p.reads {
+		w.left += int(r.n)
+	}
+	w.full = unitSize(len(w.slots) + w.left)
 	for _, r := range p.reads {
 		at := int64(p.n)*pieceBytes + int64(r.page)*repo.PageSize
 		buf := w.local.buf[:r.bytes(p)]
@@ -298,14 +293,18 @@ func (w *changedWorker) readPart(ctx context.Context, f openFile, p *changedPart
 	return nil
 }
 
-// wantsWhole tells whether a chunk of which n pages are read is stored whole: where most of it changed anyway, or where
-// so many of its pages are patched already that it is time.
-func (w *changedWorker) wantsWhole(p *changedPart, chunk, n int) bool {
+// wantsWhole tells whether a chunk of which n pages are read is stored whole: where most of it changed anyway. What many
+// snapshots together have changed becomes whole when it is optimized, which knows what a restore gains by it.
+func (p *changedPart) wantsWhole(chunk, n int) bool {
 	has := int(min(p.length()/repo.PageSize-int64(chunk)*pagesOfChunk, pagesOfChunk))
-	if n >= has*3/4 {
-		return true
-	}
-	return p.base != nil && chunk < p.base.Len() && n+p.base.Patches(chunk) > has/2 && w.c.budget.take(has-n)
+	return n >= has*3/4
+}
+
+// unitSize returns how many pages a unit shall have where n are to be stored: from three quarters of pagesOfUnit on, and
+// less than mostOfUnit.
+func unitSize(n int) int {
+	units := max(1, (n+pagesOfUnit/2)/pagesOfUnit)
+	return max((n+units-1)/units, pagesOfUnit*3/4)
 }
 
 // take saves a chunk, or puts pages into units.
@@ -322,10 +321,12 @@ func (w *changedWorker) take(ctx context.Context, p *changedPart, r pageRead, bu
 		w.unit = append(w.unit, buf[int(n)*repo.PageSize:int(n+1)*repo.PageSize]...)
 		p.patches = append(p.patches, repo.PagePatch{Page: r.page + n, Slot: uint8(len(w.slots))})
 		w.slots = append(w.slots, unitSlot{p, len(p.patches) - 1})
-		if len(w.slots) == pagesOfUnit {
+		w.left--
+		if len(w.slots) >= w.full {
 			if err := w.closeUnit(ctx); err != nil {
 				return err
 			}
+			w.full = unitSize(w.left)
 		}
 	}
 	return nil

@@ -34,6 +34,8 @@ type shownSnapshot struct {
 	Stop     wal.LSN         `json:"-"`
 	Log      string          `json:"log,omitempty"`
 	facts    *pg.Facts
+
+	Fragmentation *repo.Fragmentation `json:"fragmentation,omitempty"` // for snapshot show
 }
 
 func showSnapshot(system string, l repo.Listed) shownSnapshot {
@@ -187,7 +189,16 @@ func newSnapshotShowCommand(a *app) *cobra.Command {
 			if l.Err != nil {
 				return l.Err
 			}
-			return a.emit(showSnapshot(args[0], l))
+			s := showSnapshot(args[0], l)
+			root, err := l.Manifest.RootID()
+			if err != nil {
+				return err
+			}
+			// What cannot be read is for repo check to tell of: the rest is shown all the same.
+			if f, err := r.Reader().Fragmentation(c.Context(), root); err == nil {
+				s.Fragmentation = &f
+			}
+			return a.emit(s)
 		},
 	}
 	glass.addFlags(c)
@@ -209,6 +220,12 @@ func (s shownSnapshot) writeText(w io.Writer) error {
 		{"needs log", s.Log},
 		{"group", string(m.Group)},
 		{"signer", m.Signer},
+	}
+	if m.Rewrites != "" {
+		rows = append(rows, [2]string{"rewrites", string(m.Rewrites)})
+	}
+	if f := s.Fragmentation; f != nil {
+		rows = append(rows, [2]string{"fragments", fmt.Sprintf("%.2f pages decoded for each, %d of %d pages come from %d units", f.Ratio(), f.Patched, f.Pages, f.Units)})
 	}
 	if s.facts != nil {
 		rows = append(rows, [2]string{"cluster", fmt.Sprintf("system identifier %d, checksums %v", s.facts.SystemID, s.facts.Checksums)})

@@ -58,7 +58,15 @@ func (s repoStats) writeText(w io.Writer) error {
 	}
 	var rows [][]string
 	for _, x := range s.Systems {
-		rows = append(rows, []string{x.Name, string(x.Group), fmt.Sprint(x.Snapshots), dr.Bytes(x.LogicalBytes).String(), fmt.Sprint(x.LogExtents), dr.Bytes(x.LogBytes).String()})
+		rows = append(rows, []string{x.Name, string(x.Group), fmt.Sprint(x.Snapshots), dr.Bytes(x.LogicalBytes).String(), fmt.Sprint(x.LogExtents), dr.Bytes(x.LogBytes).String(), fragmentation(x.Fragmentation)})
 	}
-	return table(w, []string{"SYSTEM", "GROUP", "SNAPSHOTS", "SIZE", "LOG OBJECTS", "LOG STORED"}, rows)
+	return table(w, []string{"SYSTEM", "GROUP", "SNAPSHOTS", "SIZE", "LOG OBJECTS", "LOG STORED", "FRAGMENTATION"}, rows)
+}
+
+// fragmentation prints how many pages are decoded for each one that is wanted.
+func fragmentation(f *repo.Fragmentation) string {
+	if f == nil {
+		return ""
+	}
+	return fmt.Sprintf("%.2f", f.Ratio())
 }

@@ -79,6 +79,7 @@ type Policy struct {
 	Log        Log
 	Retention  dr.Retention
 	Check      Check
+	Optimize   Optimize
 	Objectives dr.Objective
 }
 
@@ -112,6 +113,14 @@ type Check struct {
 	Schedule dr.Schedule
 	Sample   Fraction
 }
+
+// Optimize says how the fragmentation of snapshots is bounded.
+type Optimize struct {
+	Budget Share // of what snapshots have stored
+}
+
+// Share is a part of a whole, from 0 up. It prints as a percentage.
+type Share float64
 
 // Fraction is a part of a whole, from 0 to 1. It prints as a percentage.
 type Fraction float64

@@ -82,6 +82,7 @@ func TestLoadFull(t *testing.T) {
 		Log:        Log{Stream: true, Interval: 500 * time.Millisecond, Acknowledge: AcknowledgeSpool, SpoolLimit: 40e9},
 		Retention:  dr.Retention{KeepLast: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6},
 		Check:      Check{Sample: 0.025},
+		Optimize:   Optimize{Budget: 1},
 		Objectives: dr.Objective{RPO: time.Minute, RTO: 15 * time.Minute, MTD: 48 * time.Hour},
 	}
 	if diff := cmp.Diff(want, p, cmp.AllowUnexported(dr.Schedule{})); diff != "" {

@@ -90,6 +90,8 @@ var policy = object[Policy]{
 		"Which snapshots are kept: the newest of each of the last N hours, days, … in UTC that have one. All zero keeps everything. The log is kept as far as the kept snapshots need it.").or("{}"),
 	key("check", check, func(p *Policy) *Check { return &p.Check },
 		"How often stored bytes are read back and checked.").or("{}"),
+	key("optimize", optimize, func(p *Policy) *Optimize { return &p.Optimize },
+		"How the agent bounds the fragmentation that many small changes leave.").or("{}"),
 	key("objectives", objectives, func(p *Policy) *dr.Objective { return &p.Objectives },
 		"What is promised, and measured. Left out, nothing is promised.").or("{}"),
 }
@@ -122,6 +124,11 @@ var check = object[Check]{
 		"When a sample is due.").or("daily"),
 	key("sample", fraction, func(c *Check) *Fraction { return &c.Sample },
 		"How much of the repository is read each time.").or(`"1%"`),
+}
+
+var optimize = object[Optimize]{
+	key("budget", share, func(o *Optimize) *Share { return &o.Budget },
+		"How much may be stored again so that restores stay quick, as a part of what snapshots have stored. 0% for nothing; holdfast repo optimize does it by hand.").or(`"100%"`),
 }
 
 var objectives = object[dr.Objective]{

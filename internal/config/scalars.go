@@ -271,6 +271,20 @@ var fraction = scalar[Fraction]{
 	json:  jsonSchema{"type": "string", "pattern": `^[0-9.]+ *%$`},
 }
 
+var share = scalar[Share]{
+	noun: "percentage", like: `such as "30%"`,
+	parse: func(s string) (Share, error) {
+		number, ok := strings.CutSuffix(s, "%")
+		f, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+		if !ok || err != nil || !(f >= 0 && f <= 1000) {
+			return 0, fmt.Errorf(`%s: write 0 to 1000, and the sign: "30%%"`, quote(s))
+		}
+		return Share(f / 100), nil
+	},
+	print: func(s Share) string { return Fraction(s).String() },
+	json:  jsonSchema{"type": "string", "pattern": `^[0-9.]+ *%$`},
+}
+
 // String returns f as a percentage.
 func (f Fraction) String() string { return strconv.FormatFloat(float64(f)*100, 'g', 12, 64) + "%" }
 

@@ -26,6 +26,8 @@ type operation struct {
 	run     func(ctx context.Context, st store.Store) error
 	// unsure says that a repetition may find that the failed try was successful after all.
 	unsure error
+	// check, where it is not nil, looks at more than the snapshots of orders-db.
+	check func(t *testing.T, r *Repository)
 }
 
 // quiet are options without a test at hand: the operations run in a child process too.
@@ -195,6 +197,7 @@ var operations = []operation{
 			return err
 		})
 	}},
+	{name: "optimize", prepare: fragmentedEvents, run: optimizeEvents, check: sameEvents},
 	{name: "repair", prepare: oneDamaged, run: func(ctx context.Context, st store.Store) error {
 		return opened(ctx, st, func(r *Repository) error {
 			_, err := r.RepairCollection(ctx, CollectOptions{Patience: NoPatience})
@@ -259,6 +262,9 @@ func (o operation) settled(t *testing.T, st store.Store) {
 	r, err := openAgain(t, st)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.check != nil {
+		o.check(t, r)
 	}
 	list, err := r.Snapshots(t.Context(), "orders-db")
 	if err != nil {

@@ -35,7 +35,38 @@ type Manifest struct {
 	Problems   []string        `json:"problems,omitempty"` // damage found at the source, stored as it was
 	// Generation is the number of the last collection that was published before the writer read the index.
 	Generation uint32 `json:"generation,omitempty"`
-	Signer     string `json:"signer"`
+	// Rewrites is the snapshot as it was taken, where this one has the same content and facts in a better layout; empty where
+	// this is the one that was taken. See Moment.
+	Rewrites SnapshotID `json:"rewrites,omitempty"`
+	Signer   string     `json:"signer"`
+}
+
+// Moment returns what all snapshots of one moment have in common: the one that was taken, and those that were written from
+// it to take its place. Each of them is enough, and together they count once.
+func (m *Manifest) Moment() SnapshotID {
+	if m.Rewrites != "" {
+		return m.Rewrites
+	}
+	return m.ID
+}
+
+// Superseded returns, for each of the snapshots that need not be kept because another one is of the same moment, that other
+// one. Of several that were written anew the last one counts.
+func Superseded(all []*Manifest) map[SnapshotID]SnapshotID {
+	best := map[SnapshotID]*Manifest{}
+	for _, m := range all {
+		b := best[m.Moment()]
+		if b == nil || (m.Rewrites != "") != (b.Rewrites != "") && m.Rewrites != "" || m.ID > b.ID && (m.Rewrites != "") == (b.Rewrites != "") {
+			best[m.Moment()] = m
+		}
+	}
+	out := map[SnapshotID]SnapshotID{}
+	for _, m := range all {
+		if b := best[m.Moment()]; b != m {
+			out[m.ID] = b.ID
+		}
+	}
+	return out
 }
 
 // LogRange is a part of a stream of a system's log, from Start to before End.

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	mathrand "math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -85,6 +86,18 @@ type SnapshotID string
 // NewSnapshotID returns a new ID for a snapshot that begins at now.
 func NewSnapshotID(now time.Time) SnapshotID {
 	return SnapshotID(now.UTC().Format("20060102t150405z") + "-" + randomHex(4))
+}
+
+// rewritten returns a new ID for a snapshot that takes the place of id: with the same time, and behind it in the order of
+// names, so that the newest of a system is still found by its name.
+func (id SnapshotID) rewritten() SnapshotID {
+	stamp, suffix, _ := strings.Cut(string(id), "-")
+	last, err := strconv.ParseUint(suffix, 16, 32)
+	room := uint64(1)<<32 - 1 - last
+	if err != nil || room == 0 {
+		return SnapshotID(stamp + "-" + randomHex(4)) // behind the last name is none: any other one will do
+	}
+	return SnapshotID(fmt.Sprintf("%s-%08x", stamp, last+1+mathrand.Uint64N(min(room, 1<<20))))
 }
 
 // Time returns the time in the ID; ok is false for what is no ID.

@@ -3,6 +3,7 @@ package repo
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
@@ -46,6 +47,7 @@ func (b *packBuilder) begin(keys *seal.Keyring, group ResidencyGroup, buf []byte
 // add seals encoded, which decodes to plainSize bytes with this ID, and appends it.
 func (b *packBuilder) add(id seal.ChunkID, encoded []byte, encoding byte, plainSize int) {
 	offset := len(b.buf)
+	b.buf = slices.Grow(b.buf, len(encoded)+seal.Overhead) // AES-GCM would grow it by no more than it needs, each time
 	b.buf = b.object.Seal(b.buf, encoded, int64(offset))
 	b.entries = append(b.entries, chunkPlace{id, uint32(offset), uint32(len(b.buf) - offset), uint32(plainSize), encoding})
 }

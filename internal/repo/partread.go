@@ -10,12 +10,18 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
-// windowChunks is how many patched chunks are put together at once: at most 16 MiB of pages are gathered for them, and
-// each unit that they share is read once.
-const windowChunks = 32
+// windowPages is how many patched pages are gathered at once, 48 MiB, for the chunks that they lie in. Each unit that these
+// chunks share is read once: of a part whose fragmentation is within what Optimize allows, each unit that there is.
+const windowPages = partPages * 3 / 8
+
+// GatherAtMost bounds the memory for patched pages, which is 48 MiB without it. With less, units that many chunks share are
+// read more than once.
+func (rd *Reader) GatherAtMost(bytes int) {
+	rd.window = min(max(bytes/PageSize, chunkPages), windowPages)
+}
 
 // Part reads chunks of a part, given in ascending order, and calls fn for each, in order; plain dies with the call. What
-// lies together is fetched together, as Chunks does. A patched chunk is put together; the chunk under its patches is not
+// lies together is fetched together, and ahead of its use. A patched chunk is put together; the chunk under its patches is not
 // read where all its pages are patched. With skip, which may be nil, a chunk that cannot be had is handed to skip and
 // passed over: its own, or one that a page of it lies in, is broken. Each chunk has the length that the file has there.
 func (rd *Reader) Part(ctx context.Context, p *FilePart, chunks []int, fn func(chunk int, plain []byte) error, skip func(chunk int, err error) error) error {
@@ -26,11 +32,10 @@ func (rd *Reader) Part(ctx context.Context, p *FilePart, chunks []int, fn func(c
 	}
 	w := &partWindow{rd: rd, p: p, fn: fn, skip: skip}
 	for len(chunks) > 0 {
-		n, patched := 0, 0
-		for ; n < len(chunks) && patched < windowChunks; n++ {
-			if p.Patches(chunks[n]) > 0 {
-				patched++
-			}
+		n, patched := 1, p.Patches(chunks[0])
+		for n < len(chunks) && patched+p.Patches(chunks[n]) <= rd.window {
+			patched += p.Patches(chunks[n])
+			n++
 		}
 		if err := w.read(ctx, chunks[:n]); err != nil {
 			return err
@@ -74,7 +79,7 @@ func (w *partWindow) read(ctx context.Context, chunks []int) error {
 			ids = append(ids, w.p.chunks[chunks[i]])
 		}
 		if len(ids) > 0 {
-			err = w.rd.Chunks(ctx, ids, func(n int, plain []byte) error { return w.give(from+n, plain) }, w.skipFrom(from))
+			err = w.rd.scattered(ctx, ids, func(n int, plain []byte) error { return w.give(from+n, plain) }, w.skipFrom(from))
 		} else {
 			err = w.give(i, w.rd.plain[:0])
 			i++
@@ -105,10 +110,12 @@ func (w *partWindow) lacks(i int) error {
 }
 
 func (w *partWindow) skipFrom(from int) func(int, error) error {
-	if w.skip == nil {
-		return nil
+	return func(n int, err error) error {
+		if w.skip == nil {
+			return err
+		}
+		return w.skip(w.chunks[from+n], err)
 	}
-	return func(n int, err error) error { return w.skip(w.chunks[from+n], err) }
 }
 
 // give puts a chunk together over what lies under it, and hands it over.
@@ -147,9 +154,9 @@ func stretch(b []byte, n int) []byte {
 
 // Pages reads single pages of a part, in the order in which they are given, and calls fn for each; plain dies with the
 // call. It has PageSize bytes, the last one of a file perhaps fewer. Each chunk that pages lie in is read once for every
-// 2048 of them. An error of what it reads is a *ChunkError.
+// 6144 of them. An error of what it reads is a *ChunkError.
 func (rd *Reader) Pages(ctx context.Context, p *FilePart, pages []uint16, fn func(page uint16, plain []byte) error) error {
-	for some := range slices.Chunk(pages, windowChunks*chunkPages) {
+	for some := range slices.Chunk(pages, rd.window) {
 		var needs []pageNeed
 		for _, page := range some {
 			need, err := p.need(page)
@@ -216,7 +223,7 @@ func (rd *Reader) gather(ctx context.Context, needs []pageNeed) (lost map[seal.C
 	}
 	lost = map[seal.ChunkID]error{}
 	ids := rd.r.inPlace(pages)
-	err = rd.Chunks(ctx, ids, func(i int, plain []byte) error {
+	err = rd.scattered(ctx, ids, func(i int, plain []byte) error {
 		for _, n := range pages[ids[i]] {
 			if want := needs[n].size; want >= 0 && len(plain) != want {
 				lost[ids[i]] = &ChunkError{ID: ids[i], Pack: "list", Err: fmt.Errorf("it has %d bytes, not %d", len(plain), want)}

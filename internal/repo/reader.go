@@ -10,8 +10,13 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
-// maxRead is how many adjacent stored bytes are fetched by one request.
-const maxRead = 4 << 20
+const (
+	// maxRead is how many stored bytes are fetched by one request.
+	maxRead = 4 << 20
+	// maxGap is how many bytes between two chunks are fetched and thrown away, instead of asking twice: as many as cross a
+	// network while the answer to another request begins. All gaps of a request together are at most half of it.
+	maxGap = 128 << 10
+)
 
 // ChunkError says that a chunk cannot be read. Pack is empty where no index names the chunk.
 type ChunkError struct {
@@ -38,22 +43,24 @@ type Reader struct {
 	opened []byte
 	plain  []byte
 
-	gathered []byte    // pages of units, for Part and Pages
+	gathered []byte // pages of units, for Part and Pages
+	window   int    // how many of them at most
+	ahead    [requestsAhead][]byte
 	way      []wayNode // to the path that was looked up last
 }
 
 // Reader returns a new reader.
-func (r *Repository) Reader() *Reader { return &Reader{r: r, coder: newDecoder()} }
+func (r *Repository) Reader() *Reader { return &Reader{r: r, coder: newDecoder(), window: windowPages} }
 
 // Into makes the reader decode chunks into b where they fit. b belongs to the reader until it is no longer used.
 func (rd *Reader) Into(b []byte) { rd.plain = b[:0] }
 
-// Chunks reads chunks and calls fn for each, in order; plain dies with the call. Neighbours in one pack are
-// fetched together. Each chunk's bytes are proven to be what its ID names. Errors are of fn, of the context,
+// Chunks reads chunks and calls fn for each, in order; plain dies with the call. What lies
+// near to each other in one pack is fetched together. Each chunk's bytes are proven to be what its ID names. Errors are of fn, of the context,
 // or a *ChunkError; with skip, which may be nil, a broken chunk is handed to skip and passed over.
 func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
 	for i := 0; i < len(ids); {
-		run, err := rd.r.locate(ctx, ids[i:])
+		run, err := rd.r.locate(ctx, ids[i:], maxRead)
 		if err == nil {
 			i, err = rd.run(ctx, i, run, fn)
 		}
@@ -79,21 +86,25 @@ func (rd *Reader) Chunk(ctx context.Context, id seal.ChunkID) ([]byte, error) {
 	return out, err
 }
 
-// locate finds the longest run of ids from the first on that lies in one piece.
-func (r *Repository) locate(ctx context.Context, ids []seal.ChunkID) ([]location, error) {
+// locate finds the longest run of ids from the first on that is fetched by one request: in one pack, ascending, and near to
+// each other; a run of several has at most so many stored bytes.
+func (r *Repository) locate(ctx context.Context, ids []seal.ChunkID, most int) ([]location, error) {
 	first, err := r.find(ctx, ids[0])
 	if err != nil {
 		return nil, err
 	}
 	run := []location{first}
-	size := first.stored
+	end, wanted, gaps := int(first.offset+first.stored), int(first.stored), 0
 	for _, id := range ids[1:] {
 		l, ok, err := r.index.find(id)
-		last := run[len(run)-1]
-		if err != nil || !ok || l.pack.id != last.pack.id || l.offset != last.offset+last.stored || size+l.stored > maxRead {
+		if err != nil || !ok || l.pack.id != first.pack.id {
 			break
 		}
-		run, size = append(run, l), size+l.stored
+		gap := int(l.offset) - end
+		if gap < 0 || gap > maxGap || gaps+gap > wanted+int(l.stored) || wanted+gaps+gap+int(l.stored) > most {
+			break
+		}
+		run, end, wanted, gaps = append(run, l), end+gap+int(l.stored), wanted+int(l.stored), gaps+gap
 	}
 	return run, nil
 }
@@ -130,9 +141,7 @@ func (r *Repository) find(ctx context.Context, id seal.ChunkID) (location, error
 // run reads one run and hands it over; next is the number of the first chunk that was not handed over.
 func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, []byte) error) (next int, err error) {
 	pack := run[0].pack
-	last := run[len(run)-1]
-	size := int(last.offset+last.stored) - int(run[0].offset)
-	rd.sealed = grow(rd.sealed, size)
+	rd.sealed = grow(rd.sealed, spanOf(run))
 	err = rd.r.store.GetRange(ctx, pack.name(), int64(run[0].offset), rd.sealed)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -151,12 +160,10 @@ func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, [
 	if err != nil {
 		return i, &ChunkError{run[0].id, pack.name(), err}
 	}
-	at := 0
 	for _, l := range run {
-		if err := rd.one(object, l, rd.sealed[at:at+int(l.stored)]); err != nil {
+		if err := rd.one(object, l, rd.sealed[l.offset-run[0].offset:][:l.stored]); err != nil {
 			return i, &ChunkError{l.id, pack.name(), err}
 		}
-		at += int(l.stored)
 		if err := fn(i, rd.plain); err != nil {
 			return i, err
 		}

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
@@ -28,6 +29,8 @@ type SystemStats struct {
 	LogicalBytes int64          `json:"logicalBytes"` // of the files of its snapshots
 	LogExtents   int            `json:"logExtents"`
 	LogBytes     int64          `json:"logBytes"` // stored
+	// Fragmentation is that of the newest snapshot; nil where there is none.
+	Fragmentation *Fragmentation `json:"fragmentation,omitempty"`
 }
 
 // DedupRatio is how many logical bytes one plain byte stands for; 0 where there is nothing.
@@ -43,7 +46,7 @@ func ratio(a, b int64) float64 {
 	return float64(a) / float64(b)
 }
 
-// Stats counts. It lists everything once, and reads manifests and index.
+// Stats counts. It lists everything once, and reads manifests and index, and the tree and the lists of each newest snapshot.
 func (r *Repository) Stats(ctx context.Context) (*Stats, error) {
 	s := &Stats{}
 	systems, err := r.Systems(ctx)
@@ -87,12 +90,24 @@ func (r *Repository) systemStats(ctx context.Context, system System, s *Stats) (
 	if err != nil {
 		return one, err
 	}
+	var newest *Manifest
 	for _, l := range list {
 		if l.Err != nil {
 			s.Unreadable++
 			continue
 		}
 		one.Snapshots, one.LogicalBytes = one.Snapshots+1, one.LogicalBytes+l.Manifest.Bytes
+		newest = l.Manifest
+	}
+	if newest != nil {
+		f, err := r.fragmentationOf(ctx, newest)
+		var broken *ChunkError
+		switch {
+		case err == nil:
+			one.Fragmentation = &f
+		case !errors.As(err, &broken): // a list that cannot be read is for Check to tell of
+			return one, err
+		}
 	}
 	s.Snapshots, s.LogicalBytes = s.Snapshots+one.Snapshots, s.LogicalBytes+one.LogicalBytes
 	err = r.store.List(ctx, prefixLog+r.keys.NameHash(system.Name)+"/", "", func(i store.Info) error {

@@ -27,6 +27,7 @@ type Writer struct {
 	group     ResidencyGroup
 	id        SnapshotID
 	started   time.Time
+	rewrites  *Manifest // the snapshot that this one takes the place of; nil: none
 	condemned map[PackID]bool
 	// generation is the number of the last collection that was published before the index was read.
 	generation uint32
@@ -76,6 +77,17 @@ type intent struct {
 // collection waits from now on. ctx must live as long as the Writer. ErrKeysRotated is in the error where the
 // repository must be opened again.
 func (r *Repository) Begin(ctx context.Context, system string, group ResidencyGroup) (*Writer, error) {
+	now := r.opts.Now()
+	return r.begin(ctx, &Writer{r: r, system: system, group: group, id: NewSnapshotID(now), started: now.UTC()})
+}
+
+// beginRewrite starts a snapshot that will take the place of another one, of whose moment it tells the same.
+func (r *Repository) beginRewrite(ctx context.Context, m *Manifest) (*Writer, error) {
+	return r.begin(ctx, &Writer{r: r, system: m.System, group: m.Group, id: m.ID.rewritten(), started: r.opts.Now().UTC(), rewrites: m})
+}
+
+func (r *Repository) begin(ctx context.Context, w *Writer) (*Writer, error) {
+	system, group := w.system, w.group
 	if err := group.Check(); err != nil {
 		return nil, err
 	}
@@ -91,8 +103,7 @@ func (r *Repository) Begin(ctx context.Context, system string, group ResidencyGr
 	if err := r.registerSigner(ctx); err != nil {
 		return nil, err
 	}
-	now := r.opts.Now()
-	w := &Writer{r: r, system: system, group: group, id: NewSnapshotID(now), started: now.UTC(), claimed: map[seal.ChunkID]bool{}}
+	w.claimed = map[seal.ChunkID]bool{}
 	if err := w.createIntent(ctx); err != nil {
 		return nil, err
 	}
@@ -293,6 +304,9 @@ func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
 	}
 	m.Version, m.Repository, m.System, m.ID, m.Group = 1, w.r.id, w.system, w.id, w.group
 	m.Started, m.Finished, m.Host, m.Written, m.Generation = w.started, w.r.opts.Now().UTC(), w.r.opts.Host, w.Stats(), w.generation
+	if o := w.rewrites; o != nil {
+		m.Started, m.Finished, m.Host, m.Rewrites = o.Started, o.Finished, o.Host, o.Moment()
+	}
 	name := w.r.snapshotName(w.system, w.id)
 	body, err := w.r.signManifest(m)
 	if err != nil {

@@ -49,6 +49,9 @@ const (
 	syncersOfKept    = 32
 )
 
+// gatherMemory is what all workers together gather changed pages in.
+const gatherMemory = 256 << 20
+
 // writeFiles restores the content of all files but pg_control.
 func (x *run) writeFiles(ctx context.Context) error {
 	x.progress.phase("writing files")
@@ -77,6 +80,7 @@ func (x *run) writeFiles(ctx context.Context) error {
 			}
 			w := worker{x: x, reader: x.repo.Reader(), damage: &damage, freeHave: func() error { return nil }}
 			w.reader.Into(b)
+			w.reader.GatherAtMost(gatherMemory / x.opts.Workers)
 			return errors.Join(w.run(ctx, pieces, whole), w.freeHave(), free())
 		})
 	}

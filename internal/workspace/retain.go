@@ -38,14 +38,28 @@ func (w *Workspace) Retain(ctx context.Context, s System, how Retention) (Retain
 	if err != nil {
 		return out, err
 	}
-	var readable []*repo.Manifest
-	var taken []time.Time
+	var all, readable []*repo.Manifest
 	for _, l := range list {
 		if l.Err != nil {
 			out.Kept = append(out.Kept, KeptSnapshot{l.ID, "unreadable"})
 			continue
 		}
-		readable, taken = append(readable, l.Manifest), append(taken, l.Manifest.Started)
+		all = append(all, l.Manifest)
+	}
+	// Where an optimization was interrupted there are two of one moment. They count once, and the older one goes.
+	superseded := repo.Superseded(all)
+	var taken []time.Time
+	for _, m := range all {
+		if _, ok := superseded[m.ID]; !ok {
+			readable, taken = append(readable, m), append(taken, m.Started)
+			continue
+		}
+		if how == Apply {
+			if err := s.Repo.Forget(ctx, string(s.Name), m.ID); err != nil {
+				return out, err
+			}
+		}
+		out.Forgotten = append(out.Forgotten, m.ID)
 	}
 	for i, reasons := range s.Policy.Retention.Select(taken) {
 		id := readable[i].ID

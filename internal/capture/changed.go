@@ -203,6 +203,10 @@ func (s *snapshot) mapOf(ctx context.Context, b *base, from, to wal.LSN) (*chang
 		}
 	}
 	m, err := ChangedBlocks(ctx, s.repo.Log(s.cfg.System), b.way, cfg, from, to)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		// The server has removed a segment since the repository's log was listed: it was received meanwhile.
+		m, err = ChangedBlocks(ctx, s.repo.Log(s.cfg.System), b.way, cfg, from, to)
+	}
 	var unknown *ChangesError
 	if errors.As(err, &unknown) {
 		return nil, doubtf("what changed since the snapshot before is not known: %v", err)

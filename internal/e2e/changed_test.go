@@ -43,15 +43,17 @@ func (w *world) snapshot(args ...string) created {
 func TestSnapshotsOfWhatChanged(t *testing.T) {
 	for _, v := range pgtest.Versions(t) {
 		for _, checksums := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s/checksums=%v", v, checksums), func(t *testing.T) { snapshotsOfWhatChanged(t, v, checksums) })
+			t.Run(fmt.Sprintf("%s/checksums=%v", v, checksums), func(t *testing.T) { snapshotsOfWhatChanged(t, v, checksums, false) })
 		}
+		t.Run(v+"/remote", func(t *testing.T) { snapshotsOfWhatChanged(t, v, true, true) })
 	}
 }
 
-func snapshotsOfWhatChanged(t *testing.T, version string, checksums bool) {
+func snapshotsOfWhatChanged(t *testing.T, version string, checksums, remote bool) {
 	w := newWorldAsIs(t, pgtest.Options{Version: version, Checksums: checksums, Conf: map[string]string{
 		"max_prepared_transactions": "300", "checkpoint_timeout": "30s", "max_wal_size": "128MB",
 	}})
+	w.configure(setup{remote: remote})
 	w.run("repo", "init")
 	for i := range 3 {
 		w.mkdir(fmt.Sprintf("space%d", i))

@@ -237,7 +237,7 @@ func (s *snapshot) mapOf(ctx context.Context, b *base, from, to wal.LSN) (*chang
 		if unknown.At > at {
 			at, give = unknown.At, time.Now().Add(logPatience)
 		}
-		if time.Now().After(give) {
+		if !errors.Is(err, io.ErrUnexpectedEOF) || time.Now().After(give) {
 			return nil, doubtf("what changed since the snapshot before is not known: %v", err)
 		}
 		select {

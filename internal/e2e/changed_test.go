@@ -46,22 +46,24 @@ var rounds = flag.Int("changed.rounds", 6, "snapshots of what changed, one upon 
 // crashes, and is promoted. None of them may read everything, what a scan of everything finds must be what the log told,
 // and the last must restore to what the source was.
 func TestSnapshotsOfWhatChanged(t *testing.T) {
+	settings := []string{"unlogged", "checksums", "wal_log_hints", "remote"}
 	for i, v := range pgtest.Versions(t) {
-		for _, hints := range []string{"unlogged", "checksums", "wal_log_hints"} {
-			if *rounds > 6 || hints == []string{"unlogged", "checksums", "wal_log_hints"}[i%3] {
-				t.Run(v+"/"+hints, func(t *testing.T) { snapshotsOfWhatChanged(t, v, hints) })
+		for n, how := range settings {
+			if *rounds > 6 || n == i || how == "remote" && v == "15" {
+				t.Run(v+"/"+how, func(t *testing.T) { snapshotsOfWhatChanged(t, v, how) })
 			}
 		}
 	}
 }
 
-func snapshotsOfWhatChanged(t *testing.T, version, hints string) {
+func snapshotsOfWhatChanged(t *testing.T, version, how string) {
 	chance := random(t)
 	conf := map[string]string{"max_prepared_transactions": "300", "checkpoint_timeout": "30s", "max_wal_size": "128MB"}
-	if hints == "wal_log_hints" {
+	if how == "wal_log_hints" {
 		conf["wal_log_hints"] = "on"
 	}
-	w := newWorldAsIs(t, pgtest.Options{Version: version, Checksums: hints == "checksums", Conf: conf})
+	w := newWorldAsIs(t, pgtest.Options{Version: version, Checksums: how == "checksums" || how == "remote", Conf: conf})
+	w.configure(setup{remote: how == "remote"})
 	w.run("repo", "init")
 	for i := range 3 {
 		w.mkdir(fmt.Sprintf("space%d", i))

@@ -1,0 +1,121 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// cutIndex fails one reading of an index object, the nth.
+type cutIndex struct {
+	store.Store
+	n int
+}
+
+func (c *cutIndex) Get(ctx context.Context, name string, limit int64) ([]byte, error) {
+	if strings.HasPrefix(name, prefixIndex) || strings.HasPrefix(name, prefixBase) {
+		if c.n--; c.n == 0 {
+			return nil, &store.Error{Op: "get", Name: name, Store: "test", Kind: store.Busy, Err: errors.New("the connection was cut")}
+		}
+	}
+	return c.Store.Get(ctx, name, limit)
+}
+
+// lateSweep is a repository with a repair under way, whose index names packs that a collector which slept has deleted
+// since. What snapshots need of them was copied.
+func lateSweep(t *testing.T) *little {
+	t.Helper()
+	l := newLittle(t)
+	part := littleFiles(7, l.secret)
+	for _, p := range []string{"base/1", "base/2", "base/3"} {
+		delete(part, p)
+	}
+	r := must(openAgain(t, l.st))
+	r.opts.PackBytes = 1200
+	whole := mustSave(t, r, littleFiles(7, l.secret))
+	l.snapshots[mustSave(t, r, part).ID] = part
+	if err := r.Forget(t.Context(), "orders-db", whole.ID); err != nil {
+		t.Fatal(err)
+	}
+	slow := must(must(openAgain(t, l.st)).collector(t.Context(), CollectOptions{MinLive: 0.999}))
+	p := must(slow.prepare(t.Context()))
+	if err := slow.publish(t.Context(), p); err != nil || len(p.Prepared) == 0 {
+		t.Fatalf("the scene was not played: %+v, %v", p, err)
+	}
+	d := must(slow.conclude(t.Context(), p)) // and sleeps
+	err := slow.sweepIndex(t.Context(), p.Number)
+	if err == nil {
+		err = l.st.Delete(t.Context(), doneName(p.Number))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := must(must(openAgain(t, l.st)).collector(t.Context(), CollectOptions{}))
+	c.r.limits.mergeEntries = 4
+	if err := c.supersede(t.Context(), p.Number); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range d.doomed(p) {
+		if err := l.st.Delete(t.Context(), k.name()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l
+}
+
+// eachLateSweep plays lateSweep under names that sort in several orders: a chunk's copy is read before the pack that is
+// gone, or after.
+func eachLateSweep(t *testing.T, fn func(t *testing.T, l *little)) {
+	t.Helper()
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			cryptotest.SetGlobalRandom(t, seed)
+			fn(t, lateSweep(t))
+		})
+	}
+}
+
+// A repair is under way, whose index also names packs that are gone. A reader is cut off while it reads this index, and
+// goes on where it was: it finds the copies all the same.
+func TestReaderThatWasCutOffBesideARepair(t *testing.T) {
+	eachLateSweep(t, func(t *testing.T, l *little) {
+		for n := 1; ; n++ {
+			cut := &cutIndex{Store: l.st, n: n}
+			r := must(openAgain(t, cut))
+			for id, want := range l.snapshots {
+				m := must(r.Manifest(t.Context(), "orders-db", id))
+				if _, err := load(t.Context(), r, m); err != nil && store.KindOf(err) != store.Busy {
+					t.Errorf("cut at reading %d: %v", n, err)
+				}
+				wantFiles(t, r, m, want)
+			}
+			if cut.n > 0 {
+				return // there are not so many
+			}
+		}
+	})
+}
+
+// What the repair has condemned cannot be read any more either: nothing but their absence says which packs are gone.
+func TestReaderBesideARepairThatIsDamaged(t *testing.T) {
+	eachLateSweep(t, func(t *testing.T, l *little) {
+		for how, do := range damage {
+			st := l.st.Clone()
+			highest, _, _, err := reopen(t, st).numbers(t.Context())
+			if err == nil {
+				err = do(t.Context(), st, collectionName(highest))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if good := l.restorable(t, st); len(good) != len(l.snapshots) {
+				t.Errorf("%s: restorable: %v of %d", how, good, len(l.snapshots))
+			}
+		}
+	})
+}

@@ -1,9 +1,11 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,6 +77,11 @@ type packKey struct {
 
 func (k packKey) String() string { return string(k.group) + "/" + k.id.String() }
 func (k packKey) name() string   { return packName(k.group, k.id) }
+
+// sortedPacks returns the keys in one order: what is done with packs can be repeated.
+func sortedPacks[V any](packs map[packKey]V) []packKey {
+	return slices.SortedFunc(maps.Keys(packs), func(a, b packKey) int { return cmp.Compare(a.String(), b.String()) })
+}
 
 func parsePackKey(s string) (packKey, bool) {
 	group, id, found := strings.Cut(s, "/")

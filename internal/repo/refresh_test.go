@@ -119,3 +119,44 @@ func TestReaderBesideARepairThatIsDamaged(t *testing.T) {
 		}
 	})
 }
+
+// onceRead calls do before the first reading of an index object of collections.
+type onceRead struct {
+	store.Store
+	do func()
+}
+
+func (o *onceRead) Get(ctx context.Context, name string, limit int64) ([]byte, error) {
+	if do := o.do; do != nil && strings.HasPrefix(name, prefixBase) {
+		o.do = nil
+		do()
+	}
+	return o.Store.Get(ctx, name, limit)
+}
+
+// Somebody else repairs and sweeps what a repair is just reading. It says nothing of what it has missed for that: nothing
+// is lost.
+func TestRepairThatWasOutrunReportsNoLoss(t *testing.T) {
+	l := newUnderWay(t)
+	l.commit(t) // needs what was condemned: it is rescued
+	d := must(l.c.conclude(t.Context(), l.p))
+	if err := damage["flipped"](t.Context(), l.st, doneName(l.p.Number)); err != nil || len(d.Rescued) == 0 {
+		t.Fatalf("the scene was not played: %+v, %v", d, err)
+	}
+	r := must(openAgain(t, l.st))
+	c := must(r.collector(t.Context(), CollectOptions{}))
+	outrun := false
+	r.store = &onceRead{Store: l.st, do: func() {
+		outrun = true
+		if rep, err := must(openAgain(t, l.st)).RepairCollection(t.Context(), CollectOptions{}); err != nil || len(rep.Problems) > 0 {
+			t.Fatalf("the other repair: %+v, %v", rep, err)
+		}
+	}}
+	if err := c.supersede(t.Context(), l.p.Number); err != nil || !outrun {
+		t.Fatalf("supersede: %v, outrun %v", err, outrun)
+	}
+	if len(c.report.Problems) > 0 {
+		t.Errorf("it says %q", c.report.Problems)
+	}
+	l.wantWhole(t, l.st)
+}

@@ -9,6 +9,7 @@ import (
 	"testing/cryptotest"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 // cutIndex fails one reading of an index object, the nth.
@@ -159,4 +160,62 @@ func TestRepairThatWasOutrunReportsNoLoss(t *testing.T) {
 		t.Errorf("it says %q", c.report.Problems)
 	}
 	l.wantWhole(t, l.st)
+}
+
+// beforeEnding calls do before somebody says that he is about to end a collection.
+type beforeEnding struct {
+	store.Store
+	do func()
+}
+
+func (b *beforeEnding) announce(name string) {
+	if do := b.do; do != nil && strings.HasSuffix(name, ".ending") {
+		b.do = nil
+		do()
+	}
+}
+
+func (b *beforeEnding) Put(ctx context.Context, name string, body []byte) error {
+	b.announce(name)
+	return b.Store.Put(ctx, name, body)
+}
+
+func (b *beforeEnding) Create(ctx context.Context, name string, body []byte) error {
+	b.announce(name)
+	return b.Store.Create(ctx, name, body)
+}
+
+// Two collectors are about to end one collection. The faster one ends it, and sweeps; the object that says so is lost. The
+// slower one must not end it once more: what it would list of the index is what the sweep has left.
+func TestOneCollectorEndsACollection(t *testing.T) {
+	st := storetest.NewMemory()
+	r := newRepository(t, st)
+	want := littleFiles(2, nil)
+	gone := mustSave(t, r, littleFiles(1, nil))
+	m := mustSave(t, r, want)
+	if err := r.Forget(t.Context(), "orders-db", gone.ID); err != nil {
+		t.Fatal(err)
+	}
+	fast := must(must(openAgain(t, st)).collector(t.Context(), CollectOptions{}))
+	p := must(fast.prepare(t.Context()))
+	if err := fast.publish(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	played := false
+	late := must(openAgain(t, st))
+	late.store = &beforeEnding{Store: st, do: func() {
+		played = true
+		if decided, err := fast.finish(t.Context(), p.Number); err != nil || !decided {
+			t.Fatalf("finish: %v, %v", decided, err)
+		}
+		if err := st.Delete(t.Context(), doneName(p.Number)); err != nil {
+			t.Fatal(err)
+		}
+	}}
+	mustCollect(t, late, CollectOptions{})
+	if !played {
+		t.Fatal("the scene was not played")
+	}
+	wantFiles(t, must(openAgain(t, st)), m, want)
+	wantClean(t, st)
 }

@@ -302,3 +302,52 @@ func reaches(ctx context.Context, r *Repository, m *Manifest) error {
 		return nil
 	})
 }
+
+// audit lets a check read all data, in the middle of everything: it may blame nothing that a snapshot needs.
+func (s *sim) audit(t *testing.T, step int) bool {
+	rep := check(t, s.open(s.st, 0), CheckOptions{ReadData: true})
+	for _, x := range rep.Problems {
+		if x.SnapshotCount > 0 {
+			t.Errorf("check --read-data at step %d: %+v", step, x)
+			return false
+		}
+	}
+	s.count("checks", 1)
+	return true
+}
+
+// damagePacks damages a few packs at the end, each by itself: the check names the pack, with every snapshot that cannot be
+// read, and whatever can be read is right.
+func (s *sim) damagePacks(t *testing.T) {
+	var packs []string
+	for _, name := range s.st.Names() {
+		if kindOf(name) == "packs" {
+			packs = append(packs, name)
+		}
+	}
+	for range min(3, len(packs)) {
+		name := packs[s.rnd.IntN(len(packs))]
+		st := change(t, s.st, name, func(b []byte) []byte { b[seal.HeaderSize+s.rnd.IntN(seal.Overhead)] ^= 1; return b })
+		r := s.open(st, 0)
+		defer r.Close()
+		list, err := r.Snapshots(t.Context(), "orders-db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rep := check(t, s.open(st, 0), CheckOptions{ReadData: true})
+		for _, l := range list {
+			err := s.same(t.Context(), r, l.Manifest)
+			if err == nil {
+				continue
+			}
+			var broken *ChunkError
+			named := slices.ContainsFunc(rep.Problems, func(x Problem) bool {
+				return x.Object == name && slices.Contains(x.Snapshots, "orders-db "+string(l.ID))
+			})
+			if !errors.As(err, &broken) || !named {
+				t.Errorf("snapshot %s is not whole without %s: %v; the check finds %+v", l.ID, name, err, rep.Problems)
+			}
+			s.count("named", 1)
+		}
+	}
+}

@@ -128,7 +128,7 @@ func (s *sim) run(t *testing.T) {
 		if changed && s.rnd.IntN(40) == 0 {
 			s.damage(t)
 		}
-		if changed && !s.check(t, step, c) {
+		if changed && (!s.check(t, step, c) || s.rnd.IntN(200) == 0 && !s.audit(t, step)) {
 			s.stop()
 		}
 	}
@@ -325,6 +325,7 @@ func (s *sim) cleanUp(t *testing.T) {
 	if n := count(s.st, prefixCollect); n > 20 {
 		t.Errorf("%d objects of collections are left", n)
 	}
+	s.damagePacks(t)
 }
 
 // open opens the repository for a process whose clock is off.

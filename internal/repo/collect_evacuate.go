@@ -79,8 +79,8 @@ func (e *evacuation) run(ctx context.Context, c *collector, private *Repository,
 		return err
 	}
 	w := c.newRewriter(m, number)
-	for k, ref := range refs {
-		err := w.pack(ctx, ref, places[k], func(_ metaPlace, err error) error {
+	for _, k := range sortedPacks(refs) {
+		err := w.pack(ctx, refs[k], places[k], func(_ metaPlace, err error) error {
 			if !unreadable(err) {
 				return err
 			}

@@ -156,16 +156,21 @@ func (r *Repository) describe(ctx context.Context, name string) Intent {
 // conclude writes the index as it will be and makes it count. Every older writer is decided by now. What it
 // returns is what the fastest collector has decided.
 func (c *collector) conclude(ctx context.Context, p *published) (*done, error) {
-	doubt, err := c.r.exists(ctx, endingName(p.Number))
-	if err != nil {
-		return nil, err
-	}
 	d, err := c.concluded(ctx, p.Number)
 	if err != nil || d != nil {
 		return d, err
 	}
-	if doubt {
-		return nil, errDoubt
+	// Whoever is not the first finds the end, or goes on with a repair. If he ended the collection too, and the first end
+	// was lost, he would list of the index what the sweep has left.
+	err = c.create(ctx, endingName(p.Number), struct{}{})
+	if errors.Is(err, store.ErrExists) {
+		if d, err = c.concluded(ctx, p.Number); err == nil && d == nil {
+			err = errDoubt
+		}
+		return d, err
+	}
+	if err != nil {
+		return nil, err
 	}
 	if d, err = c.end(ctx, p); err == nil {
 		return d, nil
@@ -186,13 +191,10 @@ func (c *collector) conclude(ctx context.Context, p *published) (*done, error) {
 func (c *collector) end(ctx context.Context, p *published) (*done, error) {
 	d := &done{}
 	var copies []string
-	body, err := c.r.sealJSON(seal.KindCollection, endingName(p.Number), struct{}{})
-	if err == nil {
-		err = c.r.store.Put(ctx, endingName(p.Number), body)
-	}
-	if err == nil && p.Repairs {
+	var err error
+	if p.Repairs {
 		copies, err = c.copyLate(ctx, p)
-	} else if err == nil {
+	} else {
 		d.Rescued, err = c.rescue(ctx, p)
 	}
 	if err == nil {

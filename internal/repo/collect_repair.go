@@ -199,16 +199,21 @@ func (c *collector) keepAll(ctx context.Context, v *view) (again bool, err error
 // supersede publishes the collection that takes the place of n. It does nothing where somebody else published one, or
 // n turned out to have ended after all.
 func (c *collector) supersede(ctx context.Context, n uint32) error {
+	before := len(c.report.Problems)
 	next, err := c.replacement(ctx, n)
 	if err != nil {
 		// Somebody may have published meanwhile, ended that, and taken away what we were reading.
 		highest, _, _, listErr := c.r.numbers(ctx)
 		if listErr == nil && highest != n || errors.Is(err, errOutrun) {
+			c.report.Problems = c.report.Problems[:before]
 			return nil
 		}
 		return errors.Join(err, listErr)
 	}
-	_, err = c.publishOrDiscard(ctx, next)
+	won, err := c.publishOrDiscard(ctx, next)
+	if !won {
+		c.report.Problems = c.report.Problems[:before] // of what was replaced while we read it
+	}
 	return err
 }
 
@@ -325,11 +330,11 @@ func (g *gathering) take(ctx context.Context, name string, d *indexData, goesOn 
 // unnamed takes what no index object names from the packs themselves: an object that did may be lost. Most are of
 // writers that are at work or died; they are named twice, or for one collection too long.
 func (g *gathering) unnamed(ctx context.Context) error {
-	for k, size := range g.packs {
+	for _, k := range sortedPacks(g.packs) {
 		if g.named[k.id] {
 			continue
 		}
-		ref, places, err := g.c.r.readDirectory(ctx, k, size)
+		ref, places, err := g.c.r.readDirectory(ctx, k, g.packs[k])
 		switch {
 		case err != nil && lost(err):
 			continue

@@ -1,9 +1,11 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,8 +17,8 @@ import (
 )
 
 // Collections are numbered 1, 2, 3 …; number n+1 begins when n is done. Four objects describe one
-// (docs/format/repository-v1.md, section 9), each but the third created exclusively, so that of several collectors that work
-// on one collection, one decides and the others follow:
+// (docs/format/repository-v1.md, section 9), each created exclusively, so that of several collectors that work on one
+// collection, one decides and the others follow:
 //
 //	collections/<n>        what is condemned: published
 //	collections/<n>.waits  the intents that were there after the publication: whom the collection waits for
@@ -76,6 +78,11 @@ type packKey struct {
 func (k packKey) String() string { return string(k.group) + "/" + k.id.String() }
 func (k packKey) name() string   { return packName(k.group, k.id) }
 
+// sortedPacks returns the keys in one order: what is done with packs can be repeated.
+func sortedPacks[V any](packs map[packKey]V) []packKey {
+	return slices.SortedFunc(maps.Keys(packs), func(a, b packKey) int { return cmp.Compare(a.String(), b.String()) })
+}
+
 func parsePackKey(s string) (packKey, bool) {
 	group, id, found := strings.Cut(s, "/")
 	if !found || len(id) != 32 {
@@ -109,7 +116,7 @@ type view struct {
 	known     map[string]bool // index objects that the collection under way keeps; nil where none is
 	// considered are the snapshot objects that the collection under way has marked.
 	considered []string
-	named      []string // index objects that count by their name: of the last done, and prepared ones
+	named      []string // index objects that count by their name: of the last done, and known and prepared ones
 	damaged    error    // an object of the collections cannot be read: all that may count does, for readers only
 }
 
@@ -225,6 +232,9 @@ func (r *Repository) tryView(ctx context.Context) (*view, error) {
 		v.condemn(p.Condemned)
 		v.repairs, v.considered = p.Repairs, p.Considered
 		v.doubt = slices.Contains(all, endingName(v.highest))
+		if v.repairs && v.done+1 == v.highest {
+			return v, r.replacedEnd(ctx, v)
+		}
 	case v.done > 0:
 		var d done
 		if err := r.readJSON(ctx, seal.KindCollection, doneName(v.done), &d); err != nil {
@@ -233,6 +243,18 @@ func (r *Repository) tryView(ctx context.Context) (*view, error) {
 		v.named = d.Index
 	}
 	return v, nil
+}
+
+// replacedEnd adds what the collection lists that a repair takes the place of, where it has ended after all. It may have done
+// so after the repair had looked, and before the repair was published: snapshots may need what only this index names.
+func (r *Repository) replacedEnd(ctx context.Context, v *view) error {
+	var d done
+	err := r.readJSON(ctx, seal.KindCollection, doneName(v.done), &d)
+	if err != nil && lost(err) {
+		return nil // this is what is repaired
+	}
+	v.named = append(v.named, d.Index...)
+	return err
 }
 
 func (v *view) condemn(packs []string) {

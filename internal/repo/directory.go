@@ -69,8 +69,8 @@ func (r *Repository) recoverIndex(ctx context.Context) (bool, error) {
 	for _, p := range r.index.packs() {
 		delete(packs, packKey{p.group, p.id})
 	}
-	for k, size := range packs {
-		ref, places, err := r.readDirectory(ctx, k, size)
+	for _, k := range sortedPacks(packs) {
+		ref, places, err := r.readDirectory(ctx, k, packs[k])
 		if err != nil && !lost(err) {
 			return false, err
 		}
@@ -169,8 +169,8 @@ func (r *Repository) withoutDoomed(ctx context.Context, v *view, packs map[packK
 }
 
 func (r *Repository) writeRepaired(ctx context.Context, v *view, unnamed map[packKey]int64, write map[string]*indexData, report *RepairReport) error {
-	for k, size := range unnamed {
-		ref, places, err := r.readDirectory(ctx, k, size)
+	for _, k := range sortedPacks(unnamed) {
+		ref, places, err := r.readDirectory(ctx, k, unnamed[k])
 		if err != nil {
 			if !lost(err) {
 				return err

@@ -20,7 +20,7 @@ import (
 type index struct {
 	dir       string // of the cache; a temporary one is removed by close
 	temp      bool
-	mu        sync.RWMutex // guards recent, base, loaded, damaged, cached. Not held while objects are fetched
+	mu        sync.RWMutex // guards what follows, but for frozen and refresh. Not held while objects are fetched
 	recent    map[seal.ChunkID]location
 	base      *baseFile
 	loaded    map[string]bool  // names of index objects that recent and base hold
@@ -30,6 +30,8 @@ type index struct {
 	doubt     int              // 1 where the view said so: index objects may be missing of which nobody knows
 	frozen    bool             // it holds what it was given, and never asks the store
 	cached    bool             // base was left by an earlier process
+	last      map[PackID]bool  // packs that are gone or may be: each loses against every other that has its chunks
+	gone      map[PackID]bool  // of last, those that were missing when the index was read anew because of them
 	refresh   sync.Mutex       // one load at a time
 }
 
@@ -41,7 +43,10 @@ const maxRecent = 1 << 17
 const maxUnsaved = 32
 
 func newIndex(cacheDir, repository string) (*index, error) {
-	ix := &index{recent: map[seal.ChunkID]location{}, loaded: map[string]bool{}, damaged: map[string]error{}}
+	ix := &index{
+		recent: map[seal.ChunkID]location{}, loaded: map[string]bool{}, damaged: map[string]error{},
+		last: map[PackID]bool{}, gone: map[PackID]bool{},
+	}
 	if cacheDir == "" {
 		dir, err := os.MkdirTemp("", "holdfast-index-")
 		if err != nil {
@@ -72,18 +77,33 @@ func (ix *index) close() error {
 func (ix *index) find(id seal.ChunkID) (location, bool, error) {
 	ix.mu.RLock()
 	defer ix.mu.RUnlock()
+	return ix.findLocked(id)
+}
+
+func (ix *index) findLocked(id seal.ChunkID) (location, bool, error) {
 	if l, ok := ix.recent[id]; ok {
 		return l, true, nil
 	}
 	return ix.base.find(id)
 }
 
-// add makes the entries of an index object known that this process wrote, or read.
+// add makes the entries of an index object known that this process wrote, or read. In whatever order objects are added, in
+// one go or not: a pack in last never hides another.
 func (ix *index) add(name string, d *indexData) error {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	for _, e := range d.entries {
-		ix.recent[e.id] = location{d.packs[e.pack], e.chunkPlace}
+		l := location{d.packs[e.pack], e.chunkPlace}
+		if ix.last[l.pack.id] {
+			known, ok, err := ix.findLocked(l.id)
+			if err != nil {
+				return err
+			}
+			if ok && !ix.last[known.pack.id] {
+				continue
+			}
+		}
+		ix.recent[e.id] = l
 	}
 	ix.loaded[name] = true
 	ix.unsaved++
@@ -111,7 +131,7 @@ func (ix *index) mergeLocked() error {
 	return err
 }
 
-// reset forgets everything: index objects that were known are gone, so locations may be wrong.
+// reset forgets everything but last and gone: index objects that were known are gone, so locations may be wrong.
 func (ix *index) reset() error {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
@@ -149,11 +169,10 @@ func (r *Repository) loadIndex(ctx context.Context) (*view, error) {
 			}
 		}
 		ix.doubted(v.doubt)
-		var last map[PackID]bool
 		if v.damaged != nil || v.repairs {
-			last = v.condemned // some of them are gone
+			ix.demote(v.condemned) // some of them are gone
 		}
-		again, err := r.loadMissing(ctx, listed, last, try < viewTries)
+		again, err := r.loadMissing(ctx, listed, try < viewTries)
 		if err != nil || !again {
 			return v, err
 		}
@@ -162,9 +181,8 @@ func (r *Repository) loadIndex(ctx context.Context) (*view, error) {
 
 // loadMissing reads the listed objects that are not known. again is true where one vanished meanwhile and
 // mayVanish is true: a collection replaced it, and the list is old. An object that is damaged is noted and passed
-// over: what the others name stays readable. A pack in last loses against every other that has its chunks.
-func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool, last map[PackID]bool, mayVanish bool) (again bool, err error) {
-	var others []*indexData
+// over: what the others name stays readable.
+func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool, mayVanish bool) (again bool, err error) {
 	for _, name := range sorted(listed) {
 		if r.index.knows(name) {
 			continue
@@ -182,14 +200,45 @@ func (r *Repository) loadMissing(ctx context.Context, listed map[string]bool, la
 		if err := r.index.add(name, d); err != nil {
 			return false, err
 		}
-		if len(last) > 0 {
-			others = append(others, d.only(func(p *packRef) bool { return !last[p.id] }))
-		}
-	}
-	for _, d := range others {
-		r.index.lend(d)
 	}
 	return false, r.index.save()
+}
+
+func (ix *index) demote(packs map[PackID]bool) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	maps.Copy(ix.last, packs)
+}
+
+// withoutGone prepares the index for being read anew, where a pack turned out to be gone: packs that are not there lose
+// against every other that has their chunks. It reports whether that may make a difference.
+func (r *Repository) withoutGone(ctx context.Context, gone PackID) (bool, error) {
+	ix := r.index
+	ix.refresh.Lock()
+	defer ix.refresh.Unlock()
+	ix.mu.RLock()
+	again := !ix.frozen && !ix.gone[gone]
+	ix.mu.RUnlock()
+	if !again {
+		return false, nil
+	}
+	missing := map[PackID]bool{gone: true}
+	for _, p := range ix.packs() {
+		missing[p.id] = true
+	}
+	there, err := r.listPacks(ctx) // after the index: a pack is there before an index object names it
+	if err != nil {
+		return false, err
+	}
+	for k := range there {
+		delete(missing, k.id)
+	}
+	ix.mu.Lock()
+	maps.Copy(ix.last, missing)
+	maps.Copy(ix.gone, missing)
+	ix.gone[gone] = true // whatever the listing says: once is enough
+	ix.mu.Unlock()
+	return true, ix.forgetAll()
 }
 
 func (ix *index) doubted(doubt bool) {

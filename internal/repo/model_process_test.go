@@ -30,31 +30,50 @@ func (p *process) stopping() bool {
 	return p.s.stopping
 }
 
+// modelOp is an operation of a history: what a process does at one go.
+type modelOp struct {
+	name   string
+	weight int
+	do     func(ctx context.Context, p *process, t *testing.T, r *Repository) error
+	writes bool // where the end of a collection is damaged it is refused, and a repair follows
+}
+
+// The operations of a history without carrying writers, and of one with them. Another operation is another line.
+var (
+	plainOps = []modelOp{
+		{"write", 9, writeOp, true},
+		{"forget", 4, forgetOp, false},
+		{"read", 2, readOp, false},
+		{"collect", 5, collectOp, true},
+	}
+	carryOps = []modelOp{
+		{"write", 2, writeOp, true},
+		{"patch", 9, patchOp, true},
+		{"forget", 5, forgetOp, false},
+		{"read", 2, readOp, false},
+		{"collect", 5, collectOp, true},
+	}
+)
+
+func (s *sim) pickOp(rnd *rand.Rand) modelOp {
+	all := 0
+	for _, op := range s.ops {
+		all += op.weight
+	}
+	n := rnd.IntN(all)
+	for _, op := range s.ops {
+		if n -= op.weight; n < 0 {
+			return op
+		}
+	}
+	panic("unreachable")
+}
+
 func (p *process) act(t *testing.T, r *Repository) {
 	ctx := context.Background()
-	var err error
-	var what string
-	switch n := p.rnd.IntN(20); {
-	case n < 9:
-		what, err = "write", p.write(ctx, r)
-	case n < 13:
-		what, err = "forget", p.forget(ctx, r)
-	case n < 15:
-		what, err = "read", p.read(ctx, t, r)
-	default:
-		opts := CollectOptions{MinLive: 0.9}
-		if p.rnd.IntN(2) == 0 {
-			opts.Patience = NoPatience
-		}
-		var rep *CollectReport
-		if rep, err = r.Collect(ctx, opts); err == nil {
-			p.s.count("removed packs", rep.RemovedPacks)
-			p.s.count("pending", len(rep.Pending))
-			p.s.count("aborted", len(rep.Aborted))
-		}
-		what = "collect"
-	}
-	if err != nil && !p.dead && unreadable(err) && (what == "write" || what == "collect") {
+	op := p.s.pickOp(p.rnd)
+	what, err := op.name, op.do(ctx, p, t, r)
+	if err != nil && !p.dead && unreadable(err) && op.writes {
 		p.s.count("refused", 1) // the end of a collection is damaged
 		what, err = "repair", p.repair(ctx, r)
 	}
@@ -66,6 +85,20 @@ func (p *process) act(t *testing.T, r *Repository) {
 		t.Errorf("%s by process %d: %v", what, p.number, err)
 		p.s.stop()
 	}
+}
+
+func collectOp(ctx context.Context, p *process, _ *testing.T, r *Repository) error {
+	opts := CollectOptions{MinLive: 0.9}
+	if p.rnd.IntN(2) == 0 {
+		opts.Patience = NoPatience
+	}
+	rep, err := r.Collect(ctx, opts)
+	if err == nil {
+		p.s.count("removed packs", rep.RemovedPacks)
+		p.s.count("pending", len(rep.Pending))
+		p.s.count("aborted", len(rep.Aborted))
+	}
+	return err
 }
 
 func (p *process) repair(ctx context.Context, r *Repository) error {
@@ -103,8 +136,8 @@ func someFiles(rnd *rand.Rand) files {
 	return fs
 }
 
-func (p *process) write(ctx context.Context, r *Repository) (err error) {
-	fs := someFiles(p.rnd)
+func writeOp(ctx context.Context, p *process, _ *testing.T, r *Repository) (err error) {
+	fs := p.s.someFiles(p.rnd)
 	w, err := r.Begin(ctx, "orders-db", DefaultGroup)
 	if err != nil {
 		return err
@@ -123,13 +156,11 @@ func (p *process) write(ctx context.Context, r *Repository) (err error) {
 	if err := tree.Finish(m); err != nil {
 		return err
 	}
-	p.s.mu.Lock()
-	p.s.expected[w.ID()] = fs
-	p.s.mu.Unlock()
+	p.s.expect(w.ID(), fs)
 	return w.Commit(ctx, m)
 }
 
-func (p *process) forget(ctx context.Context, r *Repository) error {
+func forgetOp(ctx context.Context, p *process, _ *testing.T, r *Repository) error {
 	list, err := r.Snapshots(ctx, "orders-db")
 	if err != nil || len(list) < 3 {
 		return err
@@ -141,8 +172,8 @@ func (p *process) forget(ctx context.Context, r *Repository) error {
 	return r.Forget(ctx, "orders-db", l.ID)
 }
 
-// read restores a snapshot with what this process knows of the index, while others move things.
-func (p *process) read(ctx context.Context, t *testing.T, r *Repository) error {
+// readOp restores a snapshot with what this process knows of the index, while others move things.
+func readOp(ctx context.Context, p *process, _ *testing.T, r *Repository) error {
 	list, err := r.Snapshots(ctx, "orders-db")
 	if err != nil || len(list) == 0 {
 		return err

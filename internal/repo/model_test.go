@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/cryptotest"
@@ -29,6 +30,12 @@ var (
 // order that a seed decides. Processes pause for long, die before or after a call's effect, see calls fail that had
 // an effect, or will have it later. After every change each listed snapshot must restore completely.
 func TestCollectionModel(t *testing.T) {
+	runModel(t, func(s *sim) { s.ops, s.someFiles = plainOps, someFiles })
+}
+
+// runModel runs histories with what prepare puts into them.
+func runModel(t *testing.T, prepare func(s *sim)) {
+	t.Helper()
 	seeds := []uint64{*modelSeed}
 	if *modelSeed == 0 {
 		seeds = nil
@@ -40,9 +47,11 @@ func TestCollectionModel(t *testing.T) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			cryptotest.SetGlobalRandom(t, seed)
 			s := newSim(t, seed)
+			prepare(s)
 			synctest.Test(t, s.run)
 			if t.Failed() {
-				t.Logf("again: go test ./internal/repo -run TestCollectionModel -model.seed=%d", seed)
+				name, _, _ := strings.Cut(t.Name(), "/")
+				t.Logf("again: go test ./internal/repo -run %s -model.seed=%d -model.steps=%d", name, seed, *modelSteps)
 			}
 		})
 	}
@@ -50,11 +59,14 @@ func TestCollectionModel(t *testing.T) {
 
 // sim is one history.
 type sim struct {
-	rnd   *rand.Rand
-	st    *storetest.Memory
-	keys  *seal.Keyring
-	sign  *seal.Signer
-	cache string
+	rnd  *rand.Rand
+	st   *storetest.Memory
+	keys *seal.Keyring
+	sign *seal.Signer
+	ops  []modelOp
+	// someFiles makes the content of a snapshot that carries nothing over.
+	someFiles func(*rand.Rand) files
+	carries   bool // contents are large: not all are read after every change
 
 	mu       sync.Mutex // guards what follows
 	waiting  []*call
@@ -88,7 +100,7 @@ func newSim(t *testing.T, seed uint64) *sim {
 	st := storetest.NewMemory()
 	r := newRepository(t, st)
 	return &sim{
-		rnd: rand.New(rand.NewPCG(seed, 7)), st: st, keys: r.keys, sign: r.opts.Signer, cache: t.TempDir(),
+		rnd: rand.New(rand.NewPCG(seed, 7)), st: st, keys: r.keys, sign: r.opts.Signer,
 		expected: map[SnapshotID]files{}, done: map[string]int{},
 	}
 }
@@ -116,7 +128,7 @@ func (s *sim) run(t *testing.T) {
 		if changed && s.rnd.IntN(40) == 0 {
 			s.damage(t)
 		}
-		if changed && !s.check(t, step, c) {
+		if changed && (!s.check(t, step, c) || s.rnd.IntN(200) == 0 && !s.audit(t, step)) {
 			s.stop()
 		}
 	}
@@ -245,12 +257,29 @@ func (s *sim) check(t *testing.T, step int, c *call) bool {
 			t.Errorf("step %d (%s %s by %d): snapshot %s: %v", step, c.op, c.name, c.p.number, l.ID, l.Err)
 			return false
 		}
-		if err := s.same(t.Context(), r, l.Manifest); err != nil {
+		if err := s.whole(t.Context(), r, l.Manifest, step < 0 || strings.HasPrefix(c.name, prefixSnapshots)); err != nil {
 			t.Errorf("step %d (%s %s by %d): %v", step, c.op, c.name, c.p.number, err)
 			return false
 		}
 	}
 	return true
+}
+
+// whole reads the snapshot, or now and then only shows that all of it is there.
+func (s *sim) whole(ctx context.Context, r *Repository, m *Manifest, read bool) error {
+	if read || !s.carries || s.rnd.IntN(20) == 0 {
+		return s.same(ctx, r, m)
+	}
+	if err := reaches(ctx, r, m); err != nil {
+		return fmt.Errorf("snapshot %s: %w", m.ID, err)
+	}
+	return nil
+}
+
+func (s *sim) expect(id SnapshotID, fs files) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expected[id] = fs
 }
 
 func (s *sim) same(ctx context.Context, r *Repository, m *Manifest) error {
@@ -276,11 +305,14 @@ func (s *sim) same(ctx context.Context, r *Repository, m *Manifest) error {
 func (s *sim) cleanUp(t *testing.T) {
 	r := s.open(s.st, 0)
 	defer r.Close()
-	if _, err := r.RepairCollection(t.Context(), CollectOptions{Patience: NoPatience}); err != nil {
-		t.Errorf("the last repair: %v", err)
-	}
-	for range 3 {
-		mustCollect(t, r, CollectOptions{Patience: NoPatience, MinLive: 0.01})
+	// Twice: an old object that is damaged beside a collection under way goes when that has ended.
+	for range 2 {
+		if _, err := r.RepairCollection(t.Context(), CollectOptions{Patience: NoPatience}); err != nil {
+			t.Errorf("the last repair: %v", err)
+		}
+		for range 3 {
+			mustCollect(t, r, CollectOptions{Patience: NoPatience, MinLive: 0.01})
+		}
 	}
 	rep := mustCollect(t, r, CollectOptions{Patience: NoPatience, MinLive: 0.01})
 	if rep.RemovedPacks != 0 {
@@ -293,6 +325,7 @@ func (s *sim) cleanUp(t *testing.T) {
 	if n := count(s.st, prefixCollect); n > 20 {
 		t.Errorf("%d objects of collections are left", n)
 	}
+	s.damagePacks(t)
 }
 
 // open opens the repository for a process whose clock is off.
@@ -303,6 +336,6 @@ func (s *sim) open(st store.Store, off time.Duration) *Repository {
 	if err != nil {
 		panic(err)
 	}
-	r.limits = limits{indexEvery: 4, mergeEntries: 12, mergeFrom: 6, gatherFrom: 5}
+	r.limits = limits{indexEvery: 4, mergeEntries: 12, mergeFrom: 6, gatherFrom: 5, smallTable: 100}
 	return r
 }

@@ -172,8 +172,9 @@ func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, [
 	return i, ctx.Err()
 }
 
-// moved looks for a chunk whose pack vanished: a collection has put it elsewhere. cause is why the pack could not be
-// read; it is returned, with what happened since, where the chunk is nowhere else.
+// moved looks for a chunk whose pack vanished: a collection has put it elsewhere. The index may name both for a while, beside
+// a repair even for long. cause is why the pack could not be read; it is returned, with what happened since, where the chunk
+// is nowhere else.
 func (r *Repository) moved(ctx context.Context, l location, cause error) (location, error) {
 	if !errors.Is(cause, store.ErrNotExist) {
 		return l, cause
@@ -193,7 +194,13 @@ func (r *Repository) moved(ctx context.Context, l location, cause error) (locati
 		}
 		// Index objects may have been replaced while they were listed: two readings of one state are proof.
 		if v.same(before) {
-			return l, cause
+			again, err := r.withoutGone(ctx, l.pack.id)
+			if err != nil {
+				return l, errors.Join(cause, err)
+			}
+			if !again {
+				return l, cause
+			}
 		}
 		before = v
 	}

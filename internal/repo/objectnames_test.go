@@ -12,7 +12,12 @@ import (
 // as a whole, shows nothing of the system's name, and two names never give one object.
 func FuzzObjectNames(f *testing.F) {
 	for _, pair := range [][2]string{
-		{"orders-db", "orders-da"}, {"", "/"}, {"a/b", "a"}, {"..", "../x"}, {"a\x00", "a"}, {"20261123t204700z-5e1f09ab", "20261123t204700z-5e1f09aB"},
+		{"orders-db", "orders-da"},
+		{"", "/"},
+		{"a/b", "a"},
+		{"..", "../x"},
+		{"a\x00", "a"},
+		{"20261123t204700z-5e1f09ab", "20261123t204700z-5e1f09aB"},
 		{"/000000", "0"}, // a text that is in the object names of every system
 	} {
 		f.Add(pair[0], pair[1])

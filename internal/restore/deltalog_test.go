@@ -130,10 +130,14 @@ func TestDeltaBelievesWhatIsProven(t *testing.T) {
 		"a copy":             {put("backup_label", "x"), restore.Delta, "the cluster has a backup_label"},
 		"unfinished":         {put("holdfast.restore", "{}\n"), restore.Delta, "an earlier restore"},
 		"no pg_control":      {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, control.Path)) }, restore.Delta, ""},
-		"no label": {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "backup_label.old")) }, restore.Delta,
-			"the cluster was a standby when it went its own way"},
-		"no history": {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "pg_wal", "00000002.history")) }, restore.Delta,
-			"how the cluster came to timeline 2 is not known"},
+		"no label": {
+			func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "backup_label.old")) }, restore.Delta,
+			"the cluster was a standby when it went its own way",
+		},
+		"no history": {
+			func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "pg_wal", "00000002.history")) }, restore.Delta,
+			"how the cluster came to timeline 2 is not known",
+		},
 		"no log": {func(t *testing.T, dir string) {
 			for _, s := range segments(dir) {
 				os.Remove(s)

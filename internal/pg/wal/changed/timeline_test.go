@@ -72,8 +72,10 @@ func TestMapBeginsBehindAContinuedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ upTo, start, end wal.LSN }{
-		{5<<20 + 2*wal.PageSize, 0, 0}, {5<<20 + 3*wal.PageSize, 0, 0},
-		{wal.LSN(start) + 3, wal.LSN(start), wal.LSN(start)}, {wal.LSN(end), wal.LSN(start), (wal.LSN(end) + 7) &^ 7},
+		{5<<20 + 2*wal.PageSize, 0, 0},
+		{5<<20 + 3*wal.PageSize, 0, 0},
+		{wal.LSN(start) + 3, wal.LSN(start), wal.LSN(start)},
+		{wal.LSN(end), wal.LSN(start), (wal.LSN(end) + 7) &^ 7},
 	} {
 		if _, err := d.Write(log.Bytes[d.Next()-5<<20 : c.upTo-5<<20]); err != nil {
 			t.Fatal(err)

@@ -43,6 +43,7 @@ ROUNDS ?= 100
 soak: setup
 	@scripts/pg-versions.sh || echo "make soak: goes on with the installed versions of PostgreSQL"
 	$(GO) test -count=1 -timeout 0 -v -run TestSnapshotsOfWhatChanged ./internal/e2e -changed.rounds=$(ROUNDS)
+	$(GO) test -count=1 -timeout 0 -v -run TestChanged ./internal/capture -changed.all
 	$(GO) test -count=1 -timeout 0 -v -run 'TestMapHolds|TestMapOverCrashes' ./internal/pg/wal/changed -truth.rounds=$(ROUNDS)
 
 lint:

@@ -3,6 +3,7 @@ package capture_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -293,16 +294,17 @@ func steps(t *testing.T) []step {
 	}
 }
 
+var changedAll = flag.Bool("changed.all", false, "each version with and without checksums, beside the server and from afar")
+
 // TestChanged takes a snapshot after each step, and compares it with the files.
 func TestChanged(t *testing.T) {
-	for _, version := range pgtest.Versions(t) {
-		if !slices.Contains([]string{"13", "15", "18"}, version) {
-			continue
-		}
+	versions := pgtest.Versions(t)
+	for i, version := range versions {
 		for _, checksums := range []bool{true, false} {
 			for _, local := range []bool{true, false} {
-				if !local && checksums == (version == "15") {
-					continue // one of the two is enough
+				// Each setting once: the oldest without checksums, the newest from afar.
+				if !*changedAll && (checksums != (i > 0) || local == (i == len(versions)-1)) {
+					continue
 				}
 				t.Run(fmt.Sprintf("%s/checksums=%v/local=%v", version, checksums, local), func(t *testing.T) { testChanged(t, version, checksums, local) })
 			}

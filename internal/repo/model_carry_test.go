@@ -81,8 +81,25 @@ func (p *process) pick(ctx context.Context, r *Repository) (*Manifest, error) {
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
-	l := list[p.rnd.IntN(len(list))]
+	l := p.rather(list)
 	return l.Manifest, l.Err
+}
+
+// rather returns one of the snapshots: often one that the collection under way has not considered. What such a one needs
+// may be condemned, and is deleted if it is forgotten in time.
+func (p *process) rather(list []Listed) Listed {
+	if p.rnd.IntN(3) > 0 {
+		r := p.s.open(p.s.st, 0)
+		defer r.Close()
+		v, err := r.tryView(context.Background())
+		late := slices.DeleteFunc(slices.Clone(list), func(l Listed) bool {
+			return slices.Contains(v.considered, r.snapshotName("orders-db", l.ID))
+		})
+		if err == nil && v.known != nil && len(late) > 0 {
+			return late[p.rnd.IntN(len(late))]
+		}
+	}
+	return list[p.rnd.IntN(len(list))]
 }
 
 // patchOp takes a snapshot of what an earlier one has with some differences. The earlier one is chosen before the intent is
@@ -91,6 +108,9 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	prev, err := p.pick(ctx, r)
 	if err != nil || prev == nil {
 		return err
+	}
+	if p.rnd.IntN(6) == 0 {
+		p.pause(p.rnd.IntN(400)) // long enough for it to be forgotten, and collected
 	}
 	w, err := r.Begin(ctx, "orders-db", DefaultGroup)
 	if err != nil {
@@ -119,6 +139,9 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	} else {
 		c.old = nil
 		p.s.count("not carried", 1)
+	}
+	if p.rnd.IntN(4) == 0 {
+		p.pause(p.rnd.IntN(400)) // long enough for a collection to end
 	}
 	m := &Manifest{Engine: "test"}
 	err = c.edit(ctx, m)

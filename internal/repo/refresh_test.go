@@ -102,6 +102,18 @@ func TestReaderThatWasCutOffBesideARepair(t *testing.T) {
 	})
 }
 
+// A check beside such a repair blames no snapshot for packs whose chunks were copied.
+func TestCheckBesideARepair(t *testing.T) {
+	eachLateSweep(t, func(t *testing.T, l *little) {
+		rep := check(t, must(openAgain(t, l.st)), CheckOptions{ReadData: true})
+		for _, p := range rep.Problems {
+			if p.SnapshotCount > 0 {
+				t.Errorf("%+v", p)
+			}
+		}
+	})
+}
+
 // What the repair has condemned cannot be read any more either: nothing but their absence says which packs are gone.
 func TestReaderBesideARepairThatIsDamaged(t *testing.T) {
 	eachLateSweep(t, func(t *testing.T, l *little) {

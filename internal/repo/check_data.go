@@ -25,6 +25,7 @@ func (c *checker) index(ctx context.Context) error {
 		return err
 	}
 	ix.frozen = true
+	ix.doubted(v.doubt)
 	if v.damaged != nil || v.repairs {
 		ix.demote(v.condemned) // as a reader does: some of them are gone, and what is needed was copied
 	}

@@ -25,6 +25,10 @@ func (c *checker) index(ctx context.Context) error {
 		return err
 	}
 	ix.frozen = true
+	ix.doubted(v.doubt)
+	if v.damaged != nil || v.repairs {
+		ix.demote(v.condemned) // as a reader does: some of them are gone, and what is needed was copied
+	}
 	c.private = &Repository{store: c.r.store, keys: c.r.keys, id: c.r.id, opts: c.r.opts, codecs: c.r.codecs, index: ix}
 	c.tree = c.private.Reader()
 	for _, name := range sorted(names) {

@@ -81,8 +81,25 @@ func (p *process) pick(ctx context.Context, r *Repository) (*Manifest, error) {
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
-	l := list[p.rnd.IntN(len(list))]
+	l := p.rather(list)
 	return l.Manifest, l.Err
+}
+
+// rather returns one of the snapshots: often one that the collection under way has not considered. What such a one needs
+// may be condemned, and is deleted if it is forgotten in time.
+func (p *process) rather(list []Listed) Listed {
+	if p.rnd.IntN(3) > 0 {
+		r := p.s.open(p.s.st, 0)
+		defer r.Close()
+		v, err := r.tryView(context.Background())
+		late := slices.DeleteFunc(slices.Clone(list), func(l Listed) bool {
+			return slices.Contains(v.considered, r.snapshotName("orders-db", l.ID))
+		})
+		if err == nil && v.known != nil && len(late) > 0 {
+			return late[p.rnd.IntN(len(late))]
+		}
+	}
+	return list[p.rnd.IntN(len(list))]
 }
 
 // patchOp takes a snapshot of what an earlier one has with some differences. The earlier one is chosen before the intent is
@@ -91,6 +108,9 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	prev, err := p.pick(ctx, r)
 	if err != nil || prev == nil {
 		return err
+	}
+	if p.rnd.IntN(6) == 0 {
+		p.pause(p.rnd.IntN(400)) // long enough for it to be forgotten, and collected
 	}
 	w, err := r.Begin(ctx, "orders-db", DefaultGroup)
 	if err != nil {
@@ -105,13 +125,22 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	p.s.mu.Lock()
 	old := p.s.expected[prev.ID]
 	p.s.mu.Unlock()
+	there := p.s.has(ctx, prev)
 	ok, err := w.MayCarry(ctx, prev)
 	if err != nil {
 		return err
 	}
+	if ok && !there {
+		t.Errorf("process %d may carry over of %s, which is forgotten", p.number, prev.ID)
+		p.s.stop()
+	}
 	c := &carrier{p: p, w: w, rd: r.Reader(), lane: w.Lane(), old: old, now: maps.Clone(old)}
 	if ok {
 		c.prev = prev
+		if err := p.s.stays(ctx, w, prev); err != nil {
+			t.Errorf("process %d may carry over of %s: %v", p.number, prev.ID, err)
+			p.s.stop()
+		}
 		p.s.count("carried", 1)
 		if w.known != nil {
 			p.s.count("carried beside a collection", 1)
@@ -119,6 +148,9 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	} else {
 		c.old = nil
 		p.s.count("not carried", 1)
+	}
+	if p.rnd.IntN(4) == 0 {
+		p.pause(p.rnd.IntN(400)) // long enough for a collection to end
 	}
 	m := &Manifest{Engine: "test"}
 	err = c.edit(ctx, m)
@@ -131,6 +163,44 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	}
 	p.s.expect(w.ID(), c.now)
 	return w.Commit(ctx, m)
+}
+
+// has reports whether the snapshot exists at this moment.
+func (s *sim) has(ctx context.Context, m *Manifest) bool {
+	r := s.open(s.st, 0)
+	defer r.Close()
+	_, err := r.manifestObject(ctx, r.snapshotName("orders-db", m.ID))
+	return err == nil
+}
+
+// stays shows, at the moment at which a writer may carry over from a snapshot, that nothing of it is in condemned packs
+// alone: who forgets it in time would have them deleted, and waits for no writer that began after they were condemned.
+func (s *sim) stays(ctx context.Context, w *Writer, prev *Manifest) error {
+	r := s.open(s.st, 0)
+	defer r.Close()
+	v, err := r.readView(ctx)
+	if err != nil || v.damaged != nil {
+		return err // the writer began before the damage
+	}
+	names, err := r.indexNames(ctx, v)
+	if err != nil {
+		return err
+	}
+	private, err := r.privateIndex(ctx, sorted(names), w.condemned)
+	if err != nil {
+		return err
+	}
+	defer private.Close()
+	m, _, err := private.mark(ctx, []string{r.snapshotName("orders-db", prev.ID)}) // nothing, where it was just forgotten
+	if err != nil {
+		return err
+	}
+	return m.each(func(l location, _ bool) error {
+		if w.condemned[l.pack.id] {
+			return fmt.Errorf("chunk %s lies in %s alone, which is condemned", l.id, l.pack.name())
+		}
+		return nil
+	})
 }
 
 // carrier makes one such snapshot.

@@ -72,6 +72,7 @@ type sim struct {
 	waiting  []*call
 	expected map[SnapshotID]files
 	stopping bool
+	step     int
 	hurt     uint32 // the last collection whose end was damaged; 0 none
 	late     []func()
 	done     map[string]int // what happened how often
@@ -133,10 +134,13 @@ func (s *sim) run(t *testing.T) {
 		}
 	}
 	wg.Wait()
+	r := s.open(s.st, 0)
+	defer r.Close()
+	last, _, _, err := r.numbers(t.Context())
 	if !t.Failed() {
 		s.cleanUp(t)
 	}
-	t.Logf("%v", s.done)
+	t.Logf("%d collections: %v, %v", last, s.done, err)
 }
 
 func (s *sim) stop() {
@@ -149,6 +153,7 @@ func (s *sim) stop() {
 func (s *sim) choose(step int) *call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.step = step
 	if len(s.waiting) == 0 {
 		return nil
 	}
@@ -337,5 +342,8 @@ func (s *sim) open(st store.Store, off time.Duration) *Repository {
 		panic(err)
 	}
 	r.limits = limits{indexEvery: 4, mergeEntries: 12, mergeFrom: 6, gatherFrom: 5, smallTable: 100}
+	if s.carries {
+		r.opts.PackBytes, r.limits.indexEvery = 4000, 40 // fewer objects, so that more is done in as many calls
+	}
 	return r
 }

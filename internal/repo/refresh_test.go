@@ -102,6 +102,39 @@ func TestReaderThatWasCutOffBesideARepair(t *testing.T) {
 	})
 }
 
+// A check beside such a repair blames no snapshot for packs whose chunks were copied.
+func TestCheckBesideARepair(t *testing.T) {
+	eachLateSweep(t, func(t *testing.T, l *little) {
+		rep := check(t, must(openAgain(t, l.st)), CheckOptions{ReadData: true})
+		for _, p := range rep.Problems {
+			if p.SnapshotCount > 0 {
+				t.Errorf("%+v", p)
+			}
+		}
+	})
+}
+
+// The end of a collection is lost, and with it what names the packs: a check finds them as a reader does.
+func TestCheckWhereTheEndIsLost(t *testing.T) {
+	st := storetest.NewMemory()
+	r := newRepository(t, st)
+	gone := mustSave(t, r, littleFiles(1, nil))
+	mustSave(t, r, littleFiles(2, nil))
+	err := r.Forget(t.Context(), "orders-db", gone.ID)
+	if err == nil {
+		mustCollect(t, r, CollectOptions{MinLive: 0.01}) // nothing is rewritten, so the end alone names what stays
+		err = st.Delete(t.Context(), doneName(1))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range check(t, must(openAgain(t, st)), CheckOptions{ReadData: true}).Problems {
+		if p.SnapshotCount > 0 {
+			t.Errorf("%+v", p)
+		}
+	}
+}
+
 // What the repair has condemned cannot be read any more either: nothing but their absence says which packs are gone.
 func TestReaderBesideARepairThatIsDamaged(t *testing.T) {
 	eachLateSweep(t, func(t *testing.T, l *little) {

@@ -18,7 +18,7 @@ import (
 // whole chunks, growth, shrinking and removal over it: they look at nothing that they carry, while others forget the
 // snapshot, condemn what only it needs, and delete that.
 func TestCarryModel(t *testing.T) {
-	runModel(t, func(s *sim) { s.ops, s.someFiles, s.carries = carryOps, pagedFiles, true })
+	runModel(t, 2**modelRuns, func(s *sim) { s.ops, s.someFiles, s.carries = carryOps, pagedFiles, true })
 }
 
 const (
@@ -188,7 +188,10 @@ func (s *sim) stays(ctx context.Context, w *Writer, prev *Manifest) error {
 	r := s.open(s.st, 0)
 	defer r.Close()
 	v, err := r.readView(ctx)
-	if err != nil || v.damaged != nil || v.doubt {
+	s.mu.Lock()
+	hurt := s.hurt
+	s.mu.Unlock()
+	if err != nil || v.damaged != nil || hurt > 0 && hurt >= v.highest {
 		return err // the end of a collection is damaged or lost: what is not named now is found in the packs themselves
 	}
 	names, err := r.indexNames(ctx, v)

@@ -18,7 +18,7 @@ import (
 // whole chunks, growth, shrinking and removal over it: they look at nothing that they carry, while others forget the
 // snapshot, condemn what only it needs, and delete that.
 func TestCarryModel(t *testing.T) {
-	runModel(t, func(s *sim) { s.ops, s.someFiles, s.carries = carryOps, pagedFiles, true })
+	runModel(t, 2**modelRuns, func(s *sim) { s.ops, s.someFiles, s.carries = carryOps, pagedFiles, true })
 }
 
 const (
@@ -130,14 +130,14 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	if err != nil {
 		return err
 	}
-	if ok && !there {
+	if ok && !there && !p.s.aborted(ctx, w) {
 		t.Errorf("process %d may carry over of %s, which is forgotten", p.number, prev.ID)
 		p.s.stop()
 	}
 	c := &carrier{p: p, w: w, rd: r.Reader(), lane: w.Lane(), old: old, now: maps.Clone(old)}
 	if ok {
 		c.prev = prev
-		if err := p.s.stays(ctx, w, prev); err != nil {
+		if err := p.s.stays(ctx, w, prev); err != nil && !p.s.aborted(ctx, w) {
 			t.Errorf("process %d may carry over of %s: %v", p.number, prev.ID, err)
 			p.s.stop()
 		}
@@ -154,6 +154,9 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	}
 	m := &Manifest{Engine: "test"}
 	err = c.edit(ctx, m)
+	if err != nil && unreadable(err) && p.s.aborted(ctx, w) {
+		return ErrAborted // nobody waits for it any more
+	}
 	if err != nil && ok && !p.dead && unreadable(err) {
 		t.Errorf("what process %d may carry over of %s cannot be read: %v", p.number, prev.ID, err)
 		p.s.stop()
@@ -163,6 +166,12 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	}
 	p.s.expect(w.ID(), c.now)
 	return w.Commit(ctx, m)
+}
+
+// aborted reports whether a collection has lost its patience with the writer: it keeps nothing for it then.
+func (s *sim) aborted(ctx context.Context, w *Writer) bool {
+	_, err := s.st.Stat(ctx, w.r.snapshotName(w.system, w.ID()))
+	return err == nil
 }
 
 // has reports whether the snapshot exists at this moment.
@@ -179,8 +188,11 @@ func (s *sim) stays(ctx context.Context, w *Writer, prev *Manifest) error {
 	r := s.open(s.st, 0)
 	defer r.Close()
 	v, err := r.readView(ctx)
-	if err != nil || v.damaged != nil {
-		return err // the writer began before the damage
+	s.mu.Lock()
+	hurt := s.hurt
+	s.mu.Unlock()
+	if err != nil || v.damaged != nil || hurt > 0 && hurt >= v.highest {
+		return err // the end of a collection is damaged or lost: what is not named now is found in the packs themselves
 	}
 	names, err := r.indexNames(ctx, v)
 	if err != nil {

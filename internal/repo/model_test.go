@@ -30,16 +30,16 @@ var (
 // order that a seed decides. Processes pause for long, die before or after a call's effect, see calls fail that had
 // an effect, or will have it later. After every change each listed snapshot must restore completely.
 func TestCollectionModel(t *testing.T) {
-	runModel(t, func(s *sim) { s.ops, s.someFiles = plainOps, someFiles })
+	runModel(t, *modelRuns, func(s *sim) { s.ops, s.someFiles = plainOps, someFiles })
 }
 
 // runModel runs histories with what prepare puts into them.
-func runModel(t *testing.T, prepare func(s *sim)) {
+func runModel(t *testing.T, runs int, prepare func(s *sim)) {
 	t.Helper()
 	seeds := []uint64{*modelSeed}
 	if *modelSeed == 0 {
 		seeds = nil
-		for range *modelRuns {
+		for range runs {
 			seeds = append(seeds, rand.Uint64N(1<<32)+1)
 		}
 	}

@@ -5,7 +5,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X github.com/holdfast-dr/holdfast/internal/cli.version=$(VERSION)
 GO      ?= go
 # -count=1: the tests that build and run the program are not seen by the test cache.
-TESTFLAGS ?= -race -count=1 -timeout 25m
+TESTFLAGS ?= -race -count=1 -timeout 60m
 FUZZTIME  ?= 10s
 MANDIR    ?= man
 

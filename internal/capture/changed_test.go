@@ -305,7 +305,10 @@ func TestChanged(t *testing.T) {
 				if !*changedAll && (checksums != (i > 0) || local == (i == len(versions)-1)) {
 					continue
 				}
-				t.Run(fmt.Sprintf("%s/checksums=%v/local=%v", version, checksums, local), func(t *testing.T) { testChanged(t, version, checksums, local) })
+				t.Run(fmt.Sprintf("%s/checksums=%v/local=%v", version, checksums, local), func(t *testing.T) {
+					t.Parallel()
+					testChanged(t, version, checksums, local)
+				})
 			}
 		}
 	}

@@ -49,6 +49,7 @@ func TestChangedGap(t *testing.T) {
 	for _, local := range []bool{true, false} {
 		for _, force := range []bool{false, true} {
 			t.Run(fmt.Sprintf("local=%v, checkpoint=%v", local, force), func(t *testing.T) {
+				t.Parallel()
 				c := begun(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{
 					"wal_keep_size": "0", "max_wal_size": "4MB", "min_wal_size": "2MB",
 				}}, local)
@@ -88,6 +89,7 @@ func fullPageWrites(t *testing.T, s *pgtest.Server, to string) {
 func TestChangedWithoutFullPageWrites(t *testing.T) {
 	for _, local := range []bool{true, false} {
 		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
+			t.Parallel()
 			c := begun(t, pgtest.Options{}, local)
 			c.changed(t)
 			fullPageWrites(t, c.s, "off")
@@ -209,6 +211,7 @@ func silently(p []byte, block uint32) {
 func TestChangedFindsItsOwnMistakes(t *testing.T) {
 	for _, local := range []bool{true, false} {
 		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
+			t.Parallel()
 			c := begun(t, pgtest.Options{Checksums: true}, local)
 			c.changed(t)
 			table := c.s.Query("", "SELECT pg_relation_filepath('t')")
@@ -249,6 +252,7 @@ func TestChangedFindsItsOwnMistakes(t *testing.T) {
 func TestChangedStandby(t *testing.T) {
 	for _, local := range []bool{true, false} {
 		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
+			t.Parallel()
 			o := pgtest.Options{Checksums: true, Conf: quietConf(map[string]string{"shared_buffers": "1MB"})}
 			s := pgtest.Start(t, o)
 			s.Exec("", "CREATE TABLE t AS SELECT i, repeat('holdfast ', 20) AS s FROM generate_series(1, 20000) i", "CREATE INDEX ON t (i)", "CHECKPOINT")
@@ -335,6 +339,7 @@ func stopOf(t *testing.T, r *capture.SnapshotReport) wal.LSN {
 func TestChangedWithoutTheRight(t *testing.T) {
 	for _, version := range pgtest.Versions(t) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			c := begun(t, pgtest.Options{Version: version}, false)
 			c.s.Exec("", "CREATE ROLE modest LOGIN REPLICATION", "GRANT pg_read_all_settings TO modest")
 			c.cfg.Connection = strings.Replace(c.s.ConnString(""), "user=postgres", "user=modest", 1)

@@ -50,7 +50,10 @@ func TestSnapshotsOfWhatChanged(t *testing.T) {
 	for i, v := range pgtest.Versions(t) {
 		for n, how := range settings {
 			if *rounds > 6 || n == i || how == "remote" && v == "15" {
-				t.Run(v+"/"+how, func(t *testing.T) { snapshotsOfWhatChanged(t, v, how) })
+				t.Run(v+"/"+how, func(t *testing.T) {
+					t.Parallel()
+					snapshotsOfWhatChanged(t, v, how)
+				})
 			}
 		}
 	}

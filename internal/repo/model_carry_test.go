@@ -157,7 +157,7 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	if err != nil && unreadable(err) && p.s.aborted(ctx, w) {
 		return ErrAborted // nobody waits for it any more
 	}
-	if err != nil && ok && !p.dead && unreadable(err) {
+	if err != nil && ok && !p.dead.Load() && unreadable(err) {
 		t.Errorf("what process %d may carry over of %s cannot be read: %v", p.number, prev.ID, err)
 		p.s.stop()
 	}

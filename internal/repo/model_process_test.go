@@ -15,9 +15,9 @@ import (
 // another clock.
 func (p *process) live(t *testing.T) {
 	for !p.stopping() {
-		p.dead = false
+		p.dead.Store(false)
 		r := p.s.open(p, time.Duration(p.rnd.IntN(14)-7)*24*time.Hour)
-		for !p.dead && !p.stopping() {
+		for !p.dead.Load() && !p.stopping() {
 			p.act(t, r)
 		}
 		_ = r.Close()
@@ -80,14 +80,14 @@ func (p *process) act(t *testing.T, r *Repository) {
 	ctx := context.Background()
 	op := p.s.pickOp(p.rnd)
 	what, err := op.name, op.do(ctx, p, t, r)
-	if err != nil && !p.dead && unreadable(err) && op.writes {
+	if err != nil && !p.dead.Load() && unreadable(err) && op.writes {
 		p.s.count("refused", 1) // the end of a collection is damaged
 		what, err = "repair", p.repair(ctx, r)
 	}
 	switch {
 	case err == nil:
 		p.s.count(what, 1)
-	case errors.Is(err, errDead) || errors.Is(err, errCut) || errors.Is(err, ErrAborted) || p.dead:
+	case errors.Is(err, errDead) || errors.Is(err, errCut) || errors.Is(err, ErrAborted) || p.dead.Load():
 	default:
 		t.Errorf("%s by process %d: %v", what, p.number, err)
 		p.s.stop()
@@ -124,7 +124,7 @@ func (p *process) repair(ctx context.Context, r *Repository) error {
 	rep, err := r.RepairCollection(ctx, opts)
 	if rep != nil {
 		p.s.count("lost chunks", len(rep.Problems))
-		if len(rep.Problems) > 0 && !p.dead {
+		if len(rep.Problems) > 0 && !p.dead.Load() {
 			err = errors.Join(err, fmt.Errorf("the repair lost something: %v", rep.Problems))
 		}
 	}
@@ -207,7 +207,7 @@ func readOp(ctx context.Context, p *process, _ *testing.T, r *Repository) error 
 		return l.Err
 	}
 	err = p.s.same(ctx, r, l.Manifest)
-	if err == nil || p.dead {
+	if err == nil || p.dead.Load() {
 		return err
 	}
 	if _, gone := p.s.st.Stat(ctx, r.snapshotName("orders-db", l.ID)); gone != nil {

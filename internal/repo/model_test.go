@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
@@ -93,7 +94,7 @@ type process struct {
 	s                 *sim
 	number            int
 	rnd               *rand.Rand
-	dead              bool
+	dead              atomic.Bool
 	pausedUntil       int
 }
 
@@ -189,8 +190,8 @@ func (s *sim) let(c *call) bool {
 	busy := func(err error) error {
 		return &store.Error{Op: c.op, Name: c.name, Store: "sim", Kind: store.Busy, Err: err}
 	}
-	if c.p.dead || s.stopping {
-		c.p.dead = true
+	if c.p.dead.Load() || s.stopping {
+		c.p.dead.Store(true)
 		c.reply <- busy(errDead)
 		return false
 	}
@@ -202,12 +203,12 @@ func (s *sim) let(c *call) bool {
 	}
 	switch n := s.rnd.IntN(1000); {
 	case n < 2:
-		c.p.dead = true
+		c.p.dead.Store(true)
 		c.reply <- busy(errDead)
 		s.count("killed before", 1)
 	case n < 7 && !read:
 		_ = c.effect()
-		c.p.dead = true
+		c.p.dead.Store(true)
 		c.reply <- busy(errDead)
 		s.count("killed after", 1)
 	case n < 12:

@@ -323,7 +323,11 @@ func (c *collector) sweepIndex(ctx context.Context, n uint32) error {
 		return err // whoever works on the higher one sweeps
 	}
 	var d done
-	if err := c.r.readJSON(ctx, seal.KindCollection, doneName(n), &d); err != nil {
+	err = c.r.readJSON(ctx, seal.KindCollection, doneName(n), &d)
+	if errors.Is(err, store.ErrNotExist) {
+		return errDoubt // it was lost since it was listed
+	}
+	if err != nil {
 		return err
 	}
 	counts := map[string]bool{}

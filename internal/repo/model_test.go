@@ -190,7 +190,7 @@ func (s *sim) let(c *call) bool {
 	busy := func(err error) error {
 		return &store.Error{Op: c.op, Name: c.name, Store: "sim", Kind: store.Busy, Err: err}
 	}
-	if c.p.dead.Load() || s.stopping {
+	if c.p.dead.Load() || c.p.stopping() {
 		c.p.dead.Store(true)
 		c.reply <- busy(errDead)
 		return false

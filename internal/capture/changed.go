@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
 // A snapshot of what changed takes everything from the one before, except the pages that the log names between the
@@ -233,11 +234,13 @@ func (s *snapshot) mapOf(ctx context.Context, b *base, from, to wal.LSN) (*chang
 		if !errors.As(err, &unknown) {
 			return m, err
 		}
-		// What the server has removed was received; it may have come into the repository since it was looked for.
+		// What the server has removed was received; it may have come into the repository since it was looked for. And what
+		// receives the log replaces pieces by what is finished.
 		if unknown.At > at {
 			at, give = unknown.At, time.Now().Add(logPatience)
 		}
-		if !errors.Is(err, io.ErrUnexpectedEOF) || time.Now().After(give) {
+		moving := errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, store.ErrNotExist)
+		if !moving || time.Now().After(give) {
 			return nil, doubtf("what changed since the snapshot before is not known: %v", err)
 		}
 		select {

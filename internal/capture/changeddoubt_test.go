@@ -311,6 +311,9 @@ func TestChangedStandby(t *testing.T) {
 			at(sb)
 			sb.Exec("", "CHECKPOINT")
 			c.stream = startStream(t, capture.StreamConfig{Connection: sb.ConnString(""), Log: c.r.Log(logSystem), Interval: 50 * time.Millisecond, Slot: "promoted"})
+			if !local {
+				c.cfg.WaitLog = waitStream(c.stream)
+			}
 			c.stream.untilStored(2, flushed(t, sb))
 			if local {
 				c.full(t, "was left before")

@@ -128,8 +128,8 @@ func snapshotsOfWhatChanged(t *testing.T, version, how string) {
 // streams waits until the agent receives the log.
 func (w *world) streams() {
 	w.t.Helper()
-	w.until("the agent is connected again", func() bool {
-		return w.server.Query("", "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1"
+	w.until("the agent is connected again", func() bool { // it may be far behind
+		return w.server.Query("", "SELECT count(*) FROM pg_stat_replication WHERE state IN ('catchup', 'streaming')") == "1"
 	})
 }
 

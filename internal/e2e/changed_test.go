@@ -50,10 +50,7 @@ func TestSnapshotsOfWhatChanged(t *testing.T) {
 	for i, v := range pgtest.Versions(t) {
 		for n, how := range settings {
 			if *rounds > 6 || n == i || how == "remote" && v == "15" {
-				t.Run(v+"/"+how, func(t *testing.T) {
-					t.Parallel()
-					snapshotsOfWhatChanged(t, v, how)
-				})
+				t.Run(v+"/"+how, func(t *testing.T) { snapshotsOfWhatChanged(t, v, how) })
 			}
 		}
 	}
@@ -74,7 +71,7 @@ func snapshotsOfWhatChanged(t *testing.T, version, how string) {
 	agent := w.agent()
 	w.server.Exec("", "CREATE TABLE still AS SELECT i, repeat('x', 100) AS s FROM generate_series(1, 50000) i", "VACUUM still", "CHECKPOINT")
 	w.run("snapshot", "create", system)
-	m := startMover(t, w.server, w.dir)
+	m := startPacedMover(t, w.server, w.dir, 100*time.Millisecond)
 	read, compared, late := int64(0), int64(0), 0
 	for i := range *rounds {
 		pause(time.Duration(chance.IntN(1000)) * time.Millisecond)

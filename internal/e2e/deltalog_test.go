@@ -54,7 +54,7 @@ func deltaByTheLog(t *testing.T, version string) {
 	w.until("the agent is connected again", func() bool {
 		return w.server.Query("", "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1"
 	})
-	m = moveOn(t, w.server, w.dir)
+	m = moveOn(t, w.server, w.dir, 0)
 	pause(2 * time.Second)
 	w.run("snapshot", "create", system)
 	pause(time.Second)
@@ -90,7 +90,7 @@ func deltaByTheLog(t *testing.T, version string) {
 		for space := range 3 {
 			w.mkdir(fmt.Sprintf("own-%d/space%d", i, space))
 		}
-		m = moveOn(t, copied, own)
+		m = moveOn(t, copied, own, 0)
 		pause(1500 * time.Millisecond)
 		copied.Exec("", "CHECKPOINT")
 		pause(time.Second)

@@ -21,6 +21,7 @@ import (
 type mover struct {
 	server *pgtest.Server
 	dir    string // for tablespaces
+	pace   time.Duration
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -46,16 +47,22 @@ var moverSchema = []string{
 // startMover makes the schema and begins to move.
 func startMover(t *testing.T, s *pgtest.Server, dir string) *mover {
 	t.Helper()
+	return startPacedMover(t, s, dir, 0)
+}
+
+// startPacedMover is startMover with a pause after each work, so that whoever receives the log keeps up.
+func startPacedMover(t *testing.T, s *pgtest.Server, dir string, pace time.Duration) *mover {
+	t.Helper()
 	s.Exec("", moverSchema...)
 	s.Exec("pattern", "CREATE TABLE p AS SELECT i, md5(i::text) AS v FROM generate_series(1, 2000) AS i", "CREATE INDEX ON p (i)")
-	return moveOn(t, s, dir)
+	return moveOn(t, s, dir, pace)
 }
 
 // moveOn begins to move in a copy of a cluster that has the schema.
-func moveOn(t *testing.T, s *pgtest.Server, dir string) *mover {
+func moveOn(t *testing.T, s *pgtest.Server, dir string, pace time.Duration) *mover {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	m := &mover{server: s, dir: dir, cancel: cancel, done: map[string]int{}}
+	m := &mover{server: s, dir: dir, pace: pace, cancel: cancel, done: map[string]int{}}
 	for _, work := range []func(ctx context.Context, c *pgx.Conn, n int) error{
 		m.databases, m.tablespaces, m.rewrites, m.growth, m.indexes, m.kinds, m.business,
 	} {
@@ -75,6 +82,7 @@ func (m *mover) stop() {
 func (m *mover) repeat(ctx context.Context, work func(ctx context.Context, c *pgx.Conn, n int) error) {
 	var conn *pgx.Conn
 	for n := 0; ctx.Err() == nil; n++ {
+		pause(m.pace)
 		if conn == nil || conn.IsClosed() {
 			var err error
 			if conn, err = pgx.Connect(ctx, m.server.ConnString("")); err != nil {

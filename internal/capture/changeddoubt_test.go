@@ -247,6 +247,11 @@ func TestChangedFindsItsOwnMistakes(t *testing.T) {
 	}
 }
 
+// aSecondLater returns a second later: which of two snapshots of one second is the newest is anybody's guess.
+func aSecondLater(t *testing.T, s *pgtest.Server) {
+	s.Until(t, "", "SELECT clock_timestamp() > '"+s.Query("", "SELECT clock_timestamp()")+"'::timestamptz + interval '1 second'", "t")
+}
+
 // TestChangedStandby takes snapshots of a standby and of its primary in turns, and then of what the standby was
 // promoted to.
 func TestChangedStandby(t *testing.T) {
@@ -302,6 +307,7 @@ func TestChangedStandby(t *testing.T) {
 			if local {
 				// The primary writes what its standby never gets, and a snapshot takes it.
 				sb.Stop(pgtest.Fast)
+				aSecondLater(t, s)
 				s.Exec("", "UPDATE t SET s = 'lost'", "CHECKPOINT")
 				c.take(t)
 				s.Stop(pgtest.Immediate)
@@ -317,8 +323,7 @@ func TestChangedStandby(t *testing.T) {
 			c.stream.untilStored(2, flushed(t, sb))
 			if local {
 				c.full(t, "was left before")
-				// Which of two snapshots of one second is the newest is anybody's guess.
-				sb.Until(t, "", "SELECT clock_timestamp() > '"+sb.Query("", "SELECT clock_timestamp()")+"'::timestamptz + interval '1 second'", "t")
+				aSecondLater(t, sb)
 			}
 			c.changed(t)
 			sb.Exec("", "UPDATE t SET s = 'on' WHERE i % 9 = 0")

@@ -200,26 +200,35 @@ func (r *Repository) snapshotIDs(ctx context.Context, system string) (ids []Snap
 	return ids, err
 }
 
-// LatestSnapshot returns the newest manifest of system that can be read, nil where there is none. Older ones are listed,
-// and not read.
+// LatestSnapshot returns the newest manifest of system that can be read, nil where there is none. Of those that were begun
+// in one second the last is taken. Older ones are listed, and not read.
 func (r *Repository) LatestSnapshot(ctx context.Context, system string) (*Manifest, error) {
 	ids, err := r.snapshotIDs(ctx, system)
 	if err != nil {
 		return nil, err
 	}
+	var newest *Manifest // of those whose names have one second
 	for _, id := range slices.Backward(ids) {
+		if newest != nil && id.second() != newest.ID.second() {
+			break
+		}
 		m, err := r.Manifest(ctx, system, id)
 		switch k := store.KindOf(err); {
 		case err == nil:
-			return m, nil
+			if newest == nil || m.Started.After(newest.Started) {
+				newest = m
+			}
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case k == store.Busy || k == store.Denied:
 			return nil, err // it may be readable
 		}
 	}
-	return nil, nil
+	return newest, nil
 }
+
+// second returns the part of a name that tells when the snapshot began.
+func (id SnapshotID) second() string { return string(id[:max(len(id)-9, 0)]) }
 
 // Forget makes a snapshot cease to exist. Its chunks go with the next collection, where nobody else has them.
 // While its writer's intent is there, the writer may be about to repeat its Commit: a tombstone then keeps the

@@ -341,7 +341,6 @@ func (w *changedWorker) readPages(ctx context.Context, f openFile, p *changedPar
 		}
 		clear(buf[n:])
 	}
-	w.c.s.read.Add(int64(len(buf)))
 	return w.local.check.chunk(ctx, f, &p.file.localFile, at, buf)
 }
 

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -146,10 +145,9 @@ type snapshot struct {
 	conn      *pgx.Conn
 	info      cluster.Info
 	report    *SnapshotReport
-	entries   []treeEntry // in no order until they are put into the tree
-	links     []string    // paths of the tablespaces' links that were met
-	size      int64       // about how many bytes there are to read
-	read      atomic.Int64
+	entries   []treeEntry     // in no order until they are put into the tree
+	links     []string        // paths of the tablespaces' links that were met
+	size      int64           // about how many bytes there are to read
 	before    *base           // the snapshot before, or
 	beforeErr error           // why it cannot serve
 	edits     []repo.TreeEdit // where it takes what changed: what differs from the snapshot before

@@ -21,7 +21,7 @@ func TestFeedMapsJoin(t *testing.T) {
 	var borders []wal.LSN // where records start, a page's start where that is right behind its header
 	for len(log.Bytes) < 5<<20 {
 		start, _ := log.Record(record.LogicalMessage, 0, make([]byte, []int{r.IntN(100), r.IntN(3000), r.IntN(40_000), r.IntN(300_000)}[r.IntN(4)]))
-		borders = append(borders, pageOrRecord(wal.LSN(start), id.SegmentSize))
+		borders = append(borders, id.SegmentSize.BeforeHeader(wal.LSN(start)))
 	}
 	isBorder := func(l wal.LSN) bool { _, ok := slices.BinarySearch(borders, l); return ok }
 	for range 20 {

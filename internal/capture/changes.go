@@ -47,7 +47,7 @@ func (e *ChangesError) Unwrap() error { return e.Err }
 //
 // An error is a *ChangesError unless ctx has ended. The map may have doubts (changed.Map.Doubts).
 func ChangedBlocks(ctx context.Context, log *repo.Log, way *wal.Timelines, c ChangesConfig, from, to wal.LSN) (*changed.Map, error) {
-	from, to = pageOrRecord(from, c.SegmentSize), pageOrRecord(to, c.SegmentSize)
+	from, to = c.SegmentSize.BeforeHeader(from), c.SegmentSize.BeforeHeader(to)
 	r := &changeReader{
 		cfg: c, way: way, from: from, to: to,
 		log: newLogExtents(log, way, c.Tail, from),
@@ -63,18 +63,6 @@ func ChangedBlocks(ctx context.Context, log *repo.Log, way *wal.Timelines, c Cha
 		return nil, typed
 	}
 	return nil, &ChangesError{Timeline: way.At(r.pos), At: r.pos, Reason: err.Error(), Err: err}
-}
-
-// pageOrRecord returns the page's start for a position right behind a page's header: it is the same place.
-func pageOrRecord(l wal.LSN, size wal.SegmentSize) wal.LSN {
-	off, header := l%wal.PageSize, wal.LSN(wal.ShortHeaderSize)
-	if l-off == size.Floor(l) {
-		header = wal.LongHeaderSize
-	}
-	if off == header {
-		return l - off
-	}
-	return l
 }
 
 // changeReader is one call of ChangedBlocks.

@@ -104,7 +104,7 @@ func (l *logs) parts(ctx context.Context, s span, open func(record.Config) (logR
 		if err := l.feed(ctx, r, s.way, tl, end, page); err != nil {
 			return err
 		}
-		if pageStart(r.End()) < pageStart(end) {
+		if l.size.BeforeHeader(r.End()) < l.size.BeforeHeader(end) {
 			return &gapError{r.End(), fmt.Sprintf("the last complete record before %s ends", end)}
 		}
 		done(r)
@@ -114,14 +114,6 @@ func (l *logs) parts(ctx context.Context, s span, open func(record.Config) (logR
 		}
 	}
 	return nil
-}
-
-// pageStart is the start of a log page for a position behind its header, where no record is: both are one place.
-func pageStart(l wal.LSN) wal.LSN {
-	if off := l % wal.PageSize; off == wal.ShortHeaderSize || off == wal.LongHeaderSize {
-		return l - off
-	}
-	return l
 }
 
 // feed writes the log up to a position to r.

@@ -187,7 +187,7 @@ func (w *step) verdict(s *suspect) (f Finding, guilty bool) {
 	case s.kind == Resurrected:
 		f.Problem = regrown
 		f.Reason = fmt.Sprintf("the file ended before it in %s, and the image takes the page from an older backup (LSN %s)", w.backups[s.cut].dir, s.lsn)
-	case s.last != 0 && pageStart(s.lsn) >= pageStart(s.last):
+	case s.last != 0 && w.logs.size.BeforeHeader(s.lsn) >= w.logs.size.BeforeHeader(s.last):
 		return f, false // the older backup copied it after its last change
 	case s.last != 0:
 		f.Reason = fmt.Sprintf("the log changed it before the backup's start, the backup does not carry it, and the image has an older version (LSN %s)", s.lsn)

@@ -36,6 +36,23 @@ func (s SegmentSize) Start(n SegmentNumber) LSN { return LSN(n) * LSN(s) }
 // Floor returns the start of the segment that holds the byte at lsn.
 func (s SegmentSize) Floor(lsn LSN) LSN { return lsn &^ LSN(s-1) }
 
+// HeaderSize returns the size of the header of the log page that holds lsn: a segment's first page has a longer one.
+func (s SegmentSize) HeaderSize(lsn LSN) int {
+	if lsn-lsn%PageSize == s.Floor(lsn) {
+		return LongHeaderSize
+	}
+	return ShortHeaderSize
+}
+
+// BeforeHeader returns the page's start for a position right behind a page's header: it is the same place. Any other
+// position is returned as it is.
+func (s SegmentSize) BeforeHeader(lsn LSN) LSN {
+	if off := lsn % PageSize; off == LSN(s.HeaderSize(lsn)) {
+		return lsn - off
+	}
+	return lsn
+}
+
 // perID is how many segments share the middle eight digits of a name: 4 GiB worth.
 func (s SegmentSize) perID() uint64 { return 1 << 32 / uint64(s) }
 

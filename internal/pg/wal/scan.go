@@ -155,10 +155,7 @@ func (s *Scanner) align() { s.head, s.left = s.head[:0], 0 }
 
 // pageHeader takes bytes of the page's header, if the position is in one; zero if not.
 func (s *Scanner) pageHeader(b []byte) int {
-	off, length := int(s.pos%PageSize), shortHeader
-	if s.pos%LSN(s.size) < PageSize {
-		length = LongHeaderSize
-	}
+	off, length := int(s.pos%PageSize), s.size.HeaderSize(s.pos)
 	if off >= length {
 		return 0
 	}

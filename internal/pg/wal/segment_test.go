@@ -64,3 +64,18 @@ func head(t *testing.T, path string) []byte {
 	}
 	return b
 }
+
+func TestPlaceBehindAHeader(t *testing.T) {
+	const size = wal.SegmentSize(1 << 20)
+	for _, c := range []struct{ at, want wal.LSN }{
+		{5 << 20, 5 << 20},
+		{5<<20 + wal.LongHeaderSize, 5 << 20},
+		{5<<20 + wal.ShortHeaderSize, 5<<20 + wal.ShortHeaderSize}, // within the longer header of a segment's first page
+		{5<<20 + wal.PageSize + wal.ShortHeaderSize, 5<<20 + wal.PageSize},
+		{5<<20 + wal.PageSize + wal.LongHeaderSize, 5<<20 + wal.PageSize + wal.LongHeaderSize}, // a record of 16 bytes further on
+	} {
+		if got := size.BeforeHeader(c.at); got != c.want {
+			t.Errorf("BeforeHeader(%s) = %s, want %s", c.at, got, c.want)
+		}
+	}
+}

@@ -165,11 +165,8 @@ func (b *booting) recordFollows(at, to wal.LSN) (bool, error) {
 
 // skipHeader steps over a page's header where at is the page's beginning.
 func skipHeader(at wal.LSN, size wal.SegmentSize) wal.LSN {
-	switch {
-	case at == size.Floor(at):
-		return at + wal.LongHeaderSize
-	case at%wal.PageSize == 0:
-		return at + 24 // SizeOfXLogShortPHD
+	if at%wal.PageSize == 0 {
+		return at + wal.LSN(size.HeaderSize(at))
 	}
 	return at
 }

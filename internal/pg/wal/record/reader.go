@@ -111,12 +111,7 @@ func (r *Reader) step(b []byte) int {
 	return r.records(b)
 }
 
-func (r *Reader) headerSize() int {
-	if r.pos%wal.LSN(r.cfg.SegmentSize) < wal.PageSize {
-		return wal.LongHeaderSize
-	}
-	return wal.ShortHeaderSize
-}
+func (r *Reader) headerSize() int { return r.cfg.SegmentSize.HeaderSize(r.pos) }
 
 // newPage reads a complete page header: does it go on with what we are in?
 func (r *Reader) newPage(at wal.LSN) {

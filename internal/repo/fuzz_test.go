@@ -113,6 +113,9 @@ func FuzzPatched(f *testing.F) {
 	f.Add(l.marshal())
 	f.Add((&patchedList{chunks: 1}).marshal())
 	f.Add(marshalOlder(patches))
+	two := marshalOlder([]PagePatch{{0, ids[1], 64, 63}, {77, ids[1], 64, 0}})
+	first := len(two) - 2*patchSize
+	f.Add(slices.Concat(two[:first], two[first+patchSize:], two[first:first+patchSize])) // descending
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if l, err := parsePatched(b); err == nil && !bytes.Equal(l.marshal(), b) {
 			t.Errorf("%x became another list", b)

@@ -150,11 +150,15 @@ func parseTable(b []byte) ([]PagePatch, error) {
 			return nil, errors.New("the units of a table of patches do not ascend")
 		}
 		before = u.Unit
-		for ; n > 0; n, b = n-1, b[patchSize:] {
+		for last := -1; n > 0; n, b = n-1, b[patchSize:] {
 			u.Page, u.Slot = binary.LittleEndian.Uint16(b), b[2]
 			if err := u.check(); err != nil {
 				return nil, err
 			}
+			if int(u.Page) <= last {
+				return nil, errors.New("the pages of a unit of patches do not ascend")
+			}
+			last = int(u.Page)
 			bit := uint64(1) << (u.Page % 64)
 			if named[u.Page/64]&bit != 0 {
 				return nil, fmt.Errorf("page %d is patched twice", u.Page)

@@ -22,7 +22,7 @@ func roundTrip(t *testing.T, c *Codec, src []byte) []byte {
 	if !ok {
 		return nil
 	}
-	got, err := c.Decode([]byte("kept"), z[4:], len(src))
+	got, err := c.Decode(append(dirty(4 + len(src))[:0], "kept"...), z[4:], len(src))
 	if err != nil {
 		t.Fatalf("Decode: %v", err)
 	}
@@ -31,6 +31,9 @@ func roundTrip(t *testing.T, c *Codec, src []byte) []byte {
 	}
 	return z[4:]
 }
+
+// dirty returns n bytes of what a buffer may hold from before.
+func dirty(n int) []byte { return bytes.Repeat([]byte{0xA5}, n) }
 
 // heapPages makes pages as a freshly loaded table has them: items of 120+vary bytes, a header each, a growing
 // key, random bytes and text.
@@ -189,6 +192,10 @@ func FuzzDecode(f *testing.F) {
 		got, err := c.Decode(nil, z, size)
 		if err == nil && len(got) != size || err != nil && !errors.Is(err, ErrFormat) {
 			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		again, err2 := c.Decode(dirty(size)[:0], z, size)
+		if (err == nil) != (err2 == nil) || !bytes.Equal(got, again) {
+			t.Fatalf("another chunk in a buffer that was used before: %v, %v", err, err2)
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -16,7 +17,7 @@ import (
 
 // TestCarryModel is TestCollectionModel with writers that carry over what an earlier snapshot has, and store single pages,
 // whole chunks, growth, shrinking and removal over it: they look at nothing that they carry, while others forget the
-// snapshot, condemn what only it needs, and delete that.
+// snapshot, condemn what only it needs, and delete that. Optimize takes part too.
 func TestCarryModel(t *testing.T) {
 	runModel(t, 2**modelRuns, func(s *sim) { s.ops, s.someFiles, s.carries = carryOps, pagedFiles, true })
 }
@@ -122,9 +123,7 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 			return err
 		}
 	}
-	p.s.mu.Lock()
-	old := p.s.expected[prev.ID]
-	p.s.mu.Unlock()
+	old := p.s.wants(prev)
 	there := p.s.has(ctx, prev)
 	ok, err := w.MayCarry(ctx, prev)
 	if err != nil {
@@ -166,6 +165,34 @@ func patchOp(ctx context.Context, p *process, t *testing.T, r *Repository) (err 
 	}
 	p.s.expect(w.ID(), c.now)
 	return w.Commit(ctx, m)
+}
+
+// optimizeOp rewrites the latest snapshot, also where nobody else would.
+func optimizeOp(ctx context.Context, p *process, t *testing.T, r *Repository) error {
+	opts := OptimizeOptions{Bound: 0.5 + p.rnd.Float64()}
+	if p.rnd.IntN(3) == 0 {
+		opts.AtMost = int64(1+p.rnd.IntN(2*chunkPages)) * PageSize
+	}
+	rep, err := r.Optimize(ctx, "orders-db", opts)
+	gone := rep.Original != "" && !p.s.has(ctx, &Manifest{ID: rep.Original})
+	switch {
+	case errors.Is(err, ErrCollecting):
+		p.s.count("not optimized beside a collection", 1)
+		return nil
+	case err != nil && gone && !p.dead.Load():
+		p.s.count("forgotten while it was optimized", 1)
+		return nil
+	case err != nil || rep.Rewritten == "":
+		return err
+	}
+	for _, x := range rep.Problems {
+		if !strings.Contains(x, errCut.Error()) {
+			t.Errorf("process %d rewrites %s, and cannot read of it: %s", p.number, rep.Original, x)
+			p.s.stop()
+		}
+	}
+	p.s.count("rewritten parts", rep.Parts)
+	return nil
 }
 
 // aborted reports whether a collection has lost its patience with the writer: it keeps nothing for it then.

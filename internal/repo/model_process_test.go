@@ -56,6 +56,7 @@ var (
 	carryOps = []modelOp{
 		{"write", 2, writeOp, true},
 		{"patch", 9, patchOp, true},
+		{"optimize", 3, optimizeOp, true},
 		{"forget", 7, forgetOp, false},
 		{"read", 1, readOp, false},
 		{"collect", 6, collectOp, true},

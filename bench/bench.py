@@ -415,7 +415,7 @@ class PgIncremental:
 
 
 class Tool:
-    """The tool under test: executables init, backup, restore and optionally delta, wal-push, wal-fetch, prune in $TOOL."""
+    """The tool under test: executables init, backup, restore and optionally delta, wal-push, wal-fetch, optimize, prune in $TOOL."""
     def __init__(self, name='tool'):
         self.name, self.env = name, dict(REPO=f'{B}/repo/{name}')
 
@@ -768,12 +768,14 @@ def churn(n):
     tool.init()
     full = measure('tool', 'churn_full', tool.backup('S0'), repo, size(), tool.env)
     base = ideal = parts()[0] - parts()[1]
-    rows = []
+    rows, behind = [], []
     for i in range(n):
         for f in sorted(f for f in os.listdir(SPOOL) if len(f) == 24)[:-64]:
             os.unlink(f'{SPOOL}/{f}')  # nobody needs it any more
         _, y = workload('churn', tx, seed=str(i), stages='lsnscan,yardstick')
         rows.append(measure('tool', 'churn', tool.backup('S1'), repo, size(), tool.env, light=True, step=i, compressed=y))
+        if os.path.exists(TOOL + '/optimize'):  # what the tool does behind a snapshot by itself
+            behind.append(measure('tool', 'churn_optimize', [TOOL + '/optimize'], repo, 0, tool.env, light=True, step=i))
         ideal += y
     total, log = parts()
     streamed(since)
@@ -785,9 +787,10 @@ def churn(n):
         for p in back:
             back[p].append(restore(p, now, 'churn_', delta=False, check=True))
     a, b = ([r['wall_s'] for r in v if r['rc'] == 0] or [0] for v in back.values())
-    out = dict(steps=n, transactions=tx, failed=sum(r['rc'] != 0 for r in rows), full_s=full['wall_s'], full_again_s=new['wall_s'],
+    out = dict(steps=n, transactions=tx, failed=sum(r['rc'] != 0 for r in rows + behind), full_s=full['wall_s'], full_again_s=new['wall_s'],
                snapshot_s=med(r['wall_s'] for r in rows), first_s=med(r['wall_s'] for r in rows[:10]), last_s=med(r['wall_s'] for r in rows[-10:]),
-               snapshot_cpu_s=med(r['cpu_s'] for r in rows), peak_mib=max(r['peak_mib'] for r in rows), full_peak_mib=full['peak_mib'],
+               snapshot_cpu_s=med(r['cpu_s'] for r in rows), optimize_s=med([r['wall_s'] for r in behind] or [0]),
+               optimize_sum_s=sum(r['wall_s'] for r in behind), optimize_added_bytes=sum(r['repo_added'] for r in behind), peak_mib=max(r['peak_mib'] for r in rows + behind), full_peak_mib=full['peak_mib'],
                repo_bytes=total, log_bytes=log, ideal_bytes=ideal, bytes_ratio=round((total - log) / ideal, 3),
                added_ratio=round((total - log - base) / max(ideal - base, 1), 3),
                restore_s=min(a), fresh_restore_s=min(b), restore_ratio=round(min(a) / max(min(b), .01), 3))

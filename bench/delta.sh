@@ -69,6 +69,7 @@ UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = :aid;
 S
 as "$PGBIN/pgbench" -h "$DIR" -p 5433 -U postgres -n ${NEAR:+-f "$DIR/near.sql"} -c 4 -t $((TRANSACTIONS / 4)) postgres > /dev/null
 ctl apart -m fast stop
+while [ -e "$DIR/apart/pg_wal/holdfast.prefetch" ]; do sleep 1; done # what served its log rests for half a minute
 du -sh "$DIR/apart/base" | sed 's/^/cluster: /'
 
 user=(setpriv --reuid=postgres --regid=postgres --init-groups env HOME="$DIR")

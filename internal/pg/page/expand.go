@@ -23,12 +23,17 @@ func (p *parts) expand(dst []byte) bool {
 			return false
 		}
 	}
-	for i := range p {
-		if x.at[i] != len(p[i]) {
+	return x.done()
+}
+
+// done tells whether everything was used up, and no more than that.
+func (x *expansion) done() bool {
+	for i, b := range x.parts {
+		if x.at[i] != len(b) {
 			return false
 		}
 	}
-	return x.n == len(dst)
+	return x.n == len(x.dst)
 }
 
 // token takes one tag and what belongs to it.
@@ -89,14 +94,14 @@ func (x *expansion) token() bool {
 	return true
 }
 
-// number takes a number of so many bytes from a part.
+// number takes a number of so many bytes from a part. Of some parts several may have used more than there is.
 func (x *expansion) number(part, bytes int) (v int, ok bool) {
-	b := x.parts[part][x.at[part]:]
-	if bytes > len(b) {
+	if bytes > len(x.parts[part])-x.at[part] {
 		return 0, false
 	}
+	b := x.parts[part][x.at[part]:][:bytes]
 	x.at[part] += bytes
-	for i, c := range b[:bytes] {
+	for i, c := range b {
 		v |= int(c) << (8 * i)
 	}
 	return v, true

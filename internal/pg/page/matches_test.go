@@ -54,15 +54,57 @@ func checkMatches(t *testing.T, src []byte) {
 }
 
 func FuzzMatches(f *testing.F) {
-	f.Add(repetitive(rand.New(rand.NewPCG(2, 2)), 3000), uint16(40))
-	f.Fuzz(func(t *testing.T, src []byte, cut uint16) {
+	f.Add(repetitive(rand.New(rand.NewPCG(2, 2)), 3000), uint16(40), uint64(0))
+	f.Fuzz(func(t *testing.T, src []byte, cut uint16, seed uint64) {
 		if len(src) == 0 {
 			return
 		}
 		checkMatches(t, src)
-		// The same bytes as hostile parts: no panic.
-		n := int(cut) % len(src)
-		p := parts{src[n:], src[:n], src[n/2:], src}
-		p.expand(make([]byte, 1+int(cut)))
+		// The same bytes as hostile parts, long ones and short ones.
+		r := rand.New(rand.NewPCG(seed, 1))
+		var p parts
+		for i := range p {
+			from := r.IntN(len(src))
+			p[i] = src[from : from+r.IntN(len(src)-from+1)>>r.IntN(8)]
+		}
+		checkHostile(t, p, 1+int(cut))
 	})
+}
+
+// checkHostile expands parts in both ways: they must agree, and not panic.
+func checkHostile(t *testing.T, p parts, size int) {
+	t.Helper()
+	got, want := make([]byte, size), make([]byte, size)
+	x := expansion{parts: p, dst: want}
+	ok := true
+	for ok && x.at[pTags] < len(p[pTags]) {
+		ok = x.token()
+	}
+	ok = ok && x.done()
+	if p.expand(got) != ok || ok && !bytes.Equal(got, want) {
+		t.Fatalf("%d bytes of parts %x: tag by tag they are right: %v", size, p, ok)
+	}
+}
+
+// TestMatchesOverrun runs out of one part after the other.
+func TestMatchesOverrun(t *testing.T) {
+	literals := bytes.Repeat([]byte("abcdefgh"), 25)
+	for _, p := range []parts{
+		{literals, {0xEC, 1, 1, 1}, {1}, nil},                      // low is used up, and asked for tag by tag
+		{literals, {0xEC, 0xFE, 0xEC, 0xFE, 3}, {1, 1, 1, 1}, nil}, // high
+		{literals, {0xEC, 0xFE, 0xFE}, {9, 9, 9}, {0}},
+		{literals[:70], {0xEC, 1, 0xEC, 1, 1}, {3, 3, 3}, nil}, // literals
+	} {
+		for size := 1; size < 1000; size += 7 {
+			checkHostile(t, p, size)
+		}
+	}
+	r := rand.New(rand.NewPCG(4, 4))
+	for range 20_000 {
+		var p parts
+		for i := range p {
+			p[i] = repetitive(r, 1+r.IntN(300)>>r.IntN(9))
+		}
+		checkHostile(t, p, 1+r.IntN(2000))
+	}
 }

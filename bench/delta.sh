@@ -3,10 +3,12 @@
 # a delta by the log, and pg_rewind from the running source, in turn, each on a fresh copy. Recovery is not in the figures.
 #
 # Usage, as root: bench/delta.sh [rounds]. PostgreSQL in PGBIN (15), the program in HOLDFAST (bin/holdfast), files below DIR,
-# SCALE of pgbench (75: 1.1 GB), TRANSACTIONS apart (1400: one page in a hundred), NEAR=1: all of them in the
+# SCALE of pgbench (75: 1.1 GB), TRANSACTIONS apart (9.7 x SCALE: each changes two pages, in the table and its index, so that one page
+# in a hundred is another one; Holdfast counts those that it wrote), NEAR=1: all of them in the
 # same hundredth of the table. A line for each run: wall and CPU seconds.
 set -eu
-PGBIN=${PGBIN:-/usr/lib/postgresql/15/bin} DIR=${DIR:-/var/tmp/bench-delta} SCALE=${SCALE:-75} TRANSACTIONS=${TRANSACTIONS:-1400}
+PGBIN=${PGBIN:-/usr/lib/postgresql/15/bin} DIR=${DIR:-/var/tmp/bench-delta} SCALE=${SCALE:-75}
+TRANSACTIONS=${TRANSACTIONS:-$((SCALE * 97 / 10))}
 HOLDFAST=$(readlink -f "${HOLDFAST:-bin/holdfast}")
 agent=
 rm -rf "$DIR"

@@ -58,10 +58,15 @@ func (r *Repository) readDirectory(ctx context.Context, k packKey, size int64) (
 
 // recoverIndex adds what packs say of themselves that no readable index object names, where index objects are
 // damaged: a reader then finds everything all the same, only later. It reports whether there was anything to do.
-func (r *Repository) recoverIndex(ctx context.Context) (bool, error) {
+func (r *Repository) recoverIndex(ctx context.Context) (again bool, err error) {
 	if !r.index.beginRecovery() {
 		return false, nil
 	}
+	defer func() {
+		if err != nil {
+			r.index.endRecovery() // the next one who misses a chunk tries it again
+		}
+	}()
 	packs, err := r.listPacks(ctx)
 	if err != nil {
 		return false, err

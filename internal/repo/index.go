@@ -283,6 +283,13 @@ func (ix *index) beginRecovery() bool {
 	return true
 }
 
+// endRecovery forgets that a recovery was begun: it has failed, and some packs were not looked at.
+func (ix *index) endRecovery() {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	ix.recovered = 0
+}
+
 // lend makes entries findable that no index object holds. They are forgotten with the next reset.
 func (ix *index) lend(d *indexData) {
 	ix.mu.Lock()

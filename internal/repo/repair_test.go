@@ -2,10 +2,12 @@ package repo
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
@@ -105,5 +107,30 @@ func TestCollectLog(t *testing.T) {
 	got := lowered(map[StreamID]uint64{1: 50, 2: 70, 3: 80}, []Listed{{Manifest: &Manifest{Log: LogRange{Stream: 2, Start: 60}}}})
 	if want := (map[StreamID]uint64{1: 50, 2: 60, 3: 0}); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("lowered: %v, want %v", got, want)
+	}
+}
+
+// TestRecoverIndexIsTriedAgain cuts the connection while a reader looks into the packs for what a damaged index object named.
+func TestRecoverIndexIsTriedAgain(t *testing.T) {
+	st := storetest.NewMemory()
+	want := littleFiles(1, []byte("x"))
+	m := mustSave(t, newRepository(t, st), want)
+	for _, n := range st.Names() {
+		if strings.HasPrefix(n, prefixIndex) {
+			st = change(t, st, n, func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
+		}
+	}
+	inPacks := func(name string) bool { return strings.HasPrefix(name, prefixPacks) }
+	for _, op := range []string{"list", "range"} {
+		f := storetest.NewFaulty(st)
+		r, err := openAgain(t, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.SetFaults(storetest.Fault{Op: op, Match: inPacks, When: storetest.Before, Kind: store.Busy, Once: true})
+		if _, err := load(t.Context(), r, m); !errors.Is(err, storetest.ErrInjected) {
+			t.Fatalf("%s: the first reading: %v", op, err)
+		}
+		wantFiles(t, r, m, want)
 	}
 }

@@ -134,8 +134,8 @@ func (c *collector) run(ctx context.Context) error {
 			}
 		}
 		next, err := c.prepare(ctx)
-		if errors.Is(err, errOutrun) {
-			continue
+		if errors.Is(err, errOutrun) || errors.Is(err, errDoubt) && !c.opts.DryRun {
+			continue // what was found above is no more
 		}
 		if err != nil || next == nil || c.opts.DryRun {
 			return err

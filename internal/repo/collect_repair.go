@@ -43,7 +43,7 @@ func (r *Repository) RepairCollection(ctx context.Context, opts CollectOptions) 
 		default:
 			return &c.report, c.removeDamaged(ctx, v)
 		}
-		if err != nil && unreadable(err) && c.changed(ctx, v) {
+		if errors.Is(err, errDoubt) || err != nil && unreadable(err) && c.changed(ctx, v) {
 			continue // somebody went on meanwhile, or something else was damaged
 		}
 		if err != nil {

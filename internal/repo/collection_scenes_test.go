@@ -302,3 +302,49 @@ func TestLateIndexBesideALostEnd(t *testing.T) {
 	}
 	wantFiles(t, reopen(t, st), mustSave(t, reopen(t, st), want), want)
 }
+
+// losing is a store that loses an object when it is asked for it for the n-th time.
+type losing struct {
+	*storetest.Memory
+	name string
+	n    int
+}
+
+func (l *losing) Get(ctx context.Context, name string, max int64) ([]byte, error) {
+	if name == l.name {
+		if l.n--; l.n == 0 {
+			if err := l.Delete(ctx, name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return l.Memory.Get(ctx, name, max)
+}
+
+// The end of the last collection is lost at every moment at which the next one reads it: that one takes its place.
+func TestEndLostWhileItIsRead(t *testing.T) {
+	for n := 1; ; n++ {
+		st := storetest.NewMemory()
+		r := newRepository(t, st)
+		old := mustSave(t, r, littleFiles(1, []byte("x")))
+		want := littleFiles(2, []byte("y"))
+		m := mustSave(t, r, want)
+		if err := r.Forget(t.Context(), "orders-db", old.ID); err != nil {
+			t.Fatal(err)
+		}
+		mustCollect(t, r, CollectOptions{})
+		l := &losing{st, doneName(1), n}
+		q := reopen(t, l)
+		if _, err := q.Collect(t.Context(), CollectOptions{}); err != nil {
+			t.Fatalf("lost when it was read for the %dth time: %v", n, err)
+		}
+		wantFiles(t, reopen(t, st), m, want)
+		wantClean(t, st)
+		if l.n > 0 {
+			if n < 3 {
+				t.Errorf("it was read %d times", n-1)
+			}
+			return // it is not read so often
+		}
+	}
+}

@@ -7,7 +7,7 @@
                        the end of the log is run, until the server answers with the right data.
 
 Environment: as bench.py; the cluster of `bench.py init` is used and changed."""
-import os, shutil, sys, time
+import os, re, shutil, sys, time
 from bench import B, PGBIN, RPORT, SCALE, TOOL, Tool, du, fresh, glob, last_round, lsn_now, measure, must, put, q, stop_agents, workload
 import bench
 
@@ -47,7 +47,9 @@ def interval(k, n, tx):
                 '--start', '--port', str(RPORT), '--bin-directory', PGBIN], env=tool.env)
     if r['rc']:
         raise SystemExit(r['error'])
-    right = q('select sum(abalance) from pgbench_accounts', RPORT, B) == want
+    # The server listens in a folder of its own until it is restarted.
+    sockets = re.search("host='([^']+)'", open(f'{B}/log/tool.curve_recovery.{bench.ROUND}.log').read()).group(1)
+    right = q('select sum(abalance) from pgbench_accounts', RPORT, sockets) == want
     must(f'{PGBIN}/pg_ctl -D {d} -m immediate -w stop')
     shutil.rmtree(d)
     return put(dict(peer='tool', metric='curve', batches=k, log_between_bytes=logged // (n // k), replay_bytes=replay,

@@ -518,7 +518,7 @@ wait $a; psql -qc "vacuum (freeze, analyze)" -c checkpoint''')
 \\set e random(1, 1000000000)
 begin;
 update orders set doc = jsonb_set(doc, '{{status}}', to_jsonb('upd' || :e)) where id = :o;
-insert into events values ({n['events']} + :e, now(), 'click', '10.1.2.3', jsonb_build_object('session', md5(random()::text), 'ms', :e));
+insert into events values ({n['events']} + :e, now(), 'click', '10.1.2.3', jsonb_build_object('session', md5(random()::text), 'ms', :e)) on conflict do nothing;
 end;
 """)
     start()

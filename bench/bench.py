@@ -758,16 +758,21 @@ def scale(n):
             print(f'| {m} | {name} | {w[0]:.2f} | {w[1]:.2f} | {x:.2f} | {c[0]:.2f} | {c[1]:.2f} | {c[1] / max(c[0], .01):.2f} | {a[0] / 1e6:.1f} | {a[1] / 1e6:.1f} |')
 
 
+def sizes(repo):
+    """Bytes of a repository of the tool: without its log, and its log."""
+    log = sum(du(d)[0] for d in glob.glob(repo + '/**/log', recursive=True))
+    return du(repo)[0] - log, log
+
+
 def churn(n):
     """n small changes with a snapshot of the tool after each; then: what does the long chain cost?"""
     last_round()
     fresh()
     since, tool, other = lsn_now(), Tool(), Tool('fresh')
     tx, repo, med = int(os.environ.get('TX', max(8, 400 * SCALE // 150))), B + '/repo/tool', statistics.median
-    parts = lambda: (du(repo)[0], sum(du(d)[0] for d in glob.glob(repo + '/**/log', recursive=True)))  # all; the log
     tool.init()
     full = measure('tool', 'churn_full', tool.backup('S0'), repo, size(), tool.env)
-    base = ideal = parts()[0] - parts()[1]
+    base = ideal = sizes(repo)[0]
     rows, behind = [], []
     for i in range(n):
         for f in sorted(f for f in os.listdir(SPOOL) if len(f) == 24)[:-64]:
@@ -777,7 +782,7 @@ def churn(n):
         if os.path.exists(TOOL + '/optimize'):  # what the tool does behind a snapshot by itself
             behind.append(measure('tool', 'churn_optimize', [TOOL + '/optimize'], repo, 0, tool.env, light=True, step=i))
         ideal += y
-    total, log = parts()
+    content, log = sizes(repo)
     streamed(since)
     other.init()
     new = measure('fresh', 'churn_full', other.backup('S0'), f'{B}/repo/fresh', size(), other.env)
@@ -790,15 +795,16 @@ def churn(n):
     out = dict(steps=n, transactions=tx, failed=sum(r['rc'] != 0 for r in rows + behind), full_s=full['wall_s'], full_again_s=new['wall_s'],
                snapshot_s=med(r['wall_s'] for r in rows), first_s=med(r['wall_s'] for r in rows[:10]), last_s=med(r['wall_s'] for r in rows[-10:]),
                snapshot_cpu_s=med(r['cpu_s'] for r in rows), optimize_s=med([r['wall_s'] for r in behind] or [0]),
-               optimize_sum_s=sum(r['wall_s'] for r in behind), optimize_added_bytes=sum(r['repo_added'] for r in behind), peak_mib=max(r['peak_mib'] for r in rows + behind), full_peak_mib=full['peak_mib'],
-               repo_bytes=total, log_bytes=log, ideal_bytes=ideal, bytes_ratio=round((total - log) / ideal, 3),
-               added_ratio=round((total - log - base) / max(ideal - base, 1), 3),
+               optimize_sum_s=sum(r['wall_s'] for r in behind), optimize_added_bytes=sum(r['repo_added'] for r in behind),
+               peak_mib=max(r['peak_mib'] for r in rows + behind), full_peak_mib=full['peak_mib'],
+               repo_bytes=content + log, log_bytes=log, ideal_bytes=ideal, bytes_ratio=round(content / ideal, 3),
+               added_ratio=round((content - base) / max(ideal - base, 1), 3),
                restore_s=min(a), fresh_restore_s=min(b), restore_ratio=round(min(a) / max(min(b), .01), 3))
     if os.path.exists(TOOL + '/prune'):
         keep = max(1, n // 2)
         r = measure('tool', 'churn_prune', [TOOL + '/prune', str(keep)], repo, env=tool.env)
-        total, log = parts()
-        out.update(prune_keep=keep, prune_rc=r['rc'], prune_s=r['wall_s'], prune_cpu_s=r['cpu_s'], prune_peak_mib=r['peak_mib'], pruned_repo_bytes=total, pruned_log_bytes=log)
+        content, log = sizes(repo)
+        out.update(prune_keep=keep, prune_rc=r['rc'], prune_s=r['wall_s'], prune_cpu_s=r['cpu_s'], prune_peak_mib=r['peak_mib'], pruned_repo_bytes=content + log, pruned_log_bytes=log)
         out.update(pruned_restore_s=restore(tool, now, 'churn_pruned_', delta=False, check=True)['wall_s'])
     put(dict(peer='tool', metric='churn_summary', **{k: round(v, 3) for k, v in out.items()}))
 

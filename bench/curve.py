@@ -8,13 +8,8 @@
 
 Environment: as bench.py; the cluster of `bench.py init` is used and changed."""
 import os, re, shutil, sys, time
-from bench import B, PGBIN, RPORT, SCALE, TOOL, Tool, du, fresh, glob, last_round, lsn_now, measure, must, put, q, stop_agents, workload
+from bench import B, PGBIN, RPORT, SCALE, TOOL, Tool, fresh, last_round, lsn_now, measure, must, put, q, sizes, stop_agents, workload
 import bench
-
-
-def sizes(repo):
-    log = sum(du(d)[0] for d in glob.glob(repo + '/**/log', recursive=True))
-    return du(repo)[0] - log, log
 
 
 def batches(n, tx, seed, tool=None, every=0):

@@ -42,8 +42,8 @@ func (x *expansion) token() bool {
 	x.at[pTags]++
 	length := int(t >> 2)
 	if t&3 == tagLiteral {
-		if length >= 60 {
-			extra, ok := x.number(pTags, length-59)
+		if length >= shortLiteral {
+			extra, ok := x.number(pTags, length-shortLiteral+1)
 			if !ok {
 				return false
 			}

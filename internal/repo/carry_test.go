@@ -93,6 +93,11 @@ func TestLatestSnapshotReadsOne(t *testing.T) {
 	for n := range 5 {
 		all = append(all, mustSave(t, r, littleFiles(n, nil)))
 	}
+	for i, l := range must(r.Snapshots(t.Context(), "orders-db")) {
+		if l.ID != all[i].ID {
+			t.Errorf("number %d of those listed is %s, want %s: their names' order is none", i, l.ID, all[i].ID)
+		}
+	}
 	newest := func(want *Manifest, gets int) {
 		t.Helper()
 		counted.gets = 0

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -187,7 +188,18 @@ func (r *Repository) Snapshots(ctx context.Context, system string) ([]Listed, er
 		}
 		out = append(out, Listed{id, m, err})
 	}
+	slices.SortStableFunc(out, func(a, b Listed) int {
+		return cmp.Or(strings.Compare(a.ID.second(), b.ID.second()), a.started().Compare(b.started()))
+	})
 	return out, nil
+}
+
+// started is zero where the manifest cannot be read.
+func (l Listed) started() time.Time {
+	if l.Manifest == nil {
+		return time.Time{}
+	}
+	return l.Manifest.Started
 }
 
 // snapshotIDs lists the names of snapshots and tombstones, oldest first.

@@ -412,6 +412,10 @@ func (w *world) endProcesses() {
 				w.t.Logf("%s:\n%s", filepath.Base(f), end(text, 6000))
 			}
 		}
+		files, _ = filepath.Glob(filepath.Join(w.dir, "*.log")) // of servers that were restored
+		for _, f := range files {
+			w.t.Logf("%s:\n%s", filepath.Base(f), end(read(f), 6000))
+		}
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {

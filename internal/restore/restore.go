@@ -93,6 +93,8 @@ type run struct {
 
 	controlLost *DamagedRange // pg_control's content
 
+	twoPhase twoPhase
+
 	known     *knowledge // what need not be looked at; nil: everything has to be
 	lots      lots       // files that are looked at all the same
 	rewritten atomic.Int64

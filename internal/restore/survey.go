@@ -35,6 +35,9 @@ func (x *run) walk(ctx context.Context, fn func(path string, e *repo.Entry, a *a
 		if err != nil || leftOut[path] {
 			return err
 		}
+		if future, err := x.isFuture(ctx, path); err != nil || future {
+			return err
+		}
 		return fn(path, e, a, rel)
 	}, x.losePaths)
 }

@@ -1,0 +1,95 @@
+package restore
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"path"
+	"strconv"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal/record"
+)
+
+// A prepared transaction lies in the log, and from the next checkpoint on also in a file of pg_twophase. A base backup may
+// hold the file of one that was prepared after the checkpoint at which recovery begins: another checkpoint came while the files
+// were read. The log then brings it again. PostgreSQL means to remove such a file before it replays (it calls the transaction
+// "future": its number was not given out yet at that checkpoint). But since files are named by 64-bit numbers, in version 17,
+// it looks for another name ("could not remove file "pg_twophase/FFFFFFFF0000031C"", seen in 18.4), later finds the file that
+// it left, takes the transaction for restored, and loses it. So these files are not restored.
+
+const twoPhaseDir = "pg_twophase"
+
+// twoPhase says which files of prepared transactions the log brings again.
+type twoPhase struct {
+	asked   bool
+	nextXid uint64 // the number, with its epoch, of the first transaction behind the checkpoint at which recovery begins; 0: not known
+}
+
+// isFuture tells whether a path is the file of a transaction that the log prepares.
+func (x *run) isFuture(ctx context.Context, name string) (bool, error) {
+	if path.Dir(name) != twoPhaseDir {
+		return false, nil
+	}
+	base := path.Base(name)
+	xid, err := strconv.ParseUint(base, 16, 64)
+	if err != nil || len(base) != 8 && len(base) != 16 {
+		return false, nil //nolint:nilerr // it is no such file
+	}
+	if !x.twoPhase.asked {
+		x.twoPhase.asked = true
+		if x.twoPhase.nextXid, err = x.nextXid(ctx); ctx.Err() != nil {
+			return false, err
+		} else if err != nil { // the server will not start without this record, either
+			x.note("prepared transactions may be lost in the recovery, since the checkpoint at which it begins cannot be read: %v", err)
+		}
+	}
+	if x.twoPhase.nextXid == 0 {
+		return false, nil
+	}
+	if len(base) == 8 { // up to version 16, without the epoch: the numbers are a circle
+		return int32(uint32(xid)-uint32(x.twoPhase.nextXid)) >= 0, nil
+	}
+	return xid >= x.twoPhase.nextXid, nil
+}
+
+// nextXid reads the record of the checkpoint at which recovery begins.
+func (x *run) nextXid(ctx context.Context) (uint64, error) {
+	label, err := wal.ParseLabel([]byte(x.plan.Snapshot.Facts.BackupLabel))
+	if err != nil {
+		return 0, err
+	}
+	at := label.CheckpointLSN
+	var found []byte
+	reader, err := record.NewReader(record.Config{
+		Start: at, Timeline: x.plan.Way.At(at), SegmentSize: wal.SegmentSize(x.plan.Snapshot.Facts.SegmentSize), SystemID: x.plan.Snapshot.Facts.SystemID,
+	}, func(r *record.Record) {
+		if r.Start == at && r.Rmgr == record.XLOG {
+			found = append([]byte{}, r.Data...)
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	log := &storedLog{log: x.repo.Log(x.plan.System), way: x.plan.Way}
+	for found == nil {
+		b, err := log.piece(ctx, reader.Next(), reader.Next()+wal.PageSize)
+		if err == nil {
+			_, err = reader.Write(b)
+		}
+		if err != nil && found == nil {
+			return 0, err
+		}
+		if found == nil && reader.End() > at {
+			break
+		}
+	}
+	if len(found) < checkpointNextXid+8 {
+		return 0, fmt.Errorf("no checkpoint is at %s", at)
+	}
+	return binary.LittleEndian.Uint64(found[checkpointNextXid:]), nil
+}
+
+// checkpointNextXid is where struct CheckPoint has nextXid (catalog/pg_control.h): behind redo, two timelines and
+// full_page_writes, which is followed by the WAL level or by padding.
+const checkpointNextXid = 24

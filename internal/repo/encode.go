@@ -1,10 +1,13 @@
 package repo
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
 // Encodings of a chunk's stored bytes. Codecs have IDs from 16 on.
@@ -25,9 +28,25 @@ type Codec interface {
 	// Encode appends the encoded form of src to dst. ok is false where src has not the form; dst then comes
 	// back as it was.
 	Encode(dst, src []byte) (out []byte, ok bool)
-	// Decode appends the size plain bytes that src encodes to dst. src is hostile: an error, never a panic,
-	// and never more memory than size asks for.
-	Decode(dst, src []byte, size int) ([]byte, error)
+	// Decode appends the size plain bytes that src encodes to dst. Of these only the groups (seal.GroupSize) whose bits are
+	// set in want count, bit g for group g; the others may be anything. src is hostile: an error, never a panic, and
+	// never more memory than size asks for.
+	Decode(dst, src []byte, size int, want uint64) ([]byte, error)
+}
+
+// everyGroup wants all of a chunk. A chunk has 64 groups at most.
+const everyGroup = ^uint64(0)
+
+const pagesOfGroup = seal.GroupSize / PageSize
+
+// wantedGroups returns what of a chunk is to be decoded for the groups in want: all of it, unless it can be decoded and
+// proven in parts.
+func wantedGroups(encoding byte, size int, want uint64) uint64 {
+	n := seal.Groups(size)
+	if all := uint64(1)<<n - 1; encoding < firstCodec || n == 0 || want&all == all {
+		return everyGroup
+	}
+	return want
 }
 
 // coder compresses and decompresses for one goroutine.
@@ -55,10 +74,11 @@ func newDecoder() *coder {
 	return &coder{dec: dec}
 }
 
-// encode appends the smallest form of plain that it finds quickly to dst.
-func (c *coder) encode(dst, plain []byte, codec Codec) ([]byte, byte) {
+// encode appends the smallest form of plain that it finds quickly to dst. In front of what codec makes of it stand the values
+// of its groups.
+func (c *coder) encode(dst, plain []byte, codec Codec, values []byte) ([]byte, byte) {
 	if codec != nil {
-		if out, ok := codec.Encode(dst, plain); ok {
+		if out, ok := codec.Encode(append(dst, values...), plain); ok {
 			return out, codec.ID()
 		}
 	}
@@ -69,8 +89,8 @@ func (c *coder) encode(dst, plain []byte, codec Codec) ([]byte, byte) {
 	return append(dst, plain...), encodingRaw
 }
 
-// decode appends the size plain bytes of encoded to dst.
-func (c *coder) decode(dst, encoded []byte, encoding byte, size int, codecs map[byte]Codec) ([]byte, error) {
+// decode appends the size plain bytes of encoded to dst; what wantedGroups does not name may be anything.
+func (c *coder) decode(dst, encoded []byte, encoding byte, size int, want uint64, codecs map[byte]Codec) ([]byte, error) {
 	if size > MaxChunk {
 		return nil, fmt.Errorf("a chunk of %d bytes is larger than %d", size, MaxChunk)
 	}
@@ -87,7 +107,11 @@ func (c *coder) decode(dst, encoded []byte, encoding byte, size int, codecs map[
 		if !ok {
 			return nil, fmt.Errorf("its encoding %d is unknown to this holdfast", encoding)
 		}
-		dst, err = codec.Decode(dst, encoded, size)
+		values := seal.Groups(size) * seal.ValueSize
+		if len(encoded) < values {
+			return nil, errors.New("it ends within the values of its groups")
+		}
+		dst, err = codec.Decode(dst, encoded[values:], size, want)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("decode: %w", err)

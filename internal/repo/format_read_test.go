@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"filippo.io/age"
@@ -54,7 +55,7 @@ func TestAStrangerReadsTheFormat(t *testing.T) {
 // patch adds snapshots of patched files: of every kind of patched list.
 func (l *little) patch(t *testing.T, r *Repository) {
 	t.Helper()
-	p := &patcher{t: t, rnd: rand.New(rand.NewPCG(11, 1)), most: 3}
+	p := &patcher{t: t, rnd: rand.New(rand.NewPCG(11, 1)), most: 3, codec: sparse{new(atomic.Int64)}}
 	now := p.content(5*chunkPages + 3)
 	m := p.snapshot(r, nil, nil, now)
 	kinds := map[string]bool{}

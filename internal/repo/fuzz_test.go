@@ -169,13 +169,13 @@ func FuzzExtent(f *testing.F) {
 
 func FuzzChunk(f *testing.F) {
 	c, d := newEncoder(), newDecoder()
-	out, encoding := c.encode(nil, bytes.Repeat([]byte("abc"), 100), nil)
+	out, encoding := c.encode(nil, bytes.Repeat([]byte("abc"), 100), nil, nil)
 	f.Add(out, encoding, 300)
 	f.Fuzz(func(t *testing.T, b []byte, encoding byte, size int) {
 		if size < 0 || size > 1<<20 {
 			return
 		}
-		plain, err := d.decode(nil, b, encoding, size, nil)
+		plain, err := d.decode(nil, b, encoding, size, everyGroup, nil)
 		if err == nil && len(plain) != size {
 			t.Errorf("%d bytes, want %d", len(plain), size)
 		}

@@ -13,6 +13,7 @@ type Lane struct {
 	w       *Writer
 	coder   *coder
 	scratch []byte
+	values  []byte // of groups
 	pack    packBuilder
 	active  bool // pack has a buffer
 }
@@ -40,16 +41,26 @@ func (l *Lane) Save(ctx context.Context, plain []byte, codec Codec) (seal.ChunkI
 	if len(plain) > MaxChunk {
 		return seal.ChunkID{}, fmt.Errorf("a chunk of %d bytes is larger than %d", len(plain), MaxChunk)
 	}
-	id := l.w.r.keys.ChunkID(string(l.w.group), plain)
+	id := l.id(plain, codec)
 	mine, err := l.w.claim(id, len(plain))
 	if err != nil || !mine {
 		return id, err
 	}
-	encoded, encoding := l.coder.encode(l.scratch[:0], plain, codec)
+	encoded, encoding := l.coder.encode(l.scratch[:0], plain, codec, l.values)
 	if cap(encoded) <= 2*MaxChunk {
 		l.scratch = encoded
 	}
 	return id, l.append(ctx, id, encoded, encoding, len(plain))
+}
+
+// id returns a chunk's ID, and leaves the values of its groups in l.values where codec may make use of them.
+func (l *Lane) id(plain []byte, codec Codec) (id seal.ChunkID) {
+	keys, group := l.w.r.keys, string(l.w.group)
+	if l.values = l.values[:0]; codec == nil || seal.Groups(len(plain)) == 0 {
+		return keys.ChunkID(group, plain)
+	}
+	id, l.values = keys.ChunkTree(l.values, group, plain)
+	return id
 }
 
 func (l *Lane) append(ctx context.Context, id seal.ChunkID, encoded []byte, encoding byte, size int) error {

@@ -74,12 +74,13 @@ func (w *partWindow) read(ctx context.Context, chunks []int) error {
 	}
 	for i := 0; i < len(chunks); {
 		var ids []seal.ChunkID
+		var wants []uint64
 		from := i
 		for ; i < len(chunks) && w.needsBase(i); i++ {
-			ids = append(ids, w.p.chunks[chunks[i]])
+			ids, wants = append(ids, w.p.chunks[chunks[i]]), append(wants, w.wants(i))
 		}
 		if len(ids) > 0 {
-			err = w.rd.scattered(ctx, ids, func(n int, plain []byte) error { return w.give(from+n, plain) }, w.skipFrom(from))
+			err = w.rd.scattered(ctx, ids, wants, func(n int, plain []byte) error { return w.give(from+n, plain) }, w.skipFrom(from))
 		} else {
 			err = w.give(i, w.rd.plain[:0])
 			i++
@@ -95,6 +96,21 @@ func (w *partWindow) read(ctx context.Context, chunks []int) error {
 func (w *partWindow) needsBase(i int) bool {
 	c := w.chunks[i]
 	return c < len(w.p.chunks) && len(w.patches[i]) < pagesOf(int64(w.p.size(c))) && w.lacks(i) == nil
+}
+
+// wants returns which groups of the chunk under the patches provide a page.
+func (w *partWindow) wants(i int) (want uint64) {
+	pages := pagesOf(int64(w.p.size(w.chunks[i])))
+	var patched [chunkPages / pagesOfGroup]int
+	for _, x := range w.patches[i] {
+		patched[x.Page%chunkPages/pagesOfGroup]++
+	}
+	for g := range patched {
+		if patched[g] < min(pagesOfGroup, pages-g*pagesOfGroup) {
+			want |= 1 << g
+		}
+	}
+	return want
 }
 
 // lacks returns why a page of the chunk cannot be had.
@@ -154,7 +170,7 @@ func stretch(b []byte, n int) []byte {
 
 // Pages reads single pages of a part, in the order in which they are given, and calls fn for each; plain dies with the
 // call. It has PageSize bytes, the last one of a file perhaps fewer. Each chunk that pages lie in is read once for every
-// 6144 of them. An error of what it reads is a *ChunkError.
+// 6144 of them, and as far as it can decoded for these pages alone. An error of what it reads is a *ChunkError.
 func (rd *Reader) Pages(ctx context.Context, p *FilePart, pages []uint16, fn func(page uint16, plain []byte) error) error {
 	for some := range slices.Chunk(pages, rd.window) {
 		var needs []pageNeed
@@ -223,7 +239,13 @@ func (rd *Reader) gather(ctx context.Context, needs []pageNeed) (lost map[seal.C
 	}
 	lost = map[seal.ChunkID]error{}
 	ids := rd.r.inPlace(pages)
-	err = rd.scattered(ctx, ids, func(i int, plain []byte) error {
+	wants := make([]uint64, len(ids))
+	for i, id := range ids {
+		for _, n := range pages[id] {
+			wants[i] |= 1 << (needs[n].slot / pagesOfGroup)
+		}
+	}
+	err = rd.scattered(ctx, ids, wants, func(i int, plain []byte) error {
 		for _, n := range pages[ids[i]] {
 			if want := needs[n].size; want >= 0 && len(plain) != want {
 				lost[ids[i]] = &ChunkError{ID: ids[i], Pack: "list", Err: fmt.Errorf("it has %d bytes, not %d", len(plain), want)}

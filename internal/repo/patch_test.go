@@ -3,10 +3,12 @@ package repo
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -28,6 +30,36 @@ type patcher struct {
 	rnd   *rand.Rand
 	pages uint64 // made so far
 	most  int    // pages in one unit
+	codec Codec  // nil: none
+}
+
+// sparse is a codec that decodes the groups that it is asked for, and leaves rubbish in place of others.
+type sparse struct{ skipped *atomic.Int64 }
+
+func (sparse) ID() byte { return 200 }
+
+func (sparse) Encode(dst, src []byte) ([]byte, bool) {
+	if len(src)%PageSize != 0 {
+		return dst, false
+	}
+	for _, b := range src {
+		dst = append(dst, b^0x5A)
+	}
+	return dst, true
+}
+
+func (s sparse) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
+	if len(src) != size {
+		return dst, errors.New("another length")
+	}
+	for i, b := range src {
+		if b ^= 0x5A; want>>(i/seal.GroupSize)&1 == 0 {
+			b = 0xEE
+			s.skipped.Add(1)
+		}
+		dst = append(dst, b)
+	}
+	return dst, nil
 }
 
 // content returns n new pages.
@@ -50,7 +82,7 @@ func (p *patcher) list(w *Writer, lane *Lane, base *FilePart, old, now []byte) F
 			end := min(at+PageSize, len(now))
 			if end > len(old) || !bytes.Equal(old[at:end], now[at:end]) {
 				if all {
-					whole[c] = must(lane.Save(p.t.Context(), now[c*Grid:min((c+1)*Grid, len(now))], nil))
+					whole[c] = must(lane.Save(p.t.Context(), now[c*Grid:min((c+1)*Grid, len(now))], p.codec))
 					break
 				}
 				changed = append(changed, at/PageSize)
@@ -66,7 +98,7 @@ func (p *patcher) list(w *Writer, lane *Lane, base *FilePart, old, now []byte) F
 			copy(b, now[page*PageSize:])
 			unit = append(unit, b...)
 		}
-		id := must(lane.Save(p.t.Context(), unit, nil))
+		id := must(lane.Save(p.t.Context(), unit, p.codec))
 		for slot, page := range changed[:n] {
 			patches = append(patches, PagePatch{uint16(page), id, uint8(n), uint8(slot)})
 		}
@@ -195,13 +227,18 @@ func (p *patcher) wantPart(r *Repository, m *Manifest, want []byte) {
 // Files that are patched again and again read as they were written, also when a collection has removed what it may.
 func TestPatchedFilesReadAsWritten(t *testing.T) {
 	t.Parallel()
-	for range 6 {
+	for n := range 6 {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			p := &patcher{t: t, rnd: rand.New(rand.NewPCG(seed, 1))}
 			p.most = 1 << p.rnd.IntN(7)
 			st := storetest.NewMemory()
 			r := newRepository(t, st)
+			var skipped atomic.Int64
+			if n%2 == 0 {
+				p.codec = sparse{&skipped}
+				r.codecs[p.codec.ID()] = p.codec
+			}
 			r.limits.smallTable = 100 << p.rnd.IntN(6)
 			now := p.content(1 + p.rnd.IntN(5*chunkPages))
 			m := p.snapshot(r, nil, nil, now)
@@ -225,7 +262,10 @@ func TestPatchedFilesReadAsWritten(t *testing.T) {
 			}
 			wantFiles(t, reopen(t, st), m, files{"rel": now})
 			wantClean(t, st)
-			t.Log(kinds)
+			if n%2 == 0 && skipped.Load() == 0 {
+				t.Error("no group of any chunk was left out")
+			}
+			t.Log(kinds, skipped.Load())
 		})
 	}
 }
@@ -419,4 +459,52 @@ func readAround(t *testing.T, r *Repository, m *Manifest, want []byte) (read, lo
 		t.Errorf("chunks %v of %d, %v", slices.Sorted(maps.Keys(seen)), part.Len(), err)
 	}
 	return read, lost
+}
+
+// liar decodes groups to other bytes: always, or only where not all of a chunk is wanted.
+type liar struct {
+	sparse
+	always bool
+}
+
+func (l liar) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
+	from := len(dst)
+	out, err := l.sparse.Decode(dst, src, size, want)
+	if err == nil && (l.always || want != everyGroup) {
+		for at := from; at < len(out); at += PageSize {
+			out[at] ^= 1
+		}
+	}
+	return out, err
+}
+
+// A group whose bytes are not the chunk's is never handed over: its value does not lead to the chunk's ID. Then the whole
+// chunk is taken, and that has to have the ID itself.
+func TestGroupsProveThemselves(t *testing.T) {
+	t.Parallel()
+	st := storetest.NewMemory()
+	r := newRepository(t, st)
+	p := &patcher{t: t, rnd: rand.New(rand.NewPCG(5, 6)), codec: sparse{new(atomic.Int64)}}
+	want := p.content(chunkPages)
+	m := p.snapshot(r, nil, nil, want)
+	for _, always := range []bool{false, true} {
+		r := reopen(t, st)
+		r.codecs[p.codec.ID()] = liar{sparse{new(atomic.Int64)}, always}
+		rd := r.Reader()
+		e := must(rd.Lookup(t.Context(), must(m.RootID()), "rel"))
+		part := must(rd.FilePart(t.Context(), e, 0))
+		pages := []uint16{3, 30}
+		var got []byte
+		err := rd.Pages(t.Context(), part, pages, func(_ uint16, plain []byte) error {
+			got = append(got, plain...)
+			return nil
+		})
+		var damaged *ChunkError
+		switch {
+		case always && (!errors.As(err, &damaged) || got != nil):
+			t.Errorf("pages of another chunk: %d bytes, %v", len(got), err)
+		case !always && (err != nil || !bytes.Equal(got, slices.Concat(want[3*PageSize:4*PageSize], want[30*PageSize:31*PageSize]))):
+			t.Errorf("pages of a chunk whose groups cannot be had: %d bytes, %v", len(got), err)
+		}
+	}
 }

@@ -161,7 +161,7 @@ func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, [
 		return i, &ChunkError{run[0].id, pack.name(), err}
 	}
 	for _, l := range run {
-		if err := rd.one(object, l, rd.sealed[l.offset-run[0].offset:][:l.stored]); err != nil {
+		if err := rd.one(object, l, rd.sealed[l.offset-run[0].offset:][:l.stored], everyGroup); err != nil {
 			return i, &ChunkError{l.id, pack.name(), err}
 		}
 		if err := fn(i, rd.plain); err != nil {
@@ -206,8 +206,8 @@ func (r *Repository) moved(ctx context.Context, l location, cause error) (locati
 	}
 }
 
-// one opens, decodes and proves one chunk into rd.plain.
-func (rd *Reader) one(object *seal.Object, l location, sealed []byte) error {
+// one opens, decodes and proves one chunk into rd.plain, or at least the wanted groups of it.
+func (rd *Reader) one(object *seal.Object, l location, sealed []byte, want uint64) error {
 	var err error
 	if rd.opened, err = object.Open(rd.opened[:0], sealed, int64(l.offset)); err != nil {
 		return err
@@ -215,12 +215,19 @@ func (rd *Reader) one(object *seal.Object, l location, sealed []byte) error {
 	if cap(rd.plain) < int(l.plain) && l.plain <= MaxChunk {
 		rd.plain = make([]byte, 0, l.plain)
 	}
-	plain, err := rd.coder.decode(rd.plain[:0], rd.opened, l.encoding, int(l.plain), rd.r.codecs)
+	want = wantedGroups(l.encoding, int(l.plain), want)
+	plain, err := rd.coder.decode(rd.plain[:0], rd.opened, l.encoding, int(l.plain), want, rd.r.codecs)
 	if err != nil {
 		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: err.Error()}
 	}
 	rd.plain = plain
-	if rd.r.keys.ChunkID(string(l.pack.group), plain) != l.id {
+	var id seal.ChunkID
+	if want == everyGroup {
+		id = rd.r.keys.ChunkID(string(l.pack.group), plain)
+	} else {
+		id = rd.r.keys.PartialID(string(l.pack.group), plain, want, rd.opened)
+	}
+	if id != l.id {
 		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: "its bytes are not those of its ID"}
 	}
 	return nil

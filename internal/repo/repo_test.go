@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -34,7 +35,7 @@ func testOptions(t testing.TB) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Signer: s, PackBytes: 256 << 10, CacheDir: t.TempDir()}
+	return Options{Signer: s, PackBytes: 256 << 10, CacheDir: t.TempDir(), Codecs: []Codec{sparse{new(atomic.Int64)}}}
 }
 
 func newRepository(t testing.TB, st store.Store) *Repository {

@@ -26,17 +26,17 @@ type aheadRequest struct {
 	done   chan struct{}
 }
 
-// scattered is Chunks for chunks that lie in many places. Those that cannot be fetched together with others at the first try
-// are read as Chunks reads them, which knows what to do about it. skip is needed.
-func (rd *Reader) scattered(ctx context.Context, ids []seal.ChunkID, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
+// scattered is Chunks for chunks that lie in many places, and of which some groups are wanted: wants has a bit for each. Those that cannot be fetched together with others at the first try are read as Chunks reads them, as a whole,
+// which knows what to do about it. skip is needed.
+func (rd *Reader) scattered(ctx context.Context, ids []seal.ChunkID, wants []uint64, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
 	fetching, stop := context.WithCancel(ctx)
 	var eg errgroup.Group
-	err := rd.fetchAhead(fetching, &eg, ids, fn, skip)
+	err := rd.fetchAhead(fetching, &eg, ids, wants, fn, skip)
 	stop()
 	return errors.Join(err, eg.Wait()) // the buffers are used again: nobody may write into them any more
 }
 
-func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkID, fn func(int, []byte) error, skip func(int, error) error) error {
+func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkID, wants []uint64, fn func(int, []byte) error, skip func(int, error) error) error {
 	var queue []*aheadRequest
 	begun := 0
 	for next := 0; next < len(ids) || len(queue) > 0; {
@@ -61,7 +61,7 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 		q := queue[0]
 		queue = queue[1:]
 		<-q.done
-		if err := rd.arrived(ctx, q, ids, fn, skip); err != nil {
+		if err := rd.arrived(ctx, q, ids, wants, fn, skip); err != nil {
 			return err
 		}
 	}
@@ -69,7 +69,7 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 }
 
 // arrived hands over the chunks of an answer.
-func (rd *Reader) arrived(ctx context.Context, q *aheadRequest, ids []seal.ChunkID, fn func(int, []byte) error, skip func(int, error) error) error {
+func (rd *Reader) arrived(ctx context.Context, q *aheadRequest, ids []seal.ChunkID, wants []uint64, fn func(int, []byte) error, skip func(int, error) error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -85,7 +85,7 @@ func (rd *Reader) arrived(ctx context.Context, q *aheadRequest, ids []seal.Chunk
 		return again(q.first, len(q.run))
 	}
 	for i, l := range q.run {
-		if rd.one(object, l, q.sealed[l.offset-q.run[0].offset:][:l.stored]) != nil {
+		if rd.one(object, l, q.sealed[l.offset-q.run[0].offset:][:l.stored], wants[q.first+i]) != nil {
 			if err := again(q.first+i, 1); err != nil {
 				return err
 			}

@@ -81,7 +81,7 @@ type Keyring struct {
 	repository string
 	epochs     []Epoch // ascending; the last one is current
 	name       [32]byte
-	chunkIDs   sync.Map // residency group → *sync.Pool of hashers with the key of its chunks' IDs
+	chunkIDs   sync.Map // residency group → *chunkKey
 }
 
 // NewKeyring makes the keyring of a new repository: epoch 1 with a random secret. The repository's ID is derived
@@ -139,12 +139,7 @@ func (k *Keyring) Epochs() []Epoch {
 // ChunkID returns the name of a chunk with these plain bytes in a residency group. Equal bytes in two groups have
 // two names: what one group stores is never shared with another, which may have to live elsewhere.
 func (k *Keyring) ChunkID(group string, plain []byte) ChunkID {
-	pool, ok := k.chunkIDs.Load(group)
-	if !ok {
-		key := derive(k.epochs[0].Secret, k.repository, contextChunkID+"/"+group)
-		pool, _ = k.chunkIDs.LoadOrStore(group, &sync.Pool{New: func() any { return newHasher(key) }})
-	}
-	hashers := pool.(*sync.Pool)
+	hashers := &k.chunkKey(group).hashers
 	h := hashers.Get().(*blake3.Hasher)
 	defer hashers.Put(h)
 	h.Reset()
@@ -152,6 +147,23 @@ func (k *Keyring) ChunkID(group string, plain []byte) ChunkID {
 	var id ChunkID
 	h.Sum(id[:0])
 	return id
+}
+
+// chunkKey is the key of a residency group's chunk IDs.
+type chunkKey struct {
+	hashers sync.Pool // with the key
+	tree    treeKey   // the key
+}
+
+func (k *Keyring) chunkKey(group string) *chunkKey {
+	c, ok := k.chunkIDs.Load(group)
+	if !ok {
+		key := derive(k.epochs[0].Secret, k.repository, contextChunkID+"/"+group)
+		c, _ = k.chunkIDs.LoadOrStore(group, &chunkKey{
+			hashers: sync.Pool{New: func() any { return newHasher(key) }}, tree: treeKey(valueOf(key[:])),
+		})
+	}
+	return c.(*chunkKey)
 }
 
 // newHasher returns a keyed hasher. The hash of a chunk is what a restore spends a third of its computing on, so

@@ -48,6 +48,7 @@ func benchmarkCodec(b *testing.B, src []byte) {
 		w := newWorker()
 		for b.Loop() {
 			for i := 0; i < len(src); i += chunkSize {
+				w.enc.choose(src[i : i+chunkSize])
 				w.enc.encode(src[i : i+chunkSize])
 			}
 		}
@@ -62,13 +63,25 @@ func benchmarkCodec(b *testing.B, src []byte) {
 		}
 		b.ReportMetric(float64(total)*100/float64(len(src)), "%") // Loop forgets what was reported before it
 	})
+	b.Run("group", func(b *testing.B) { // one of each chunk
+		b.SetBytes(int64(len(z) * groupSize))
+		var out []byte
+		for b.Loop() {
+			for i, s := range z {
+				var err error
+				if out, err = c.Decode(out[:0], s, chunkSize, 1<<(i%(chunkSize/groupSize))); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
 	b.Run("decode", func(b *testing.B) {
 		b.SetBytes(int64(len(src)))
 		var out []byte
 		for b.Loop() {
 			for _, s := range z {
 				var err error
-				if out, err = c.Decode(out[:0], s, chunkSize); err != nil {
+				if out, err = c.Decode(out[:0], s, chunkSize, everyGroup); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -12,13 +12,18 @@ import (
 var ErrFormat = errors.New("not a page-codec chunk")
 
 // CodecID is the byte by which a repository's index names this package's encoding.
-const CodecID byte = 16
+const CodecID byte = 17
 
 const (
-	version   = 1
+	version   = 2
 	frameHead = 9 // version, two masks of columns
 
-	maxChunk = 4 << 20 // of plain bytes
+	// groupSize is of how many plain bytes the pages are encoded together, and cannot be had apart. Fewer cost bytes, more
+	// cost time where single pages are wanted: docs/decisions/0018. The repository proves as many together.
+	groupSize = 8 * Size
+	groupHead = 4 // its length
+
+	maxChunk = 4 << 20 // of plain bytes: 64 groups
 )
 
 // Codec encodes chunks of whole pages for the repository (repo.Codec). It may be used from several goroutines;
@@ -46,15 +51,16 @@ func (c *Codec) Encode(dst, src []byte) ([]byte, bool) {
 	return w.compress(dst, src)
 }
 
-// Decode appends the size bytes that src stands for to dst. Errors wrap ErrFormat, and dst is then returned as
+// Decode appends the size bytes that src stands for to dst. Only the groups of 64 KiB whose bits are set in want are decoded,
+// bit g for the bytes from 64 KiB × g on; the others may hold anything. Errors wrap ErrFormat, and dst is then returned as
 // it was; memory stays within a small multiple of size, whatever src holds.
-func (c *Codec) Decode(dst, src []byte, size int) ([]byte, error) {
+func (c *Codec) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
 	if size <= 0 || size%Size != 0 || size > maxChunk || len(src) < frameHead {
 		return dst, fmt.Errorf("%w: %d bytes for %d", ErrFormat, len(src), size)
 	}
 	w := c.take()
 	defer c.give(w)
-	return w.decompress(dst, src, size)
+	return w.decompress(dst, src, size, want)
 }
 
 func (c *Codec) take() *worker {
@@ -86,43 +92,77 @@ type worker struct {
 func newWorker() *worker { return &worker{out: newPacker(), in: newUnpacker()} }
 
 func (w *worker) compress(dst, src []byte) ([]byte, bool) {
-	if !w.enc.encode(src) {
+	if !w.enc.choose(src) {
 		return dst, false
 	}
 	dst = append(dst, version)
 	dst = binary.LittleEndian.AppendUint32(dst, w.enc.columns.predicted)
 	dst = binary.LittleEndian.AppendUint32(dst, w.enc.columns.noise)
-	for id, s := range w.enc.s {
-		if id == sNoise {
-			dst = appendStored(dst, s)
-		} else {
-			dst = w.out.append(dst, s)
+	directory := len(dst)
+	dst = append(dst, make([]byte, directorySize(len(src)))...)
+	for group := range slices.Chunk(src, groupSize) {
+		from := len(dst)
+		w.enc.encode(group)
+		for id, s := range w.enc.s {
+			if id == sNoise {
+				dst = appendStored(dst, s)
+			} else {
+				dst = w.out.append(dst, s)
+			}
 		}
+		binary.LittleEndian.PutUint32(dst[directory:], uint32(len(dst)-from))
+		directory += groupHead
 	}
 	return dst, true
 }
 
-func (w *worker) decompress(dst, src []byte, size int) ([]byte, error) {
+// directorySize returns how long the directory of so many bytes of pages is.
+func directorySize(size int) int { return (size + groupSize - 1) / groupSize * groupHead }
+
+func (w *worker) decompress(dst, src []byte, size int, want uint64) ([]byte, error) {
 	if src[0] != version {
 		return dst, fmt.Errorf("%w: version %d", ErrFormat, src[0])
 	}
-	predicted, noise := binary.LittleEndian.Uint32(src[1:]), binary.LittleEndian.Uint32(src[5:])
-	src = src[frameHead:]
-	cur := &w.dec.c
-	*cur = cursors{}
-	for id := range streamCount {
-		var ok bool
-		if cur.s[id], src, ok = w.in.next(src, id, 2*size); !ok {
-			return dst, fmt.Errorf("%w: stream %d is damaged", ErrFormat, id)
+	if len(src) < frameHead+directorySize(size) {
+		return dst, fmt.Errorf("%w: the directory is cut off", ErrFormat)
+	}
+	w.dec.columns.set(binary.LittleEndian.Uint32(src[1:]), binary.LittleEndian.Uint32(src[5:]))
+	directory, src := src[frameHead:][:directorySize(size)], src[frameHead+directorySize(size):]
+	n := len(dst)
+	out := slices.Grow(dst, size)[:n+size]
+	for pages := range slices.Chunk(out[n:], groupSize) {
+		length := int64(binary.LittleEndian.Uint32(directory))
+		if length > int64(len(src)) {
+			return dst, fmt.Errorf("%w: a group is cut off", ErrFormat)
 		}
+		if want&1 != 0 {
+			if err := w.group(pages, src[:length]); err != nil {
+				return dst, err
+			}
+		}
+		want, directory, src = want>>1, directory[groupHead:], src[length:]
 	}
 	if len(src) != 0 {
 		return dst, fmt.Errorf("%w: %d bytes after its end", ErrFormat, len(src))
 	}
-	n := len(dst)
-	out := slices.Grow(dst, size)[:n+size]
-	if !w.dec.decode(out[n:], predicted, noise) {
-		return dst, fmt.Errorf("%w: streams do not fit the pages", ErrFormat)
-	}
 	return out, nil
+}
+
+// group decodes one group, of which src is all.
+func (w *worker) group(dst, src []byte) error {
+	cur := &w.dec.c
+	*cur = cursors{}
+	for id := range streamCount {
+		var ok bool
+		if cur.s[id], src, ok = w.in.next(src, id, 2*len(dst)); !ok {
+			return fmt.Errorf("%w: stream %d is damaged", ErrFormat, id)
+		}
+	}
+	if len(src) != 0 {
+		return fmt.Errorf("%w: %d bytes after a group's end", ErrFormat, len(src))
+	}
+	if !w.dec.decode(dst) {
+		return fmt.Errorf("%w: streams do not fit the pages", ErrFormat)
+	}
+	return nil
 }

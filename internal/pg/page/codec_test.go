@@ -22,7 +22,7 @@ func roundTrip(t *testing.T, c *Codec, src []byte) []byte {
 	if !ok {
 		return nil
 	}
-	got, err := c.Decode(append(dirty(4 + len(src))[:0], "kept"...), z[4:], len(src))
+	got, err := c.Decode(append(dirty(4 + len(src))[:0], "kept"...), z[4:], len(src), everyGroup)
 	if err != nil {
 		t.Fatalf("Decode: %v", err)
 	}
@@ -98,7 +98,7 @@ func TestRoundTrip(t *testing.T) {
 		{"fixed items", fixed, 230_000},
 		{"varying items", varying, 350_000},
 		{"one page", fixed[:Size], 4_000},
-		{"all zero", make([]byte, 64*Size), 200},
+		{"all zero", make([]byte, 64*Size), 300},
 		{"noise", noise, 0},
 		{"empty", nil, 0},
 		{"not whole pages", fixed[:Size+1], 0},
@@ -189,11 +189,11 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		size := int(pages) * Size
-		got, err := c.Decode(nil, z, size)
+		got, err := c.Decode(nil, z, size, everyGroup)
 		if err == nil && len(got) != size || err != nil && !errors.Is(err, ErrFormat) {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
-		again, err2 := c.Decode(dirty(size)[:0], z, size)
+		again, err2 := c.Decode(dirty(size)[:0], z, size, everyGroup)
 		if (err == nil) != (err2 == nil) || !bytes.Equal(got, again) {
 			t.Fatalf("another chunk in a buffer that was used before: %v, %v", err, err2)
 		}
@@ -205,6 +205,7 @@ func FuzzDecodeStreams(f *testing.F) {
 	r := rand.New(rand.NewPCG(9, 10))
 	var e encoder
 	for _, vary := range []int{0, 200} {
+		e.choose(heapPages(2, vary, r))
 		e.encode(heapPages(2, vary, r))
 		f.Add(bytes.Join(e.s[:], nil), e.columns.predicted, e.columns.noise, uint64(1))
 	}
@@ -216,8 +217,54 @@ func FuzzDecodeStreams(f *testing.F) {
 			d.c.s[id] = all[n:min(len(all), n+r.IntN(20000))]
 		}
 		d.c.s[sKind] = bytes.Repeat([]byte{byte(r.IntN(128)) | kindItems}, 4)
-		d.decode(make([]byte, 4*Size), predicted, noise)
+		d.columns.set(predicted, noise)
+		d.decode(make([]byte, 4*Size))
 	})
+}
+
+// everyGroup wants all groups of a chunk.
+const everyGroup = ^uint64(0)
+
+// TestDecodeGroups takes groups out of chunks of all lengths, as they are and damaged: groups that nobody asked for are not
+// looked at, and a chunk's end is found without them.
+func TestDecodeGroups(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	c := NewCodec()
+	refused := 0
+	for n := range 400 {
+		src := heapPages(9+r.IntN(80), []int{0, 60, 300}[n%3], r)
+		z, ok := c.Encode(nil, src)
+		if !ok {
+			t.Fatal("declined")
+		}
+		want := r.Uint64() & r.Uint64()
+		if n%4 == 3 { // nothing of the first group, which is damaged
+			from := frameHead + directorySize(len(src))
+			z[from+r.IntN(int(binary.LittleEndian.Uint32(z[frameHead:])))] ^= 1 << r.IntN(8)
+			if _, err := c.Decode(nil, z, len(src), want|1); err != nil && !errors.Is(err, ErrFormat) {
+				t.Error(err)
+			} else if err != nil {
+				refused++
+			}
+			want &^= 1
+		}
+		got, err := c.Decode(dirty(len(src))[:0], z, len(src), want)
+		if err != nil || len(got) != len(src) {
+			t.Fatalf("%d pages: %d bytes, %v", len(src)/Size, len(got), err)
+		}
+		for at := 0; at < len(src); at += groupSize {
+			end := min(at+groupSize, len(src))
+			if g := at / groupSize; want>>g&1 != 0 && !bytes.Equal(got[at:end], src[at:end]) {
+				t.Fatalf("group %d of %d pages is another one", g, len(src)/Size)
+			}
+		}
+		if _, err := c.Decode(nil, append(z, 0), len(src), want); !errors.Is(err, ErrFormat) {
+			t.Errorf("a byte behind the end: %v", err)
+		}
+	}
+	if refused == 0 {
+		t.Error("no damaged group was refused") // those that decode to other pages are for the repository to find
+	}
 }
 
 func TestDecodeCut(t *testing.T) {
@@ -225,12 +272,12 @@ func TestDecodeCut(t *testing.T) {
 	src := heapPages(2, 50, rand.New(rand.NewPCG(1, 1)))
 	z, _ := c.Encode(nil, src)
 	for n := range z {
-		if _, err := c.Decode(nil, z[:n], len(src)); !errors.Is(err, ErrFormat) {
+		if _, err := c.Decode(nil, z[:n], len(src), everyGroup); !errors.Is(err, ErrFormat) {
 			t.Fatalf("cut at %d of %d: %v", n, len(z), err)
 		}
 	}
 	for _, size := range []int{0, -Size, Size, 3 * Size, 2*Size - 1} {
-		if _, err := c.Decode(nil, z, size); !errors.Is(err, ErrFormat) {
+		if _, err := c.Decode(nil, z, size, everyGroup); !errors.Is(err, ErrFormat) {
 			t.Errorf("size %d: %v", size, err)
 		}
 	}

@@ -7,8 +7,8 @@ type decoder struct {
 
 // decode rebuilds dst, whole pages, from the streams in d.c; false means that they are not what an encoder
 // writes. dst may hold anything before.
-func (d *decoder) decode(dst []byte, predicted, noise uint32) bool {
-	d.reset(predicted, noise)
+func (d *decoder) decode(dst []byte) bool {
+	d.reset()
 	for ; len(dst) >= Size; dst = dst[Size:] {
 		if !d.page(dst[:Size:Size]) || d.c.bad {
 			return false

@@ -22,7 +22,7 @@ const maxSpecialRow = 32 // bytes of special space that are coded as a row; long
 
 var rowCols = [maxSpecialRow / 8]uint8{0, 1, 2, 3}
 
-// model is what encoder and decoder carry from page to page of a chunk.
+// model is what encoder and decoder carry from page to page of a group; the columns are the chunk's.
 type model struct {
 	columns             columns
 	head, special, item predictor
@@ -33,8 +33,7 @@ type model struct {
 	run  int
 }
 
-func (m *model) reset(predicted, noise uint32) {
-	m.columns.set(predicted, noise)
+func (m *model) reset() {
 	m.head, m.special, m.item = predictor{}, predictor{}, predictor{}
 	m.mask, m.run = 0, 0
 }
@@ -45,12 +44,9 @@ type encoder struct {
 	sample sample
 }
 
-// encode splits src, whole pages, into e.s. It reports false where no page has items: then plain compression
-// is as good.
-func (e *encoder) encode(src []byte) bool {
-	for id := range e.s {
-		e.s[id] = e.s[id][:0]
-	}
+// choose decides what becomes of each column of src, whole pages, by a sample of them. It reports false where no page has
+// items: then plain compression is as good.
+func (e *encoder) choose(src []byte) bool {
 	pages := len(src) / Size
 	e.sample = sample{}
 	useful := false
@@ -63,15 +59,22 @@ func (e *encoder) encode(src []byte) bool {
 		}
 		useful = useful || IsNew(p)
 	}
-	if !useful {
-		return false
+	if useful {
+		e.columns.set(e.sample.choose())
 	}
-	e.reset(e.sample.choose())
+	return useful
+}
+
+// encode splits src, whole pages of the chunk that was looked at last, into e.s.
+func (e *encoder) encode(src []byte) {
+	for id := range e.s {
+		e.s[id] = e.s[id][:0]
+	}
+	e.reset()
 	for ; len(src) >= Size; src = src[Size:] {
 		e.page(src[:Size:Size])
 	}
 	e.endRun()
-	return true
 }
 
 // structured reports whether the codec may trust the header's offsets.

@@ -35,11 +35,27 @@ func decodeByDocument(src []byte, size int) (out []byte, err error) {
 			err = fmt.Errorf("broken: %v", r)
 		}
 	}()
-	if src[0] != 1 {
+	masks, rest := src[1:9], src[9:]
+	if src[0] != 2 {
 		return nil, errors.New("version")
 	}
-	r := &reader{src: src[9:]}
-	predicted, noise := binary.LittleEndian.Uint32(src[1:]), binary.LittleEndian.Uint32(src[5:])
+	directory := cut(&rest, (size+8*8192-1)/(8*8192)*4)
+	for len(out) < size {
+		pages, err := group(masks, cut(&rest, little(cut(&directory, 4))), min(size-len(out), 8*8192))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pages...)
+	}
+	if len(rest) > 0 {
+		return nil, errors.New("bytes after the last group")
+	}
+	return out, nil
+}
+
+func group(masks, src []byte, size int) (out []byte, err error) {
+	r := &reader{src: src}
+	predicted, noise := binary.LittleEndian.Uint32(masks), binary.LittleEndian.Uint32(masks[4:])
 	for k := range 32 {
 		if predicted>>k&1 == 1 {
 			r.cols = append(r.cols, k)

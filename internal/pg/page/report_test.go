@@ -156,7 +156,10 @@ func measure(t *testing.T, r relation, step int, streams *[streamCount][2]int) l
 			l.normal += mb(len(z))
 		}
 		if len(chunk)%Size == 0 {
-			timed(&l.tSplit, func() { codec.enc.encode(chunk) })
+			timed(&l.tSplit, func() {
+				codec.enc.choose(chunk)
+				codec.enc.encode(chunk)
+			})
 		}
 		var ok bool
 		timed(&l.tCodec, func() {
@@ -170,11 +173,14 @@ func measure(t *testing.T, r relation, step int, streams *[streamCount][2]int) l
 			return
 		}
 		l.codec += mb(len(z))
-		for id, s := range codec.enc.s {
-			streams[id][0] += len(s)
-			streams[id][1] += len(codec.out.append(nil, s))
+		for group := range slices.Chunk(chunk, groupSize) {
+			codec.enc.encode(group)
+			for id, s := range codec.enc.s {
+				streams[id][0] += len(s)
+				streams[id][1] += len(codec.out.append(nil, s))
+			}
 		}
-		timed(&l.tBack, func() { back, err = codec.decompress(back[:0], z, len(chunk)) })
+		timed(&l.tBack, func() { back, err = codec.decompress(back[:0], z, len(chunk), everyGroup) })
 		if err != nil || !bytes.Equal(back, chunk) {
 			t.Fatalf("%s: a chunk does not come back: %v", r.name, err)
 		}

@@ -40,7 +40,7 @@ func TestRealPages(t *testing.T) {
 					if chunks++; !ok {
 						continue
 					}
-					back, err := codec.Decode(bytes.Repeat([]byte{0xA5}, len(chunk))[:0], z, len(chunk))
+					back, err := codec.Decode(bytes.Repeat([]byte{0xA5}, len(chunk))[:0], z, len(chunk), ^uint64(0))
 					if err != nil || !bytes.Equal(back, chunk) {
 						t.Fatalf("%s: a chunk does not come back: %v", file, err)
 					}

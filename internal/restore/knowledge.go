@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
@@ -54,6 +56,8 @@ type knowledge struct {
 	fork     wal.LSN // up to here the cluster's history is also that of what is recovered
 	end      wal.LSN // of the cluster's own log
 	since    wal.LSN // at this checkpoint's redo both had the same pages
+
+	proven func() error // waits for what says that the two histories are one before fork
 }
 
 // point is a checkpoint: where its record is, and where recovery from it begins.
@@ -66,9 +70,13 @@ func (x *run) learn(ctx context.Context) error {
 	}
 	x.result.Delta = &DeltaReport{}
 	x.progress.phase("reading the logs")
-	k, err := x.knowledge(ctx)
+	k := &knowledge{proven: func() error { return nil }}
+	err := x.know(ctx, k)
 	if err == nil {
 		err = x.sample(ctx, k)
+	}
+	if unproven := k.proven(); err == nil {
+		err = unproven
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -100,25 +108,24 @@ func (x *run) stillStopped(ctx context.Context) {
 	}
 }
 
-// knowledge reads both logs. An error says why nothing is known.
-func (x *run) knowledge(ctx context.Context) (*knowledge, error) {
+// know reads both logs. An error says why nothing is known.
+func (x *run) know(ctx context.Context, k *knowledge) error {
 	switch {
 	case x.opts.Mode == Compare:
-		return nil, doubtf("it was asked for")
+		return doubtf("it was asked for")
 	case x.opts.Changes == nil:
-		return nil, doubtf("nobody tells what the repository's log changed")
+		return doubtf("nobody tells what the repository's log changed")
 	case x.state == targetOurDelta || Unfinished(x.opts.To):
-		return nil, doubtf("an earlier restore into the directory was not finished")
+		return doubtf("an earlier restore into the directory was not finished")
 	case len(x.result.Lost) > 0 || x.controlLost != nil:
-		return nil, doubtf("parts of the snapshot are lost")
+		return doubtf("parts of the snapshot are lost")
 	}
-	k := &knowledge{}
 	for _, step := range []func(context.Context, *knowledge) error{x.knowCluster, x.knowOwnLog, x.knowFork, x.knowSince, x.knowChanges} {
 		if err := step(ctx, k); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return k, nil
+	return nil
 }
 
 // knowCluster reads what the cluster says of itself.
@@ -258,16 +265,23 @@ func (x *run) knowFork(ctx context.Context, k *knowledge) error {
 	log := x.repo.Log(x.plan.System)
 	proof := 2 * wal.LSN(k.own.size()) // a segment may hold little: the rest behind a switch is zeros
 	if k.fork > begin {
-		stored := &storedLog{log: log, way: x.plan.Way}
-		return k.own.same(ctx, max(begin, k.fork-min(k.fork, proof))&^(wal.PageSize-1), k.fork, stored.read)
+		k.prove(ctx, max(begin, k.fork-min(k.fork, proof))&^(wal.PageSize-1), k.fork, &storedLog{log: log, way: x.plan.Way})
+		return nil
 	}
 	// The cluster has dropped the log of when they parted; the repository may have it.
 	way, err := x.wayOf(ctx, k.own.way)
 	if err != nil {
 		return err
 	}
-	stored := &storedLog{log: log, way: way}
-	return k.own.same(ctx, begin, min(begin+proof, k.end), stored.read)
+	k.prove(ctx, begin, min(begin+proof, k.end), &storedLog{log: log, way: way})
+	return nil
+}
+
+// prove begins to compare the two logs, while others look at what they say.
+func (k *knowledge) prove(ctx context.Context, from, to wal.LSN, stored *storedLog) {
+	var eg errgroup.Group
+	eg.Go(func() error { return k.own.same(ctx, from, to, stored.read) })
+	k.proven = eg.Wait
 }
 
 // wayOf returns a way if the repository says the same of it.

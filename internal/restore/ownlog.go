@@ -62,7 +62,7 @@ const ownPiece = 1 << 20
 
 // each calls fn for the log from at, the start of a page, up to stop, or to the last segment that is there.
 func (l *ownLog) each(ctx context.Context, at, stop wal.LSN, fn func([]byte) error) error {
-	b := make([]byte, ownPiece)
+	b := make([]byte, min(ownPiece, stop-min(at, stop)))
 	for at < stop {
 		f, err := l.open(l.size().Segment(at))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -251,8 +251,10 @@ func holdsRecords(page []byte) bool {
 	n := 0
 	for _, c := range page[min(len(page), wal.LongHeaderSize):] {
 		if c != 0 {
-			n++
+			if n++; n > 16 { // a record's header has as many
+				return true
+			}
 		}
 	}
-	return n > 16 // a record's header has as many
+	return false
 }

@@ -286,7 +286,8 @@ func (s *snapshot) manifest(ctx context.Context, before *base, result cluster.Re
 	}
 	m := &repo.Manifest{
 		Engine: pg.Engine, Facts: facts,
-		Log: repo.LogRange{Stream: repo.StreamID(result.Timeline), Start: uint64(result.Start), End: uint64(result.Stop)},
+		// A server reads whole segments.
+		Log: repo.LogRange{Stream: repo.StreamID(result.Timeline), Start: uint64(s.info.WALSegmentSize.Floor(result.Start)), End: uint64(result.Stop)},
 	}
 	for _, p := range s.report.Problems {
 		m.Problems = append(m.Problems, p.String())

@@ -32,8 +32,9 @@ func (w *Workspace) RetainLog(ctx context.Context, s System) (objects int, bytes
 }
 
 // logFloors returns, for each stream of which the repository has anything, the position from which on it is
-// needed: by a snapshot on it from the snapshot's start, by a snapshot on an ancestor whole, by nobody not at
-// all. A stream whose history is not known is not in the map, and stays.
+// needed: by a snapshot on it from the start of the segment on in which the snapshot's log begins, since a server reads
+// whole segments; by a snapshot on an ancestor whole, by nobody not at all. A stream whose history is not known is not in
+// the map, and stays.
 func logFloors(v *points.View) map[repo.StreamID]uint64 {
 	floors := map[repo.StreamID]uint64{}
 	for _, tl := range v.Timelines() {
@@ -44,13 +45,12 @@ func logFloors(v *points.View) map[repo.StreamID]uint64 {
 		floor := uint64(math.MaxUint64)
 		for _, s := range v.Snapshots {
 			f := s.Facts
+			begin := wal.SegmentSize(f.SegmentSize).Floor(f.StartLSN)
 			switch {
-			case f.Timeline == tl:
-				floor = min(floor, uint64(f.StartLSN))
-			case way.IsAncestor(f.Timeline, f.StartLSN):
+			case f.Timeline != tl && way.IsAncestor(f.Timeline, f.StartLSN):
 				floor = 0
-			case needsAncestor(v, f.StopTimeline, tl):
-				floor = min(floor, uint64(f.StartLSN))
+			case f.Timeline == tl || needsAncestor(v, max(f.Timeline, f.StopTimeline), tl, begin):
+				floor = min(floor, uint64(begin))
 			}
 		}
 		floors[repo.StreamID(tl)] = floor
@@ -58,15 +58,16 @@ func logFloors(v *points.View) map[repo.StreamID]uint64 {
 	return floors
 }
 
-// needsAncestor tells whether a snapshot that ended on timeline stop began on the way there, on tl.
-func needsAncestor(v *points.View, stop, tl wal.TimelineID) bool {
-	if stop == 0 || stop <= tl {
+// needsAncestor tells whether a snapshot that ended on timeline stop needs tl, on the way there, from a position on: it
+// began on it, or in the segment in which it was left.
+func needsAncestor(v *points.View, stop, tl wal.TimelineID, from wal.LSN) bool {
+	if stop <= tl {
 		return false
 	}
 	way, err := v.Way(stop)
 	if err != nil {
 		return true // not known: keep
 	}
-	_, ok := way.SwitchPoint(tl)
-	return ok
+	left, ok := way.SwitchPoint(tl)
+	return ok && left > from
 }

@@ -16,7 +16,7 @@ import (
 type Result struct {
 	Start         wal.LSN        // replay begins here
 	Stop          wal.LSN        // replay must reach this before the data is consistent
-	Timeline      wal.TimelineID // of both
+	Timeline      wal.TimelineID // on which Start lies
 	Label         wal.Label      // LabelFile, parsed
 	LabelFile     []byte         // backup_label
 	TablespaceMap []byte         // tablespace_map; empty: no such file

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
@@ -91,5 +92,40 @@ func TestMarkOfAWay(t *testing.T) {
 	v.streams[2].mark = &repo.Mark{LSN: 50 * mib, Source: time.Unix(2, 0)}
 	if lsn, source := v.mark(way); lsn != 50*mib || !source.Equal(time.Unix(2, 0)) {
 		t.Errorf("mark %s, %v; want 0/3200000 with its clock", lsn, source)
+	}
+}
+
+// A snapshot may begin on one timeline and end on the next: only ways that lead past both recover it.
+func TestPasses(t *testing.T) {
+	way := &wal.Timelines{Timeline: 3, Ancestors: []wal.Switch{{Timeline: 1, End: 100}, {Timeline: 2, End: 200}}}
+	for _, c := range []struct {
+		begin, end  wal.TimelineID
+		start, stop wal.LSN
+		want        bool
+	}{
+		{1, 1, 10, 100, true},
+		{1, 0, 10, 100, true},   // of a manifest that does not tell the timeline of its end
+		{1, 1, 10, 101, false},  // ends on the branch that was left
+		{1, 2, 90, 150, true},   // followed the switch
+		{1, 2, 101, 150, false}, // began behind it
+		{2, 3, 150, 999, true},
+		{2, 4, 150, 180, false},
+	} {
+		s := Snapshot{Facts: &pg.Facts{Timeline: c.begin, StopTimeline: c.end, StartLSN: c.start, StopLSN: c.stop}}
+		if got := passes(way, s); got != c.want {
+			t.Errorf("from %d on timeline %d to %d on %d: %v", c.start, c.begin, c.stop, c.end, got)
+		}
+	}
+}
+
+// A range begins with the segment in which its snapshot does.
+func TestRangeNeedsWholeSegments(t *testing.T) {
+	for begin, usable := range map[uint64]bool{16: true, 17: false} {
+		v, way := view([][2]uint64{{begin, 21}}, [][2]uint64{{21, 40}})
+		s := Snapshot{&repo.Manifest{}, &pg.Facts{Timeline: 1, StartLSN: 18 * mib, StopLSN: 19 * mib, SegmentSize: uint32(wal.DefaultSegmentSize)}}
+		v.log, v.clocks = nil, map[repo.Extent]time.Time{{Stream: 2, Start: 21 * mib, End: 40 * mib}: time.Unix(1, 0)}
+		if r, err := v.rangeOf(t.Context(), s, way); err != nil || r.Usable != usable {
+			t.Errorf("log from %d MiB: %+v, %v", begin, r, err)
+		}
 	}
 }

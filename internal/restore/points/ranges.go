@@ -46,14 +46,18 @@ func (v *View) Ranges(ctx context.Context) ([]Range, error) {
 	return out, nil
 }
 
-// passes tells whether a way leads past a snapshot.
+// passes tells whether a way leads past a snapshot: where it begins, and where it ends, which may be on a later timeline.
 func passes(way *wal.Timelines, s Snapshot) bool {
-	return way.IsAncestor(s.Facts.Timeline, s.Facts.StopLSN)
+	return way.IsAncestor(s.Facts.Timeline, s.Facts.StartLSN) && way.IsAncestor(stopTimeline(s), s.Facts.StopLSN)
+}
+
+func stopTimeline(s Snapshot) wal.TimelineID {
+	return max(s.Facts.Timeline, s.Facts.StopTimeline)
 }
 
 func (v *View) rangeOf(ctx context.Context, s Snapshot, way *wal.Timelines) (Range, error) {
 	size := wal.SegmentSize(s.Facts.SegmentSize)
-	reached := v.reach(way, s.Facts.StartLSN, size)
+	reached := v.reach(way, size.Floor(s.Facts.StartLSN), size) // a server reads whole segments
 	r := Range{
 		Snapshot: s.Manifest.ID, Timeline: way.Timeline, From: s.Facts.StopLSN, To: reached.end,
 		FromTime: s.Manifest.Finished, Gap: reached.gap, Usable: reached.end >= s.Facts.StopLSN,

@@ -39,11 +39,24 @@ const everyGroup = ^uint64(0)
 
 const pagesOfGroup = seal.GroupSize / PageSize
 
+// groupOf returns the bit of the group in which a page of a chunk lies.
+func groupOf(page int) uint64 { return 1 << (page / pagesOfGroup) }
+
+// pagesIn returns how many pages the groups in want have, of a chunk with so many pages.
+func pagesIn(want uint64, pages int) (n int) {
+	for from := 0; from < pages; from += pagesOfGroup {
+		if want&groupOf(from) != 0 {
+			n += min(pagesOfGroup, pages-from)
+		}
+	}
+	return n
+}
+
 // wantedGroups returns what of a chunk is to be decoded for the groups in want: all of it, unless it can be decoded and
-// proven in parts.
+// proven in parts. Its size is proven by the whole chunk only, so a group that is not there does not prove itself.
 func wantedGroups(encoding byte, size int, want uint64) uint64 {
 	n := seal.Groups(size)
-	if all := uint64(1)<<n - 1; encoding < firstCodec || n == 0 || want&all == all {
+	if all := uint64(1)<<n - 1; encoding < firstCodec || n == 0 || want&all == all || want&^all != 0 {
 		return everyGroup
 	}
 	return want

@@ -7,11 +7,11 @@ import (
 )
 
 // Fragmentation says how much has to be decoded to read files once. Files that are stored in whole chunks decode to what
-// they have; patched ones to more: the chunk under the patches is read for the pages that it still provides, and a unit for
-// the pages of it that still count.
+// they have; patched ones to more: of the chunk under the patches the groups are decoded that still provide a page, and of
+// a unit those with a page that still counts.
 type Fragmentation struct {
 	Pages   int64 `json:"pages"`   // that the files have
-	Decoded int64 `json:"decoded"` // that are decoded, in chunks and in units
+	Decoded int64 `json:"decoded"` // that are decoded, in groups of chunks and of units
 	Patched int64 `json:"patched"` // of Pages, those that come from units
 	Units   int64 `json:"units"`   // reads beside those of whole chunks; one that two parts need counts twice
 }
@@ -36,20 +36,33 @@ func (p *FilePart) Fragmentation() Fragmentation {
 		f.Decoded = f.Pages
 		return f
 	}
-	seen := map[seal.ChunkID]bool{}
+	units := map[seal.ChunkID]uint64{} // the groups that have been counted
 	for _, x := range p.patches {
-		if !seen[x.Unit] {
-			seen[x.Unit] = true
-			f.Decoded += int64(x.UnitPages)
+		if g := groupOf(int(x.Slot)); units[x.Unit]&g == 0 {
+			units[x.Unit] |= g
+			f.Decoded += int64(pagesIn(g, int(x.UnitPages)))
 		}
 	}
-	f.Units = int64(len(seen))
+	f.Units = int64(len(units))
 	for c := range min(len(p.chunks), p.Len()) {
-		if size := pagesOf(int64(p.size(c))); p.Patches(c) < size {
-			f.Decoded += int64(size)
-		}
+		f.Decoded += int64(pagesIn(p.provided(c), pagesOf(int64(p.size(c)))))
 	}
 	return f
+}
+
+// provided returns which groups of the chunk under the patches of chunk c provide a page.
+func (p *FilePart) provided(c int) (groups uint64) {
+	pages := pagesOf(int64(p.size(c)))
+	var patched [chunkPages / pagesOfGroup]int
+	for _, x := range p.of(c) {
+		patched[x.Page%chunkPages/pagesOfGroup]++
+	}
+	for g, n := range patched {
+		if n < min(pagesOfGroup, pages-g*pagesOfGroup) {
+			groups |= 1 << g
+		}
+	}
+	return groups
 }
 
 // Fragmentation returns what reading all files of the tree at root costs. It reads the tree and the lists of parts, and no

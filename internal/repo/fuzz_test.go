@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
@@ -170,14 +172,34 @@ func FuzzExtent(f *testing.F) {
 func FuzzChunk(f *testing.F) {
 	c, d := newEncoder(), newDecoder()
 	out, encoding := c.encode(nil, bytes.Repeat([]byte("abc"), 100), nil, nil)
-	f.Add(out, encoding, 300)
-	f.Fuzz(func(t *testing.T, b []byte, encoding byte, size int) {
+	f.Add(out, encoding, 300, everyGroup)
+	keys, err := seal.NewKeyring(time.Now())
+	if err != nil {
+		f.Fatal(err)
+	}
+	codec := sparse{new(atomic.Int64)}
+	pages := bytes.Repeat(pageOf(1), 3*pagesOfGroup-1)
+	id, values := keys.ChunkTree(nil, "main", pages)
+	out, encoding = c.encode(nil, pages, codec, values)
+	for _, want := range []uint64{everyGroup, 0b110, 0b1, 0b1000} {
+		f.Add(out, encoding, len(pages), want)
+	}
+	f.Fuzz(func(t *testing.T, b []byte, encoding byte, size int, want uint64) {
 		if size < 0 || size > 1<<20 {
 			return
 		}
-		plain, err := d.decode(nil, b, encoding, size, everyGroup, nil)
+		want = wantedGroups(encoding, size, want)
+		plain, err := d.decode(nil, b, encoding, size, want, map[byte]Codec{codec.ID(): codec})
 		if err == nil && len(plain) != size {
 			t.Errorf("%d bytes, want %d", len(plain), size)
+		}
+		if err != nil || want == everyGroup || keys.PartialID("main", plain, want, b) != id {
+			return
+		}
+		for g := range seal.Groups(size) {
+			if from := g * seal.GroupSize; want>>g&1 != 0 && !bytes.HasPrefix(pages[min(from, len(pages)):], plain[from:min(from+seal.GroupSize, size)]) {
+				t.Errorf("group %d is proven, and is that of another chunk", g)
+			}
 		}
 	})
 }

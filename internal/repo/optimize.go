@@ -156,7 +156,18 @@ func (plan *rewritePlan) bytes(p *FilePart) int64 {
 
 // after returns what reading the part costs when it is rewritten.
 func (plan *rewritePlan) after(p *FilePart) Fragmentation {
-	f := Fragmentation{Pages: int64(p.pages()), Patched: int64(len(plan.pages)), Decoded: int64(p.pages() + len(plan.pages))}
+	f := Fragmentation{Pages: int64(p.pages()), Patched: int64(len(plan.pages)), Decoded: int64(len(plan.pages))}
+	for c := range p.Len() {
+		groups := everyGroup
+		switch {
+		case slices.Contains(plan.whole, c):
+		case c >= len(p.chunks):
+			groups = 0
+		default:
+			groups = p.provided(c)
+		}
+		f.Decoded += int64(pagesIn(groups, pagesOf(int64(p.size(c)))))
+	}
 	f.Units = int64((len(plan.pages) + unitPages - 1) / unitPages)
 	return f
 }

@@ -77,7 +77,7 @@ func (w *partWindow) read(ctx context.Context, chunks []int) error {
 		var wants []uint64
 		from := i
 		for ; i < len(chunks) && w.needsBase(i); i++ {
-			ids, wants = append(ids, w.p.chunks[chunks[i]]), append(wants, w.wants(i))
+			ids, wants = append(ids, w.p.chunks[chunks[i]]), append(wants, w.p.provided(chunks[i]))
 		}
 		if len(ids) > 0 {
 			err = w.rd.scattered(ctx, ids, wants, func(n int, plain []byte) error { return w.give(from+n, plain) }, w.skipFrom(from))
@@ -96,21 +96,6 @@ func (w *partWindow) read(ctx context.Context, chunks []int) error {
 func (w *partWindow) needsBase(i int) bool {
 	c := w.chunks[i]
 	return c < len(w.p.chunks) && len(w.patches[i]) < pagesOf(int64(w.p.size(c))) && w.lacks(i) == nil
-}
-
-// wants returns which groups of the chunk under the patches provide a page.
-func (w *partWindow) wants(i int) (want uint64) {
-	pages := pagesOf(int64(w.p.size(w.chunks[i])))
-	var patched [chunkPages / pagesOfGroup]int
-	for _, x := range w.patches[i] {
-		patched[x.Page%chunkPages/pagesOfGroup]++
-	}
-	for g := range patched {
-		if patched[g] < min(pagesOfGroup, pages-g*pagesOfGroup) {
-			want |= 1 << g
-		}
-	}
-	return want
 }
 
 // lacks returns why a page of the chunk cannot be had.
@@ -242,7 +227,7 @@ func (rd *Reader) gather(ctx context.Context, needs []pageNeed) (lost map[seal.C
 	wants := make([]uint64, len(ids))
 	for i, id := range ids {
 		for _, n := range pages[id] {
-			wants[i] |= 1 << (needs[n].slot / pagesOfGroup)
+			wants[i] |= groupOf(needs[n].slot)
 		}
 	}
 	err = rd.scattered(ctx, ids, wants, func(i int, plain []byte) error {

@@ -26,8 +26,9 @@ type aheadRequest struct {
 	done   chan struct{}
 }
 
-// scattered is Chunks for chunks that lie in many places, and of which some groups are wanted: wants has a bit for each. Those that cannot be fetched together with others at the first try are read as Chunks reads them, as a whole,
-// which knows what to do about it. skip is needed.
+// scattered is Chunks for chunks that lie in many places, and of which some groups are wanted: wants has a bit for each.
+// Those that cannot be fetched together with others at the first try are read as Chunks reads them, as a whole, which knows
+// what to do about it. skip is needed.
 func (rd *Reader) scattered(ctx context.Context, ids []seal.ChunkID, wants []uint64, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
 	fetching, stop := context.WithCancel(ctx)
 	var eg errgroup.Group

@@ -7,8 +7,9 @@ import (
 )
 
 // A chunk's ID is a BLAKE3 hash, which is the root of a tree over the chunk's bytes. So a part of a chunk can be proven to
-// belong to it without the rest, where the part is a subtree, and the values of the other subtrees are told: whoever tells
-// other values arrives at another ID.
+// be that part of it without the rest, where it is a subtree, and the values of the other subtrees are told. What is told
+// proves nothing else: the value of an inner node may stand for several groups as if they were one, so that the chunk's
+// length is not proven, nor that there is nothing behind.
 
 // GroupSize is how many bytes of a chunk are proven together: group g is the bytes from g × GroupSize on. The values of the
 // groups are BLAKE3's chaining values (section 2.1 of its paper), ValueSize bytes each, and exist for chunks longer than one
@@ -40,9 +41,10 @@ func (k *Keyring) ChunkTree(dst []byte, group string, plain []byte) (ChunkID, []
 	return key.root(values), dst
 }
 
-// PartialID returns the ID of the chunk of which plain has the groups whose bits are set in have (bit g for group g), while
+// PartialID returns the ID of a chunk of which plain has the groups whose bits are set in have (bit g for group g), while
 // of the others the values are told, ValueSize bytes for each group of the chunk. Nothing that is told of a group in have
-// counts. plain has the chunk's length, which is more than a group's.
+// counts. plain has the length that the chunk is said to have, more than a group's. If the ID is the right one, the groups in
+// have are those of the chunk, at their places, and nothing more is known.
 func (k *Keyring) PartialID(group string, plain []byte, have uint64, told []byte) ChunkID {
 	key := &k.chunkKey(group).tree
 	values := make([]value, 0, maxGroups)

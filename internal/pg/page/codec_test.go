@@ -177,10 +177,13 @@ func FuzzDecode(f *testing.F) {
 	c := NewCodec()
 	for _, src := range [][]byte{heapPages(2, 0, r), heapPages(2, 300, r), make([]byte, 2*Size)} {
 		z, _ := c.Encode(nil, src)
-		f.Add(z, uint8(2), uint64(0))
-		f.Add(z, uint8(2), uint64(9))
+		f.Add(z, uint8(2), uint64(0), everyGroup)
+		f.Add(z, uint8(2), uint64(9), everyGroup)
 	}
-	f.Fuzz(func(t *testing.T, z []byte, pages uint8, seed uint64) {
+	z, _ := c.Encode(nil, heapPages(20, 300, r))
+	f.Add(z, uint8(20), uint64(0), uint64(0b010))
+	f.Add(z, uint8(20), uint64(9), uint64(0b101))
+	f.Fuzz(func(t *testing.T, z []byte, pages uint8, seed, want uint64) {
 		z = bytes.Clone(z)
 		if seed != 0 && len(z) > 0 {
 			r := rand.New(rand.NewPCG(seed, 0))
@@ -189,13 +192,19 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		size := int(pages) * Size
-		got, err := c.Decode(nil, z, size, everyGroup)
+		got, err := c.Decode(nil, z, size, want)
 		if err == nil && len(got) != size || err != nil && !errors.Is(err, ErrFormat) {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
-		again, err2 := c.Decode(dirty(size)[:0], z, size, everyGroup)
-		if (err == nil) != (err2 == nil) || !bytes.Equal(got, again) {
-			t.Fatalf("another chunk in a buffer that was used before: %v, %v", err, err2)
+		again, err2 := c.Decode(dirty(size)[:0], z, size, want)
+		if (err == nil) != (err2 == nil) || len(got) != len(again) {
+			t.Fatalf("in a buffer that was used before: %d bytes and %v, %d and %v", len(got), err, len(again), err2)
+		}
+		for at := 0; at < len(got); at += groupSize {
+			end := min(at+groupSize, len(got))
+			if want>>(at/groupSize)&1 != 0 && !bytes.Equal(got[at:end], again[at:end]) {
+				t.Fatalf("group %d is another one in a buffer that was used before", at/groupSize)
+			}
 		}
 	})
 }

@@ -82,7 +82,7 @@ func appendStored(dst, s []byte) []byte {
 // unpacker is packer's inverse, for hostile input.
 type unpacker struct {
 	zstd    *zstd.Decoder
-	streams [streamCount][]byte // each stream stays until the next chunk
+	streams [streamCount][]byte // each stream stays until the next group
 	parts   [partCount][]byte
 }
 

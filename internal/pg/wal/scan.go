@@ -104,8 +104,11 @@ func (s *Scanner) Pending() bool { return (s.left > 0 || len(s.head) > 0) && !s.
 
 // passed tells whether the record that is being read is known to be none of those that are looked for.
 func (s *Scanner) passed() bool {
-	return len(s.only) > 0 && len(s.head) >= recordHeader && !slices.Contains(s.only, s.head[17])
+	return len(s.head) >= recordHeader && !s.looksFor(s.head[17])
 }
+
+// looksFor tells whether a resource manager's records are looked at.
+func (s *Scanner) looksFor(rmgr uint8) bool { return len(s.only) == 0 || slices.Contains(s.only, rmgr) }
 
 // End returns the end of the last valid record; zero before the first.
 func (s *Scanner) End() LSN { return s.end }
@@ -144,11 +147,38 @@ func (s *Scanner) step(b []byte) int {
 		}
 		return n
 	case len(s.head) == 0 && s.left == 0 && s.pos%8 != 0:
-		s.pos++ // the padding between records
-		return 1
+		n := min(len(b), int(8-s.pos%8)) // the padding between records
+		s.pos += LSN(n)
+		return n
+	}
+	if n := s.passOver(b); n > 0 {
+		return n
 	}
 	return s.record(b)
 }
+
+// passOver takes the records that b begins with, as far as they are whole and none that is looked for: to step through a
+// log's many small records one by one would cost as much as decompressing them.
+func (s *Scanner) passOver(b []byte) int {
+	if len(s.only) == 0 || len(s.head) > 0 || s.left > 0 {
+		return 0
+	}
+	n := 0
+	for len(b)-n >= recordHeader {
+		head := b[n:]
+		total := binary.LittleEndian.Uint32(head)
+		info, rmgr := head[16], head[17]
+		if total < recordHeader || uint64(total) > uint64(len(head)) || s.looksFor(rmgr) || isSwitch(info, rmgr) {
+			break
+		}
+		s.end = s.pos + LSN(n) + LSN(total)
+		n = min(len(b), n+(int(total)+7)&^7)
+	}
+	s.pos += LSN(n)
+	return n
+}
+
+func isSwitch(info, rmgr uint8) bool { return rmgr == rmgrXLOG && info&infoMask == infoSwitch }
 
 // align leaves the padding after a record to step.
 func (s *Scanner) align() { s.head, s.left = s.head[:0], 0 }
@@ -244,7 +274,7 @@ func (s *Scanner) complete() {
 	}
 	s.end = s.pos
 	info, rmgr := s.head[16], s.head[17]
-	if rmgr == rmgrXLOG && info&infoMask == infoSwitch {
+	if isSwitch(info, rmgr) {
 		s.resume = s.size.Floor(s.pos + LSN(s.size) - 1) // the rest of the segment is empty
 	}
 	if s.passed() {

@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/s2"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
 // Encodings of a log extent.
@@ -24,6 +25,10 @@ const (
 // extentBlock is how many plain bytes one block of S2 stands for: what a processor's own cache holds beside the
 // encoded ones, so that a reader hands each on while it is there.
 const extentBlock = 256 << 10
+
+// logPiece is how many plain bytes a reader hands on at once, some blocks: what is then written costs less for each byte
+// the more of it comes at once, as long as it is in the cache.
+const logPiece = 2 * extentBlock
 
 // Compression says how hard an extent is compressed.
 type Compression byte
@@ -151,10 +156,11 @@ func (e *ExtentEncoder) give(ctx context.Context, store func(context.Context, st
 
 // LogReader reads extents for one goroutine.
 type LogReader struct {
-	log   *Log
-	coder *coder
-	plain []byte // of the last extent, where it was asked for as a whole or came as one
-	block []byte
+	log    *Log
+	coder  *coder
+	sealed []byte // of the last extent
+	plain  []byte // where it was asked for as a whole or came as one
+	piece  []byte // the one that was decoded last
 }
 
 // Reader returns a new reader.
@@ -189,12 +195,7 @@ func (lr *LogReader) Each(ctx context.Context, e Extent, fn func(piece []byte) e
 }
 
 func (lr *LogReader) eachBlock(ctx context.Context, name string, e Extent, fn func([]byte) error) (clock ExtentClock, err error) {
-	r := lr.log.r
-	b, err := r.store.Get(ctx, name, 2*MaxExtent)
-	if err != nil {
-		return clock, err
-	}
-	plain, err := r.keys.OpenWhole(seal.KindLogExtent, name, b)
+	plain, err := lr.open(ctx, name, e.Stored)
 	if err != nil {
 		return clock, err
 	}
@@ -207,6 +208,30 @@ func (lr *LogReader) eachBlock(ctx context.Context, name string, e Extent, fn fu
 		err = &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
 	}
 	return clock, err
+}
+
+// open returns the plain text of an extent's object, valid until the next call. One whose size was listed comes into the
+// memory of the last one. It may have been stored again with another size since: what is shorter, or does not open, is
+// read anew, however large it is.
+func (lr *LogReader) open(ctx context.Context, name string, size int64) ([]byte, error) {
+	r := lr.log.r
+	if size > 0 && size <= 2*MaxExtent {
+		const step = 1 << 20 // each is a little larger than some other
+		lr.sealed = grow(lr.sealed, (int(size)+step-1)/step*step)[:size]
+		err := r.store.GetRange(ctx, name, 0, lr.sealed)
+		if err == nil {
+			if plain, err := r.keys.OpenWhole(seal.KindLogExtent, name, lr.sealed); err == nil {
+				return plain, nil
+			}
+		} else if store.KindOf(err) != store.Damaged {
+			return nil, err
+		}
+	}
+	b, err := r.store.Get(ctx, name, 2*MaxExtent)
+	if err != nil {
+		return nil, err
+	}
+	return r.keys.OpenWhole(seal.KindLogExtent, name, b)
 }
 
 // parse calls fn for what an extent holds, piece by piece.
@@ -240,32 +265,39 @@ func (lr *LogReader) parse(b []byte, e Extent, fn func([]byte) error) (clock Ext
 	return clock, fn(data)
 }
 
-// blocks is the inverse of appendBlocks, for size plain bytes.
+// blocks is the inverse of add, for size plain bytes.
 func (lr *LogReader) blocks(b []byte, size int, fn func([]byte) error) error {
-	lr.block = grow(lr.block, extentBlock)
+	lr.piece = grow(lr.piece, logPiece)
 	for size > 0 {
-		want := min(size, extentBlock)
-		if len(b) < 4 || uint64(len(b)-4) < uint64(binary.LittleEndian.Uint32(b)) {
-			return errors.New("a block is cut off")
+		piece := lr.piece[:min(size, logPiece)]
+		for block := range slices.Chunk(piece, extentBlock) {
+			var err error
+			if b, err = decodeBlock(block, b); err != nil {
+				return err
+			}
 		}
-		encoded := b[4:][:binary.LittleEndian.Uint32(b)]
-		b = b[4+len(encoded):]
-		if n, err := s2.DecodedLen(encoded); err != nil || n != want {
-			return errors.New("a block decodes to another length")
-		}
-		block, err := s2.Decode(lr.block[:want], encoded)
-		if err != nil {
+		if err := fn(piece); err != nil {
 			return err
 		}
-		if err := fn(block); err != nil {
-			return err
-		}
-		size -= want
+		size -= len(piece)
 	}
 	if len(b) > 0 {
 		return errors.New("something follows its last block")
 	}
 	return nil
+}
+
+// decodeBlock fills block from the encoded one that b begins with, and returns what follows that.
+func decodeBlock(block, b []byte) ([]byte, error) {
+	if len(b) < 4 || uint64(len(b)-4) < uint64(binary.LittleEndian.Uint32(b)) {
+		return nil, errors.New("a block is cut off")
+	}
+	encoded := b[4:][:binary.LittleEndian.Uint32(b)]
+	if n, err := s2.DecodedLen(encoded); err != nil || n != len(block) {
+		return nil, errors.New("a block decodes to another length")
+	}
+	_, err := s2.Decode(block, encoded)
+	return b[4+len(encoded):], err
 }
 
 func micros(t time.Time) int64 {

@@ -26,6 +26,11 @@ func (f *far) Get(ctx context.Context, name string, limit int64) ([]byte, error)
 	return f.Store.Get(ctx, name, limit)
 }
 
+func (f *far) GetRange(ctx context.Context, name string, off int64, dst []byte) error {
+	<-time.After(f.latency)
+	return f.Store.GetRange(ctx, name, off, dst)
+}
+
 // replay asks for n segments of timeline 1, one after the other, and takes a time for each, by a clock on which nothing
 // else takes any. It returns what was counted, and the number of the last segment that was late.
 func replay(t *testing.T, a *archive, p *Prefetcher, n int, each time.Duration) (s Stats, lastLate int) {

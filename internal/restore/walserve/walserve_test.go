@@ -34,6 +34,13 @@ func (b *broken) Get(ctx context.Context, name string, limit int64) ([]byte, err
 	return b.Store.Get(ctx, name, limit)
 }
 
+func (b *broken) GetRange(ctx context.Context, name string, off int64, dst []byte) error {
+	if b.err != nil {
+		return &store.Error{Op: "get", Name: name, Store: "test", Kind: store.Busy, Err: b.err}
+	}
+	return b.Store.GetRange(ctx, name, off, dst)
+}
+
 // archive has timeline 1 up to 4.5 MiB with a gap from 2 to 3 MiB, which timeline 3 lacks: it left 1 at 1.5 MiB.
 type archive struct {
 	t   *testing.T

@@ -52,7 +52,9 @@ func BenchmarkFetch(b *testing.B) {
 		ctx, stop := context.WithCancel(b.Context())
 		ended := make(chan error)
 		dir := b.TempDir()
-		go func() { ended <- (&walserve.Prefetcher{Source: walserve.NewSource(w.r, p)}).Run(ctx, dir) }()
+		source := walserve.NewSource(w.r, p)
+		source.DataDir = filepath.Dir(dir)
+		go func() { ended <- (&walserve.Prefetcher{Source: source}).Run(ctx, dir) }()
 		before := cpu(b, unix.RUSAGE_SELF)
 		n := 0
 		for b.Loop() {

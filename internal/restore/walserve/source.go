@@ -53,12 +53,13 @@ type file struct {
 // assembler builds files for one goroutine. Its memory is that of one repo.LogReader: segments are written as
 // their extents come, however large they are.
 type assembler struct {
-	s      *Source
-	reader *repo.LogReader
-	out    *os.File
-	head   [wal.LongHeaderSize]byte // the beginning of what was written
-	scan   *wal.Scanner             // of what was written; nil where nobody looks
-	spaces []wal.Event              // tablespaces that the segment creates
+	s        *Source
+	reader   *repo.LogReader
+	out      *os.File
+	reserved bool                     // out has its blocks
+	head     [wal.LongHeaderSize]byte // the beginning of what was written
+	scan     *wal.Scanner             // of what was written; nil where nobody looks
+	spaces   []wal.Event              // tablespaces that the segment creates
 }
 
 func (s *Source) assembler() *assembler {
@@ -85,7 +86,7 @@ func (a *assembler) get(ctx context.Context, name string, in *place, path string
 	if err != nil {
 		return file{Result: failed(name, err)}
 	}
-	a.out, a.head = out, [wal.LongHeaderSize]byte{}
+	a.out, a.reserved, a.head = out, false, [wal.LongHeaderSize]byte{}
 	f := a.build(ctx, name, h)
 	err = out.Close()
 	if err == nil && f.Outcome == Served {
@@ -296,6 +297,10 @@ func (a *assembler) write(ctx context.Context, e repo.Extent, from, to, start wa
 		piece = piece[max(first, from)-first : min(end, to)-first]
 		if off < wal.LongHeaderSize {
 			copy(a.head[off:], piece)
+		}
+		if !a.reserved {
+			reserve(a.out, int64(a.s.size))
+			a.reserved = true
 		}
 		if a.scan != nil {
 			a.scan.Write(piece) //nolint:errcheck // it never fails

@@ -47,7 +47,7 @@ func (w *world) pushesQuickly(segment string) {
 	defer func() { w.env = w.env[:len(w.env)-1] }()
 	w.run("--config", w.config, "wal", "push", system, path) // it may have to start the archiver
 	trace := w.try("--config", w.config, "wal", "push", system, path).stderr
-	if !strings.Contains(trace, "init syscall ") || strings.Contains(trace, "internal/config ") || strings.Contains(trace, "prometheus") {
+	if !strings.Contains(trace, "init syscall ") || strings.Contains(trace, "init os ") || strings.Contains(trace, "internal/config ") || strings.Contains(trace, "prometheus") {
 		w.t.Errorf("before the answer there began:\n%s", trace)
 	}
 }

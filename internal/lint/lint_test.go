@@ -71,8 +71,11 @@ var bans = []ban{
 		allowed: map[string]string{
 			"internal/config": "the room in which the environment is read",
 			"internal/cli":    "the terminal and systemd speak through variables",
-			"internal/quick":  "it looks for the configuration before config has begun",
 		},
+	},
+	{
+		pkg: "syscall", name: "Getenv", why: "as os.Getenv",
+		allowed: map[string]string{"internal/quick": "it looks for the configuration before config, and os, have begun"},
 	},
 	{
 		pkg: "os", name: "LookupEnv", why: "the environment is read in config, so that it is known what counts",

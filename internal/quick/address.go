@@ -2,7 +2,6 @@ package quick
 
 import (
 	"hash/fnv"
-	"os"
 	"strconv"
 	"syscall"
 )
@@ -39,7 +38,7 @@ func Address(config, system string) string {
 		}
 		add(int64(st.Dev), int64(st.Ino)) //nolint:unconvert // as above
 	}
-	add(int64(os.Geteuid()))
+	add(int64(syscall.Geteuid()))
 	h.Write([]byte(system)) //nolint:errcheck // as above
 	const hex = "0123456789abcdef"
 	name := []byte("holdfast-archiver-")
@@ -51,7 +50,7 @@ func Address(config, system string) string {
 
 func findConfig(config string) string {
 	if config == "" {
-		config = os.Getenv(configVariable)
+		config, _ = syscall.Getenv(configVariable)
 	}
 	for _, place := range configPlaces {
 		var st syscall.Stat_t

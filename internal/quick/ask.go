@@ -2,7 +2,6 @@ package quick
 
 import (
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -51,7 +50,7 @@ func ask(address, request, want string, trust func(socket int) bool) bool {
 		}
 		answer = answer[:len(answer)+n]
 	}
-	return strings.HasPrefix(string(answer), want)
+	return begins(string(answer), want)
 }
 
 func send(s int, request string) bool {

@@ -1,17 +1,47 @@
 package quick
 
-import (
-	"os"
-	"strings"
-	"syscall"
-)
+import "syscall"
 
 // The work is done here, and not where main begins, because before main everything else is initialised. It is the only
 // package of this program that may do so.
 func init() {
-	if c, ok := parse(os.Args); ok && c.served() {
+	if c, ok := parse(arguments()); ok && c.served() {
 		syscall.Exit(0)
 	}
+}
+
+// arguments returns the command line, or nothing where it is too long to be one of ours. It is os.Args, which is not there
+// yet.
+func arguments() []string {
+	f, err := syscall.Open("/proc/self/cmdline", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer syscall.Close(f) //nolint:errcheck // only read
+	b := make([]byte, 4096)
+	for n := 0; n < len(b); {
+		m, err := syscall.Read(f, b[n:])
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return nil
+		case m == 0:
+			return split(string(b[:n]))
+		default:
+			n += m
+		}
+	}
+	return nil
+}
+
+// split returns the words that each end with a zero byte (proc_pid_cmdline(5)).
+func split(line string) (words []string) {
+	for i := 0; i < len(line); {
+		word, _, _ := cut(line[i:], 0)
+		words = append(words, word)
+		i += len(word) + 1
+	}
+	return words
 }
 
 // command is a command line that can be answered quickly.
@@ -33,14 +63,14 @@ func parse(args []string) (c command, ok bool) {
 	own := true // no flag is wal fetch's alone
 	for i := 1; i < len(args); i++ {
 		a := args[i]
-		if !strings.HasPrefix(a, "-") {
+		if !begins(a, "-") {
 			words = append(words, a)
 			continue
 		}
 		if a == "--quiet" || a == "-q" || a == "--no-progress" {
 			continue
 		}
-		flag, value, joined := strings.Cut(a, "=")
+		flag, value, joined := cut(a, '=')
 		if flag != "--config" {
 			if own = false; !isAny(fetchFlags, flag) {
 				return c, false
@@ -94,7 +124,7 @@ func (c *command) served() bool {
 	}
 	address := Address(c.config, c.system)
 	path := c.path
-	if !strings.HasPrefix(path, "/") {
+	if !begins(path, "/") {
 		wd, err := syscall.Getwd()
 		if err != nil || !isPlain(wd) {
 			return false
@@ -105,9 +135,22 @@ func (c *command) served() bool {
 }
 
 func splitPath(path string) (dir, base string) {
-	i := strings.LastIndexByte(path, '/')
-	if i < 0 {
-		return ".", path
+	for i := len(path) - 1; i >= 0; i-- {
+		if path[i] == '/' {
+			return path[:i+1], path[i+1:]
+		}
 	}
-	return path[:i+1], path[i+1:]
+	return ".", path
 }
+
+// cut and begins are strings.Cut and strings.HasPrefix: strings begins late, for the tables of package unicode.
+func cut(s string, at byte) (before, after string, found bool) {
+	for i := range len(s) {
+		if s[i] == at {
+			return s[:i], s[i+1:], true
+		}
+	}
+	return s, "", false
+}
+
+func begins(s, with string) bool { return len(s) >= len(with) && s[:len(with)] == with }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -279,15 +280,48 @@ func TestAgreesWithOthers(t *testing.T) {
 	}
 }
 
-// Each import is one more package that may begin before this one.
+// The packages that are named here begin late, or make others begin before this one: each takes time before the answer.
 func TestImportsNextToNothing(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", ".").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
+	late := []string{"os", "time", "strings", "unicode", "io/fs", "internal/poll", "net", "fmt", "encoding/json"}
 	for _, p := range strings.Fields(string(out)) {
-		if strings.Contains(p, ".") && !strings.HasSuffix(p, "internal/quick") || p == "net" || p == "fmt" || p == "encoding/json" {
+		if strings.Contains(p, ".") && !strings.HasSuffix(p, "internal/quick") || slices.Contains(late, p) {
 			t.Errorf("it imports %s", p)
 		}
+	}
+}
+
+func TestArguments(t *testing.T) {
+	if got := arguments(); !slices.Equal(got, os.Args) {
+		t.Errorf("%q are not %q", got, os.Args)
+	}
+	for line, want := range map[string][]string{
+		"":                     nil,
+		"holdfast\x00":         {"holdfast"},
+		"a\x00\x00b=c\x00\x00": {"a", "", "b=c", ""},
+		"unfinished":           {"unfinished"},
+	} {
+		if got := split(line); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", line, got, want)
+		}
+	}
+}
+
+// A command line that does not fit is left to the program: its end might have said something else.
+func TestLongArguments(t *testing.T) {
+	const mark = "QUICK_TEST_ARGUMENTS"
+	if os.Getenv(mark) != "" {
+		if got := arguments(); got != nil {
+			t.Errorf("%d arguments of %d", len(got), len(os.Args))
+		}
+		return
+	}
+	c := exec.Command("/proc/self/exe", "-test.run=^TestLongArguments$", strings.Repeat("x", 5000))
+	c.Env = append(os.Environ(), mark+"=1")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -58,6 +58,7 @@ type knowledge struct {
 	since    wal.LSN // at this checkpoint's redo both had the same pages
 
 	proven func() error // waits for what says that the two histories are one before fork
+	stop   func()       // what is read besides is of no use
 }
 
 // point is a checkpoint: where its record is, and where recovery from it begins.
@@ -70,13 +71,19 @@ func (x *run) learn(ctx context.Context) error {
 	}
 	x.result.Delta = &DeltaReport{}
 	x.progress.phase("reading the logs")
-	k := &knowledge{proven: func() error { return nil }}
-	err := x.know(ctx, k)
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	k, notes := &knowledge{proven: func() error { return nil }, stop: stop}, len(x.result.Notes)
+	err := x.know(reading, k)
 	if err == nil {
-		err = x.sample(ctx, k)
+		err = x.sample(reading, k)
 	}
-	if unproven := k.proven(); err == nil {
-		err = unproven
+	if err != nil {
+		stop() // the proof is of no use any more, unless it was that which has stopped the rest
+	}
+	if unproven := k.proven(); unproven != nil && !errors.Is(unproven, context.Canceled) {
+		// It says more than what was read of two histories that are not one.
+		err, x.result.Notes = unproven, x.result.Notes[:notes]
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -280,7 +287,13 @@ func (x *run) knowFork(ctx context.Context, k *knowledge) error {
 // prove begins to compare the two logs, while others look at what they say.
 func (k *knowledge) prove(ctx context.Context, from, to wal.LSN, stored *storedLog) {
 	var eg errgroup.Group
-	eg.Go(func() error { return k.own.same(ctx, from, to, stored.read) })
+	eg.Go(func() error {
+		err := k.own.same(ctx, from, to, stored.read)
+		if err != nil {
+			k.stop()
+		}
+		return err
+	})
 	k.proven = eg.Wait
 }
 

@@ -140,7 +140,7 @@ func (x *run) knowOwnChanges(ctx context.Context, k *knowledge) error {
 		}
 		way := x.plan.Way
 		if begin > k.fork {
-			way = k.own.way // knowFork has compared it
+			way = k.own.way // which is being proven
 		}
 		m, err := x.opts.Changes(ctx, way, from, min(begin, to))
 		if err != nil {

@@ -185,12 +185,11 @@ type checkpoint struct{ redo, at wal.LSN }
 
 // lastCheckpoint returns the last checkpoint that lies before end, and that fits.
 func (l *ownLog) lastCheckpoint(ctx context.Context, begin, end wal.LSN, fits func(checkpoint) bool) (found checkpoint, err error) {
-	const shutdown, online = 0x00, 0x10 // XLOG_CHECKPOINT_…
 	for n := l.size().Segment(end - 1); l.size().Start(n) >= begin && n > 0; n-- {
 		c := l.config
 		c.Start = l.size().Start(n)
 		r, err := record.NewReader(c, func(r *record.Record) {
-			if info := r.Info & 0xF0; r.Rmgr != record.XLOG || info != shutdown && info != online || len(r.Data) < 8 {
+			if info := r.Info & 0xF0; r.Rmgr != record.XLOG || info != checkpointShutdown && info != checkpointOnline || len(r.Data) < 8 {
 				return
 			}
 			if c := (checkpoint{wal.LSN(binary.LittleEndian.Uint64(r.Data)), r.Start}); r.Start < end && fits(c) {

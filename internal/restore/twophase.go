@@ -3,12 +3,14 @@ package restore
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/record"
+	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
 // A prepared transaction lies in the log, and from the next checkpoint on also in a file of pg_twophase. A base backup may
@@ -38,9 +40,14 @@ func (x *run) isFuture(ctx context.Context, name string) (bool, error) {
 	}
 	if !x.twoPhase.asked {
 		x.twoPhase.asked = true
-		if x.twoPhase.nextXid, err = x.nextXid(ctx); ctx.Err() != nil {
-			return false, err
-		} else if err != nil { // the server will not start without this record, either
+		x.twoPhase.nextXid, err = x.nextXid(ctx)
+		if errors.Is(err, store.ErrNotExist) { // pieces of the log give way to what is finished: look again
+			x.twoPhase.nextXid, err = x.nextXid(ctx)
+		}
+		switch k := store.KindOf(err); {
+		case ctx.Err() != nil || k == store.Busy || k == store.Denied: // it may be readable
+			return false, fmt.Errorf("the checkpoint at which recovery begins, before which the transaction of %s was prepared, or behind it: %w", name, err)
+		case err != nil: // the server will not start without this record, either
 			x.note("prepared transactions may be lost in the recovery, since the checkpoint at which it begins cannot be read: %v", err)
 		}
 	}
@@ -64,7 +71,7 @@ func (x *run) nextXid(ctx context.Context) (uint64, error) {
 	reader, err := record.NewReader(record.Config{
 		Start: at, Timeline: x.plan.Way.At(at), SegmentSize: wal.SegmentSize(x.plan.Snapshot.Facts.SegmentSize), SystemID: x.plan.Snapshot.Facts.SystemID,
 	}, func(r *record.Record) {
-		if r.Start == at && r.Rmgr == record.XLOG {
+		if info := r.Info & 0xF0; r.Start == at && r.Rmgr == record.XLOG && (info == checkpointShutdown || info == checkpointOnline) {
 			found = append([]byte{}, r.Data...)
 		}
 	})
@@ -89,6 +96,9 @@ func (x *run) nextXid(ctx context.Context) (uint64, error) {
 	}
 	return binary.LittleEndian.Uint64(found[checkpointNextXid:]), nil
 }
+
+// The records of checkpoints (catalog/pg_control.h).
+const checkpointShutdown, checkpointOnline = 0x00, 0x10
 
 // checkpointNextXid is where struct CheckPoint has nextXid (catalog/pg_control.h): behind redo, two timelines and
 // full_page_writes, which is followed by the WAL level or by padding.

@@ -128,7 +128,7 @@ var check = object[Check]{
 
 var optimize = object[Optimize]{
 	key("budget", share, func(o *Optimize) *Share { return &o.Budget },
-		"How much may be stored again so that restores stay quick, as a part of what snapshots have stored. 0% for nothing; holdfast repo optimize does it by hand.").or(`"100%"`),
+		"How much may be stored again so that restores stay quick, as a part of what snapshots have stored. 0% for nothing; holdfast repo optimize does it by hand.").or(`"125%"`),
 }
 
 var objectives = object[dr.Objective]{

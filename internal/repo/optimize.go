@@ -23,7 +23,7 @@ import (
 // After the commit either of the two is enough, so it may end anywhere: whoever applies retention forgets the older one.
 
 // FragmentationBound is the fragmentation of a part above which Optimize rewrites it: docs/decisions/0014 says why.
-const FragmentationBound = 1.35
+const FragmentationBound = 1.25
 
 // leastGain is the part of its pages that reading a part must decode less when it is rewritten, as a divisor.
 const leastGain = 32
@@ -128,14 +128,19 @@ type rewritePlan struct {
 	pages []uint16 // that are gathered anew
 }
 
-// rewrite returns the plan that brings the part's fragmentation to bound at most. Chunks of which more than a share of
-// bound-1 is patched become whole. Of the others the pages are gathered in units that hold nothing else: to store a whole
-// chunk for a handful of pages costs much, and spares little.
+// rewrite returns the plan that brings the part's fragmentation to bound at most. Chunks become whole for which, patched by
+// pages that lie together, more would be decoded. Of the others the pages are gathered in units that hold nothing else: to
+// store a whole chunk for a handful of pages costs much, and spares little.
 func (p *FilePart) rewrite(bound float64) *rewritePlan {
 	plan := &rewritePlan{}
 	for c := range p.Len() {
 		patches := p.of(c)
-		if len(patches) > 0 && float64(len(patches)) >= (bound-1)*float64(pagesOf(int64(p.size(c)))) {
+		pages := pagesOf(int64(p.size(c)))
+		under := 0
+		if c < len(p.chunks) {
+			under = pagesIn(p.provided(c), pages)
+		}
+		if len(patches) > 0 && float64(under+len(patches)) >= bound*float64(pages) {
 			plan.whole = append(plan.whole, c)
 			continue
 		}

@@ -11,7 +11,8 @@ import (
 )
 
 // windowPages is how many patched pages are gathered at once, 48 MiB, for the chunks that they lie in. Each unit that these
-// chunks share is read once: of a part whose fragmentation is within what Optimize allows, each unit that there is.
+// chunks share is read once: of a part whose fragmentation is within what Optimize allows nearly always each unit that there
+// is. (Where whole groups are patched, more may be.)
 const windowPages = partPages * 3 / 8
 
 // GatherAtMost bounds the memory for patched pages, which is 48 MiB without it. With less, units that many chunks share are

@@ -14,16 +14,11 @@ import (
 
 // TestPreparedTransactionsComeBack takes snapshots of every kind while transactions are prepared and committed, and one
 // checkpoint follows the other: files of transactions come and go while they are read, some from behind the checkpoint at which
-// the snapshot begins. Each of them has to bring back every transaction that was prepared in the end.
+// the snapshot begins. Each of them has to bring back every transaction that was prepared in the end. PostgreSQL 17 and 18 alone
+// would lose some; up to 16 they would not.
 func TestPreparedTransactionsComeBack(t *testing.T) {
 	all := pgtest.Versions(t)
-	for _, v := range []string{all[0], all[len(all)-1]} {
-		t.Run(v, func(t *testing.T) { preparedTransactions(t, v) })
-	}
-}
-
-func preparedTransactions(t *testing.T, version string) {
-	w := newWorld(t, pgtest.Options{Version: version, Conf: map[string]string{"max_prepared_transactions": "2000", "max_wal_size": "1GB"}})
+	w := newWorld(t, pgtest.Options{Version: all[len(all)-1], Conf: map[string]string{"max_prepared_transactions": "2000", "max_wal_size": "1GB"}})
 	w.run("repo", "init")
 	agent := w.agent()
 	w.server.Exec("", "CREATE TABLE promises (id int)")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,8 +18,9 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
 
-// A file is cut into pieces of repo.ListLen chunks (128 MiB). Workers take pieces in the order of the tree, so
-// that at most a few neighbours of one file are written at once; the last piece hands the file to a syncer.
+// A file is cut into pieces of repo.ListLen chunks (128 MiB). Workers take pieces of large files in the order of the tree, so
+// that at most a few neighbours of one file are written at once, and the small files after these: so the work ends for all
+// workers at about the same time. The last piece hands the file to a syncer.
 type file struct {
 	path string
 	e    *repo.Entry
@@ -49,11 +51,17 @@ const (
 	syncersOfKept    = 32
 )
 
+// largeFile is the size from which on a file is written before the others.
+const largeFile = 32 << 20
+
 // gatherMemory is what all workers together gather changed pages in.
 const gatherMemory = 256 << 20
 
 // writeFiles restores the content of all files but pg_control.
 func (x *run) writeFiles(ctx context.Context) error {
+	// A write past the page cache is a system call that waits for the disk, and one of Go's processors waits with it until the
+	// runtime notices: with as many of them as there are workers nobody else does.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(x.opts.Workers))
 	x.progress.phase("writing files")
 	x.progress.total.Store(x.total)
 	eg, ctx := errgroup.WithContext(ctx)
@@ -103,10 +111,20 @@ func (x *run) writeFiles(ctx context.Context) error {
 	return err
 }
 
-// cut walks the tree and sends what is to be written.
+// cut sends what is to be written.
 func (x *run) cut(ctx context.Context, pieces chan<- piece) error {
+	large := func(e *repo.Entry) bool { return e.Size >= largeFile }
+	small := func(e *repo.Entry) bool { return !large(e) }
+	if err := x.cutThose(ctx, large, pieces); err != nil {
+		return err
+	}
+	return x.cutThose(ctx, small, pieces)
+}
+
+// cutThose walks the tree and sends files.
+func (x *run) cutThose(ctx context.Context, those func(*repo.Entry) bool, pieces chan<- piece) error {
 	return x.walk(ctx, func(path string, e *repo.Entry, a *area, rel string) error {
-		if e.Type != repo.TypeFile || path == control.Path {
+		if e.Type != repo.TypeFile || path == control.Path || !those(e) {
 			return nil
 		}
 		x.result.Files++

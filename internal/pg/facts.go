@@ -59,6 +59,12 @@ func ParseFacts(engine string, facts json.RawMessage) (*Facts, error) {
 // Major returns the major version: 15 for 150018.
 func (f *Facts) Major() int { return f.Version / 10000 }
 
+// EndTimeline returns the timeline on which StopLSN lies; a manifest may not tell it where it is that of the start.
+func (f *Facts) EndTimeline() wal.TimelineID { return max(f.Timeline, f.StopTimeline) }
+
+// LogStart returns from where on the log is needed: the start of the segment of StartLSN, since a server reads whole ones.
+func (f *Facts) LogStart() wal.LSN { return wal.SegmentSize(f.SegmentSize).Floor(f.StartLSN) }
+
 // HistoryFile returns the name under which a timeline's history is kept with the log: "00000002.history", in
 // lower case as object names are.
 func HistoryFile(tl wal.TimelineID) string { return fmt.Sprintf("%08x.history", uint32(tl)) }

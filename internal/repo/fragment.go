@@ -44,14 +44,17 @@ func (p *FilePart) Fragmentation() Fragmentation {
 		}
 	}
 	f.Units = int64(len(units))
-	for c := range min(len(p.chunks), p.Len()) {
+	for c := range p.Len() {
 		f.Decoded += int64(pagesIn(p.provided(c), pagesOf(int64(p.size(c)))))
 	}
 	return f
 }
 
-// provided returns which groups of the chunk under the patches of chunk c provide a page.
+// provided returns which groups of the chunk under the patches of chunk c provide a page: none where there is no such chunk.
 func (p *FilePart) provided(c int) (groups uint64) {
+	if c >= len(p.chunks) {
+		return 0
+	}
 	pages := pagesOf(int64(p.size(c)))
 	var patched [chunkPages / pagesOfGroup]int
 	for _, x := range p.of(c) {

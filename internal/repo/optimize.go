@@ -136,10 +136,7 @@ func (p *FilePart) rewrite(bound float64) *rewritePlan {
 	for c := range p.Len() {
 		patches := p.of(c)
 		pages := pagesOf(int64(p.size(c)))
-		under := 0
-		if c < len(p.chunks) {
-			under = pagesIn(p.provided(c), pages)
-		}
+		under := pagesIn(p.provided(c), pages)
 		if len(patches) > 0 && float64(under+len(patches)) >= bound*float64(pages) {
 			plan.whole = append(plan.whole, c)
 			continue
@@ -163,13 +160,9 @@ func (plan *rewritePlan) bytes(p *FilePart) int64 {
 func (plan *rewritePlan) after(p *FilePart) Fragmentation {
 	f := Fragmentation{Pages: int64(p.pages()), Patched: int64(len(plan.pages)), Decoded: int64(len(plan.pages))}
 	for c := range p.Len() {
-		groups := everyGroup
-		switch {
-		case slices.Contains(plan.whole, c):
-		case c >= len(p.chunks):
-			groups = 0
-		default:
-			groups = p.provided(c)
+		groups := p.provided(c)
+		if slices.Contains(plan.whole, c) {
+			groups = everyGroup
 		}
 		f.Decoded += int64(pagesIn(groups, pagesOf(int64(p.size(c)))))
 	}

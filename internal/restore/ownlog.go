@@ -189,7 +189,7 @@ func (l *ownLog) lastCheckpoint(ctx context.Context, begin, end wal.LSN, fits fu
 		c := l.config
 		c.Start = l.size().Start(n)
 		r, err := record.NewReader(c, func(r *record.Record) {
-			if info := r.Info & 0xF0; r.Rmgr != record.XLOG || info != checkpointShutdown && info != checkpointOnline || len(r.Data) < 8 {
+			if !isCheckpoint(r) || len(r.Data) < 8 {
 				return
 			}
 			if c := (checkpoint{wal.LSN(binary.LittleEndian.Uint64(r.Data)), r.Start}); r.Start < end && fits(c) {

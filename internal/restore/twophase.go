@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -71,24 +72,21 @@ func (x *run) nextXid(ctx context.Context) (uint64, error) {
 	reader, err := record.NewReader(record.Config{
 		Start: at, Timeline: x.plan.Way.At(at), SegmentSize: wal.SegmentSize(x.plan.Snapshot.Facts.SegmentSize), SystemID: x.plan.Snapshot.Facts.SystemID,
 	}, func(r *record.Record) {
-		if info := r.Info & 0xF0; r.Start == at && r.Rmgr == record.XLOG && (info == checkpointShutdown || info == checkpointOnline) {
-			found = append([]byte{}, r.Data...)
+		if r.Start == at && isCheckpoint(r) {
+			found = bytes.Clone(r.Data)
 		}
 	})
 	if err != nil {
 		return 0, err
 	}
 	log := &storedLog{log: x.repo.Log(x.plan.System), way: x.plan.Way}
-	for found == nil {
+	for found == nil && reader.End() <= at {
 		b, err := log.piece(ctx, reader.Next(), reader.Next()+wal.PageSize)
 		if err == nil {
 			_, err = reader.Write(b)
 		}
 		if err != nil && found == nil {
 			return 0, err
-		}
-		if found == nil && reader.End() > at {
-			break
 		}
 	}
 	if len(found) < checkpointNextXid+8 {
@@ -97,8 +95,12 @@ func (x *run) nextXid(ctx context.Context) (uint64, error) {
 	return binary.LittleEndian.Uint64(found[checkpointNextXid:]), nil
 }
 
-// The records of checkpoints (catalog/pg_control.h).
-const checkpointShutdown, checkpointOnline = 0x00, 0x10
+// isCheckpoint tells whether a record is that of a checkpoint, whose data is struct CheckPoint (catalog/pg_control.h).
+func isCheckpoint(r *record.Record) bool {
+	const shutdown, online = 0x00, 0x10 // XLOG_CHECKPOINT_…
+	info := r.Info & 0xF0
+	return r.Rmgr == record.XLOG && (info == shutdown || info == online)
+}
 
 // checkpointNextXid is where struct CheckPoint has nextXid (catalog/pg_control.h): behind redo, two timelines and
 // full_page_writes, which is followed by the WAL level or by padding.

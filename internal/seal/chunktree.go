@@ -32,11 +32,9 @@ func Groups(size int) int {
 // ChunkTree is ChunkID of a chunk longer than a group, whose groups' values it appends to dst.
 func (k *Keyring) ChunkTree(dst []byte, group string, plain []byte) (ChunkID, []byte) {
 	key := &k.chunkKey(group).tree
-	values := make([]value, 0, maxGroups)
-	for at := 0; at < len(plain); at += GroupSize {
-		v := key.group(plain[at:min(at+GroupSize, len(plain))], at)
+	values := key.groups(plain, ^uint64(0), nil)
+	for _, v := range values {
 		dst = v.append(dst)
-		values = append(values, v)
 	}
 	return key.root(values), dst
 }
@@ -47,21 +45,8 @@ func (k *Keyring) ChunkTree(dst []byte, group string, plain []byte) (ChunkID, []
 // have are those of the chunk, at their places, and nothing more is known.
 func (k *Keyring) PartialID(group string, plain []byte, have uint64, told []byte) ChunkID {
 	key := &k.chunkKey(group).tree
-	values := make([]value, 0, maxGroups)
-	for at := 0; at < len(plain); at += GroupSize {
-		var v value
-		if g := at / GroupSize; have>>g&1 != 0 {
-			v = key.group(plain[at:min(at+GroupSize, len(plain))], at)
-		} else {
-			v = valueOf(told[g*ValueSize:])
-		}
-		values = append(values, v)
-	}
-	return key.root(values)
+	return key.root(key.groups(plain, have, told))
 }
-
-// maxGroups is for how many groups no memory is taken: those of a chunk on the grid.
-const maxGroups = 8
 
 // value is the chaining value of a subtree.
 type value [8]uint32
@@ -82,6 +67,19 @@ func (v value) append(dst []byte) []byte {
 
 // treeKey is a key of BLAKE3.
 type treeKey [8]uint32
+
+// groups returns the values of a chunk's groups: of those in have by their bytes, of the others as they are told.
+func (k *treeKey) groups(plain []byte, have uint64, told []byte) []value {
+	values := make([]value, Groups(len(plain)))
+	for g := range values {
+		if at := g * GroupSize; have>>g&1 != 0 {
+			values[g] = k.group(plain[at:min(at+GroupSize, len(plain))], at)
+		} else {
+			values[g] = valueOf(told[g*ValueSize:])
+		}
+	}
+	return values
+}
 
 // group returns the value of a group, which begins at the byte at of its chunk.
 func (k *treeKey) group(b []byte, at int) value {

@@ -45,11 +45,11 @@ func logFloors(v *points.View) map[repo.StreamID]uint64 {
 		floor := uint64(math.MaxUint64)
 		for _, s := range v.Snapshots {
 			f := s.Facts
-			begin := wal.SegmentSize(f.SegmentSize).Floor(f.StartLSN)
+			begin := f.LogStart()
 			switch {
 			case f.Timeline != tl && way.IsAncestor(f.Timeline, f.StartLSN):
 				floor = 0
-			case f.Timeline == tl || needsAncestor(v, max(f.Timeline, f.StopTimeline), tl, begin):
+			case f.Timeline == tl || needsAncestor(v, f.EndTimeline(), tl, begin):
 				floor = min(floor, uint64(begin))
 			}
 		}

@@ -69,7 +69,7 @@ func (v *View) choose(tl Timeline) (*wal.Timelines, error) {
 	case tl.Number != 0:
 		return v.Way(tl.Number)
 	case tl.Current:
-		return v.Way(stopTimeline(v.Snapshots[len(v.Snapshots)-1]))
+		return v.Way(v.Snapshots[len(v.Snapshots)-1].Facts.EndTimeline())
 	default:
 		return v.Way(all[len(all)-1])
 	}

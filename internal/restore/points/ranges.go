@@ -48,16 +48,12 @@ func (v *View) Ranges(ctx context.Context) ([]Range, error) {
 
 // passes tells whether a way leads past a snapshot: where it begins, and where it ends, which may be on a later timeline.
 func passes(way *wal.Timelines, s Snapshot) bool {
-	return way.IsAncestor(s.Facts.Timeline, s.Facts.StartLSN) && way.IsAncestor(stopTimeline(s), s.Facts.StopLSN)
-}
-
-func stopTimeline(s Snapshot) wal.TimelineID {
-	return max(s.Facts.Timeline, s.Facts.StopTimeline)
+	return way.IsAncestor(s.Facts.Timeline, s.Facts.StartLSN) && way.IsAncestor(s.Facts.EndTimeline(), s.Facts.StopLSN)
 }
 
 func (v *View) rangeOf(ctx context.Context, s Snapshot, way *wal.Timelines) (Range, error) {
 	size := wal.SegmentSize(s.Facts.SegmentSize)
-	reached := v.reach(way, size.Floor(s.Facts.StartLSN), size) // a server reads whole segments
+	reached := v.reach(way, s.Facts.LogStart(), size)
 	r := Range{
 		Snapshot: s.Manifest.ID, Timeline: way.Timeline, From: s.Facts.StopLSN, To: reached.end,
 		FromTime: s.Manifest.Finished, Gap: reached.gap, Usable: reached.end >= s.Facts.StopLSN,

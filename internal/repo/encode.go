@@ -3,6 +3,7 @@ package repo
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
@@ -28,9 +29,9 @@ type Codec interface {
 	// Encode appends the encoded form of src to dst. ok is false where src has not the form; dst then comes
 	// back as it was.
 	Encode(dst, src []byte) (out []byte, ok bool)
-	// Decode appends the size plain bytes that src encodes to dst. Of these only the groups (seal.GroupSize) whose bits are
-	// set in want count, bit g for group g; the others may be anything. src is hostile: an error, never a panic, and
-	// never more memory than size asks for.
+	// Decode appends to dst what src encodes, which are size plain bytes: of these the groups (seal.GroupSize) whose bits are
+	// set in want, bit g for group g, one behind the other. src is hostile: an error, never a panic, and never more
+	// memory than size asks for.
 	Decode(dst, src []byte, size int, want uint64) ([]byte, error)
 }
 
@@ -41,6 +42,16 @@ const pagesOfGroup = seal.GroupSize / PageSize
 
 // groupOf returns the bit of the group in which a page of a chunk lies.
 func groupOf(page int) uint64 { return 1 << (page / pagesOfGroup) }
+
+// bytesIn returns how many bytes the groups in have are, of a chunk of so many.
+func bytesIn(have uint64, size int) int {
+	last := (size - 1) / seal.GroupSize
+	n := bits.OnesCount64(have&(2<<last-1)) * seal.GroupSize
+	if have>>last&1 != 0 {
+		n -= (last+1)*seal.GroupSize - size
+	}
+	return n
+}
 
 // pagesIn returns how many pages the groups in want have, of a chunk with so many pages.
 func pagesIn(want uint64, pages int) (n int) {
@@ -102,13 +113,13 @@ func (c *coder) encode(dst, plain []byte, codec Codec, values []byte) ([]byte, b
 	return append(dst, plain...), encodingRaw
 }
 
-// decode appends the size plain bytes of encoded to dst; what wantedGroups does not name may be anything.
+// decode appends to dst what encoded stands for, which are size plain bytes: of these what wantedGroups names.
 func (c *coder) decode(dst, encoded []byte, encoding byte, size int, want uint64, codecs map[byte]Codec) ([]byte, error) {
 	if size > MaxChunk {
 		return nil, fmt.Errorf("a chunk of %d bytes is larger than %d", size, MaxChunk)
 	}
-	before := len(dst)
-	dst = slices.Grow(dst, size) // a frame that says more than it may ends at the capacity
+	before, length := len(dst), bytesIn(want, size)
+	dst = slices.Grow(dst, length) // a frame that says more than it may ends at the capacity
 	var err error
 	switch encoding {
 	case encodingRaw:
@@ -129,8 +140,8 @@ func (c *coder) decode(dst, encoded []byte, encoding byte, size int, want uint64
 	if err != nil {
 		return nil, fmt.Errorf("decode: %w", err)
 	}
-	if len(dst)-before != size {
-		return nil, fmt.Errorf("it decodes to %d bytes, not %d", len(dst)-before, size)
+	if len(dst)-before != length {
+		return nil, fmt.Errorf("it decodes to %d bytes, not %d", len(dst)-before, length)
 	}
 	return dst, nil
 }

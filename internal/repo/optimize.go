@@ -16,7 +16,7 @@ import (
 // writes the newest snapshot once more, with what is in too many pieces in whole chunks, and forgets the one that was:
 //
 //	rank       the parts of files whose fragmentation is above the bound, the worst first
-//	rewrite    of each, chunks with many patched pages become whole; the patched pages of the others are gathered anew
+//	rewrite    of each, the pages that still count of the groups in which the fewest do, gathered anew
 //	commit     the tree with these parts exchanged, as a snapshot of the same moment
 //	forget     the one that was read
 //
@@ -120,54 +120,6 @@ func (o *optimizer) rank(ctx context.Context) ([]*rankedPart, error) {
 	})
 	slices.SortStableFunc(ranked, func(a, b *rankedPart) int { return cmp.Compare(b.f.Ratio(), a.f.Ratio()) })
 	return ranked, err
-}
-
-// rewritePlan says how a part is rewritten.
-type rewritePlan struct {
-	whole []int    // chunks
-	pages []uint16 // that are gathered anew
-}
-
-// rewrite returns the plan that brings the part's fragmentation to bound at most. Chunks become whole for which, patched by
-// pages that lie together, more would be decoded. Of the others the pages are gathered in units that hold nothing else: to
-// store a whole chunk for a handful of pages costs much, and spares little.
-func (p *FilePart) rewrite(bound float64) *rewritePlan {
-	plan := &rewritePlan{}
-	for c := range p.Len() {
-		patches := p.of(c)
-		pages := pagesOf(int64(p.size(c)))
-		under := pagesIn(p.provided(c), pages)
-		if len(patches) > 0 && float64(under+len(patches)) >= bound*float64(pages) {
-			plan.whole = append(plan.whole, c)
-			continue
-		}
-		for _, x := range patches {
-			plan.pages = append(plan.pages, x.Page)
-		}
-	}
-	return plan
-}
-
-func (plan *rewritePlan) bytes(p *FilePart) int64 {
-	sum := int64(len(plan.pages)) * PageSize
-	for _, c := range plan.whole {
-		sum += int64(p.size(c))
-	}
-	return sum
-}
-
-// after returns what reading the part costs when it is rewritten.
-func (plan *rewritePlan) after(p *FilePart) Fragmentation {
-	f := Fragmentation{Pages: int64(p.pages()), Patched: int64(len(plan.pages)), Decoded: int64(len(plan.pages))}
-	for c := range p.Len() {
-		groups := p.provided(c)
-		if slices.Contains(plan.whole, c) {
-			groups = everyGroup
-		}
-		f.Decoded += int64(pagesIn(groups, pagesOf(int64(p.size(c)))))
-	}
-	f.Units = int64((len(plan.pages) + unitPages - 1) / unitPages)
-	return f
 }
 
 // parts calls fn for the parts that the budget and the caller's patience allow, and counts.

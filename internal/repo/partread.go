@@ -1,8 +1,6 @@
 package repo
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,35 +8,46 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
-// windowPages is how many patched pages are gathered at once, 48 MiB, for the chunks that they lie in. Each unit that these
-// chunks share is read once: of a part whose fragmentation is within what Optimize allows nearly always each unit that there
-// is. (Where whole groups are patched, more may be.)
+// windowPages is how many patched pages are gathered at once, 48 MiB, for the chunks that they lie in: a part may have more.
+// What is decoded for one of them is kept for the chunks that come later, so that each group of a unit is decoded once.
 const windowPages = partPages * 3 / 8
 
-// GatherAtMost bounds the memory for patched pages, which is 48 MiB without it. With less, units that many chunks share are
-// read more than once.
+// GatherAtMost bounds the memory for patched pages, which is 64 MiB without it: so many, and a third for pages of their
+// groups that nobody wants.
 func (rd *Reader) GatherAtMost(bytes int) {
-	rd.window = min(max(bytes/PageSize, chunkPages), windowPages)
+	rd.window = min(max(bytes/PageSize*3/4, chunkPages), windowPages)
 }
 
-// Part reads chunks of a part, given in ascending order, and calls fn for each, in order; plain dies with the call. What
+// Part is PartPieces for chunks in one piece.
+func (rd *Reader) Part(ctx context.Context, p *FilePart, chunks []int, fn func(chunk int, plain []byte) error, skip func(chunk int, err error) error) error {
+	return rd.PartPieces(ctx, p, chunks, func(chunk int, pieces [][]byte) error {
+		if len(pieces) == 1 {
+			return fn(chunk, pieces[0])
+		}
+		rd.joined = slices.Grow(rd.joined[:0], Grid)
+		for _, b := range pieces {
+			rd.joined = append(rd.joined, b...)
+		}
+		return fn(chunk, rd.joined)
+	}, skip)
+}
+
+// PartPieces reads chunks of a part, given in ascending order, and calls fn for each, in order; the pieces that it consists of
+// die with the call, and must not be changed. All but the last have whole pages, and begin a page of memory. What
 // lies together is fetched together, and ahead of its use. A patched chunk is put together; the chunk under its patches is not
 // read where all its pages are patched. With skip, which may be nil, a chunk that cannot be had is handed to skip and
 // passed over: its own, or one that a page of it lies in, is broken. Each chunk has the length that the file has there.
-func (rd *Reader) Part(ctx context.Context, p *FilePart, chunks []int, fn func(chunk int, plain []byte) error, skip func(chunk int, err error) error) error {
+func (rd *Reader) PartPieces(ctx context.Context, p *FilePart, chunks []int, fn func(chunk int, pieces [][]byte) error, skip func(chunk int, err error) error) error {
 	for _, c := range chunks {
 		if c < 0 || c >= p.Len() {
 			return fmt.Errorf("chunk %d of a part of %d chunks", c, p.Len())
 		}
 	}
 	w := &partWindow{rd: rd, p: p, fn: fn, skip: skip}
+	w.begin(chunks)
 	for len(chunks) > 0 {
-		n, patched := 1, p.Patches(chunks[0])
-		for n < len(chunks) && patched+p.Patches(chunks[n]) <= rd.window {
-			patched += p.Patches(chunks[n])
-			n++
-		}
-		if err := w.read(ctx, chunks[:n]); err != nil {
+		n, needs := w.next(chunks)
+		if err := w.read(ctx, chunks[:n], needs); err != nil {
 			return err
 		}
 		chunks = chunks[n:]
@@ -50,26 +59,74 @@ func (rd *Reader) Part(ctx context.Context, p *FilePart, chunks []int, fn func(c
 type partWindow struct {
 	rd   *Reader
 	p    *FilePart
-	fn   func(int, []byte) error
+	fn   func(int, [][]byte) error
 	skip func(int, error) error
 
-	chunks   []int
-	patches  [][]PagePatch // of each chunk
-	gathered []int         // for each chunk, the number of its first page among those that were gathered
-	lost     map[seal.ChunkID]error
+	mates   map[unitGroup][]PagePatch // patches of chunks that are wanted; nil where all of them fit into one window
+	chunks  []int
+	patches [][]PagePatch // of each chunk
+	lost    map[seal.ChunkID]error
+	pieces  [][]byte // of a chunk
 }
 
-func (w *partWindow) read(ctx context.Context, chunks []int) error {
-	var needs []pageNeed
-	w.chunks, w.patches, w.gathered = chunks, w.patches[:0], w.gathered[:0]
+// unitGroup is a group of a unit.
+type unitGroup struct {
+	unit  seal.ChunkID
+	group uint8
+}
+
+func groupOfPatch(x PagePatch) unitGroup { return unitGroup{x.Unit, x.Slot / pagesOfGroup} }
+
+// begin finds out what is wanted together.
+func (w *partWindow) begin(chunks []int) {
+	w.rd.gathered.begin()
+	patched := 0
 	for _, c := range chunks {
-		patches := w.p.of(c)
-		w.patches, w.gathered = append(w.patches, patches), append(w.gathered, len(needs))
-		for _, x := range patches {
-			needs = append(needs, pageNeed{x.Unit, int(x.UnitPages) * PageSize, int(x.Slot)})
+		patched += w.p.Patches(c)
+	}
+	if patched <= w.rd.window {
+		return
+	}
+	w.mates = map[unitGroup][]PagePatch{}
+	for _, c := range chunks {
+		for _, x := range w.p.of(c) {
+			w.mates[groupOfPatch(x)] = append(w.mates[groupOfPatch(x)], x)
 		}
 	}
-	var err error
+}
+
+// next chooses the chunks of the next window, of those that are left, and returns how many, and what has to be gathered: the
+// pages of these chunks, and those of later ones that are decoded with them.
+func (w *partWindow) next(chunks []int) (n int, needs []pageNeed) {
+	g := &w.rd.gathered
+	room := w.rd.window
+	if w.mates != nil {
+		room -= g.keep(chunks[0] * chunkPages)
+	}
+	add := func(x PagePatch) {
+		if !g.has(x.Page) {
+			needs, g.at[x.Page] = append(needs, x.need()), asked
+		}
+	}
+	for n < len(chunks) && (n == 0 || len(needs)+w.p.Patches(chunks[n]) <= room) {
+		for _, x := range w.p.of(chunks[n]) {
+			add(x)
+			if len(needs) < room {
+				for _, mate := range w.mates[groupOfPatch(x)] {
+					add(mate)
+				}
+			}
+		}
+		n++
+	}
+	return n, needs
+}
+
+func (w *partWindow) read(ctx context.Context, chunks []int, needs []pageNeed) (err error) {
+	w.chunks, w.patches = chunks, w.patches[:0]
+	for _, c := range chunks {
+		w.patches = append(w.patches, w.p.of(c))
+	}
 	if w.lost, err = w.rd.gather(ctx, needs); err != nil {
 		return err
 	}
@@ -81,9 +138,9 @@ func (w *partWindow) read(ctx context.Context, chunks []int) error {
 			ids, wants = append(ids, w.p.chunks[chunks[i]]), append(wants, w.p.provided(chunks[i]))
 		}
 		if len(ids) > 0 {
-			err = w.rd.scattered(ctx, ids, wants, func(n int, plain []byte) error { return w.give(from+n, plain) }, w.skipFrom(from))
+			err = w.rd.scattered(ctx, ids, wants, func(n int, under decoded) error { return w.give(from+n, under) }, w.skipFrom(from))
 		} else {
-			err = w.give(i, w.rd.plain[:0])
+			err = w.give(i, decoded{})
 			i++
 		}
 		if err != nil {
@@ -121,12 +178,12 @@ func (w *partWindow) skipFrom(from int) func(int, error) error {
 }
 
 // give puts a chunk together over what lies under it, and hands it over.
-func (w *partWindow) give(i int, under []byte) error {
+func (w *partWindow) give(i int, under decoded) error {
 	c := w.chunks[i]
 	size := w.p.size(c)
 	err := w.lacks(i)
-	if err == nil && w.p.patched == nil && len(under) != size {
-		err = &ChunkError{ID: w.p.chunks[c], Pack: "list", Err: fmt.Errorf("it has %d bytes, and the file has %d there", len(under), size)}
+	if err == nil && w.p.patched == nil && under.size != size {
+		err = &ChunkError{ID: w.p.chunks[c], Pack: "list", Err: fmt.Errorf("it has %d bytes, and the file has %d there", under.size, size)}
 	}
 	if err != nil {
 		if w.skip == nil {
@@ -134,24 +191,42 @@ func (w *partWindow) give(i int, under []byte) error {
 		}
 		return w.skip(c, err)
 	}
-	b := stretch(under, size)
-	for n, x := range w.patches[i] {
-		at := int(x.Page) % chunkPages * PageSize
-		copy(b[at:], w.rd.gathered[(w.gathered[i]+n)*PageSize:][:PageSize])
+	w.pieces = w.pieces[:0]
+	patches := w.patches[i]
+	for at := 0; at < size; at += PageSize {
+		var page []byte
+		if len(patches) > 0 && int(patches[0].Page)%chunkPages == at/PageSize {
+			page = w.rd.gathered.page(patches[0].Page)
+			patches = patches[1:]
+		} else {
+			page = under.page(at / PageSize)
+		}
+		length := min(PageSize, size-at)
+		switch n := len(page); {
+		case n >= length:
+			w.append(page[:length])
+		case n == 0:
+			w.append(zeroPage[:length])
+		default: // the chunk under the patches ends within it
+			w.append(append(append(make([]byte, 0, PageSize), page...), zeroPage[n:length]...))
+		}
 	}
-	w.rd.plain = b // where it had to grow, the next chunk has the room too
-	return w.fn(c, b)
+	return w.fn(c, w.pieces)
 }
 
-// stretch returns b with n bytes: cut off, or with zeros behind. It stays where it is if it can.
-func stretch(b []byte, n int) []byte {
-	have := min(len(b), n)
-	if cap(b) < n {
-		b = append(make([]byte, 0, max(n, Grid)), b...)
+// append adds bytes to the pieces of a chunk, and to the last one where they lie behind it.
+func (w *partWindow) append(b []byte) {
+	if len(b) == 0 {
+		return
 	}
-	b = b[:n]
-	clear(b[have:])
-	return b
+	if last := len(w.pieces) - 1; last >= 0 {
+		p := w.pieces[last]
+		if n := len(p); cap(p)-n >= len(b) && &p[:n+1][n] == &b[0] {
+			w.pieces[last] = p[:n+len(b)]
+			return
+		}
+	}
+	w.pieces = append(w.pieces, b)
 }
 
 // Pages reads single pages of a part, in the order in which they are given, and calls fn for each; plain dies with the
@@ -159,35 +234,32 @@ func stretch(b []byte, n int) []byte {
 // 6144 of them, and as far as it can decoded for these pages alone. An error of what it reads is a *ChunkError.
 func (rd *Reader) Pages(ctx context.Context, p *FilePart, pages []uint16, fn func(page uint16, plain []byte) error) error {
 	for some := range slices.Chunk(pages, rd.window) {
+		rd.gathered.begin()
 		var needs []pageNeed
 		for _, page := range some {
 			need, err := p.need(page)
 			if err != nil {
 				return err
 			}
-			needs = append(needs, need)
+			if !rd.gathered.has(page) {
+				needs, rd.gathered.at[page] = append(needs, need), asked
+			}
 		}
 		lost, err := rd.gather(ctx, needs)
 		if err != nil {
 			return err
 		}
-		for i, page := range some {
-			if err := lost[needs[i].id]; err != nil {
-				return err
+		for _, page := range some {
+			if rd.gathered.at[page] == asked {
+				need, _ := p.need(page)
+				return lost[need.id]
 			}
-			if err := fn(page, rd.gathered[i*PageSize:][:min(PageSize, p.length-int64(page)*PageSize)]); err != nil {
+			if err := fn(page, rd.gathered.page(page)[:min(PageSize, p.length-int64(page)*PageSize)]); err != nil {
 				return err
 			}
 		}
 	}
 	return ctx.Err()
-}
-
-// pageNeed is a page of a chunk.
-type pageNeed struct {
-	id   seal.ChunkID // zeros: a page of zeros
-	size int          // that the chunk has to have; negative: any, and zeros are behind it
-	slot int
 }
 
 // need says where a page lies.
@@ -199,76 +271,15 @@ func (p *FilePart) need(page uint16) (pageNeed, error) {
 	x, ok := p.at(page)
 	switch {
 	case ok:
-		return pageNeed{x.Unit, int(x.UnitPages) * PageSize, int(x.Slot)}, nil
+		return x.need(), nil
 	case c >= len(p.chunks):
-		return pageNeed{}, nil
+		return pageNeed{page: page}, nil
 	case p.patched == nil:
-		return pageNeed{p.chunks[c], p.size(c), int(page) % chunkPages}, nil
+		return pageNeed{page, p.chunks[c], p.size(c), int(page) % chunkPages}, nil
 	}
-	return pageNeed{p.chunks[c], -1, int(page) % chunkPages}, nil
+	return pageNeed{page, p.chunks[c], -1, int(page) % chunkPages}, nil
 }
 
-// gather reads pages into rd.gathered, in the order of needs, and each chunk once. Chunks that cannot be had are returned
-// with the reason.
-func (rd *Reader) gather(ctx context.Context, needs []pageNeed) (lost map[seal.ChunkID]error, err error) {
-	if len(needs) == 0 {
-		return nil, nil
-	}
-	rd.gathered = grow(rd.gathered, len(needs)*PageSize)
-	pages := map[seal.ChunkID][]int{}
-	for i, n := range needs {
-		if n.id == (seal.ChunkID{}) {
-			clear(rd.gathered[i*PageSize:][:PageSize])
-			continue
-		}
-		pages[n.id] = append(pages[n.id], i)
-	}
-	lost = map[seal.ChunkID]error{}
-	ids := rd.r.inPlace(pages)
-	wants := make([]uint64, len(ids))
-	for i, id := range ids {
-		for _, n := range pages[id] {
-			wants[i] |= groupOf(needs[n].slot)
-		}
-	}
-	err = rd.scattered(ctx, ids, wants, func(i int, plain []byte) error {
-		for _, n := range pages[ids[i]] {
-			if want := needs[n].size; want >= 0 && len(plain) != want {
-				lost[ids[i]] = &ChunkError{ID: ids[i], Pack: "list", Err: fmt.Errorf("it has %d bytes, not %d", len(plain), want)}
-				return nil
-			}
-			to := rd.gathered[n*PageSize:][:PageSize]
-			clear(to[copy(to, plain[min(needs[n].slot*PageSize, len(plain)):]):])
-		}
-		return nil
-	}, func(i int, err error) error {
-		lost[ids[i]] = err
-		return nil
-	})
-	return lost, err
-}
-
-// inPlace returns chunks in the order in which they lie in packs, so that neighbours are read together.
-func (r *Repository) inPlace(pages map[seal.ChunkID][]int) []seal.ChunkID {
-	type placed struct {
-		id     seal.ChunkID
-		pack   PackID
-		offset uint32
-	}
-	all := make([]placed, 0, len(pages))
-	for id := range pages {
-		at := placed{id: id}
-		if l, ok, err := r.index.find(id); err == nil && ok {
-			at.pack, at.offset = l.pack.id, l.offset
-		}
-		all = append(all, at)
-	}
-	slices.SortFunc(all, func(a, b placed) int {
-		return cmp.Or(bytes.Compare(a.pack[:], b.pack[:]), cmp.Compare(a.offset, b.offset), bytes.Compare(a.id[:], b.id[:]))
-	})
-	ids := make([]seal.ChunkID, len(all))
-	for i, p := range all {
-		ids[i] = p.id
-	}
-	return ids
+func (x PagePatch) need() pageNeed {
+	return pageNeed{x.Page, x.Unit, int(x.UnitPages) * PageSize, int(x.Slot)}
 }

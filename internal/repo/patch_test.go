@@ -53,11 +53,11 @@ func (s sparse) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
 		return dst, errors.New("another length")
 	}
 	for i, b := range src {
-		if b ^= 0x5A; want>>(i/seal.GroupSize)&1 == 0 {
-			b = 0xEE
+		if want>>(i/seal.GroupSize)&1 == 0 {
 			s.skipped.Add(1)
+			continue
 		}
-		dst = append(dst, b)
+		dst = append(dst, b^0x5A)
 	}
 	return dst, nil
 }

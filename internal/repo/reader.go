@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -43,9 +44,10 @@ type Reader struct {
 	opened []byte
 	plain  []byte
 
-	gathered []byte // pages of units, for Part and Pages
-	window   int    // how many of them at most
+	gathered gathered // pages of units, for Part and Pages
+	window   int      // how many of them at most
 	ahead    [requestsAhead][]byte
+	joined   []byte    // a chunk that was put together
 	way      []wayNode // to the path that was looked up last
 }
 
@@ -161,7 +163,7 @@ func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, [
 		return i, &ChunkError{run[0].id, pack.name(), err}
 	}
 	for _, l := range run {
-		if err := rd.one(object, l, rd.sealed[l.offset-run[0].offset:][:l.stored], everyGroup); err != nil {
+		if _, err := rd.one(object, l, rd.sealed[l.offset-run[0].offset:][:l.stored], everyGroup); err != nil {
 			return i, &ChunkError{l.id, pack.name(), err}
 		}
 		if err := fn(i, rd.plain); err != nil {
@@ -206,31 +208,50 @@ func (r *Repository) moved(ctx context.Context, l location, cause error) (locati
 	}
 }
 
+// decoded is a chunk of which some groups are there, one behind the other.
+type decoded struct {
+	plain []byte
+	have  uint64 // a bit for each group
+	size  int    // of the chunk
+}
+
+// offset returns where in plain a page begins, which lies in a group that is there.
+func (d decoded) offset(slot int) int {
+	return bits.OnesCount64(d.have&(groupOf(slot)-1))*seal.GroupSize + slot%pagesOfGroup*PageSize
+}
+
+// page returns a page of a group that is there: less of it at the chunk's end, nothing behind.
+func (d decoded) page(slot int) []byte {
+	at := d.offset(slot)
+	return d.plain[min(at, len(d.plain)):min(at+PageSize, len(d.plain))]
+}
+
 // one opens, decodes and proves one chunk into rd.plain, or at least the wanted groups of it.
-func (rd *Reader) one(object *seal.Object, l location, sealed []byte, want uint64) error {
+func (rd *Reader) one(object *seal.Object, l location, sealed []byte, want uint64) (decoded, error) {
 	var err error
 	if rd.opened, err = object.Open(rd.opened[:0], sealed, int64(l.offset)); err != nil {
-		return err
-	}
-	if cap(rd.plain) < int(l.plain) && l.plain <= MaxChunk {
-		rd.plain = make([]byte, 0, l.plain)
+		return decoded{}, err
 	}
 	want = wantedGroups(l.encoding, int(l.plain), want)
-	plain, err := rd.coder.decode(rd.plain[:0], rd.opened, l.encoding, int(l.plain), want, rd.r.codecs)
-	if err != nil {
-		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: err.Error()}
+	d := decoded{have: want, size: int(l.plain)}
+	if length := bytesIn(want, d.size); cap(rd.plain) < length && d.size <= MaxChunk {
+		rd.plain = make([]byte, 0, length)
 	}
-	rd.plain = plain
+	d.plain, err = rd.coder.decode(rd.plain[:0], rd.opened, l.encoding, d.size, want, rd.r.codecs)
+	if err != nil {
+		return d, &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: err.Error()}
+	}
+	rd.plain = d.plain
 	var id seal.ChunkID
 	if want == everyGroup {
-		id = rd.r.keys.ChunkID(string(l.pack.group), plain)
+		id = rd.r.keys.ChunkID(string(l.pack.group), d.plain)
 	} else {
-		id = rd.r.keys.PartialID(string(l.pack.group), plain, want, rd.opened)
+		id = rd.r.keys.PartialID(string(l.pack.group), d.plain, d.size, want, rd.opened)
 	}
 	if id != l.id {
-		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: "its bytes are not those of its ID"}
+		return d, &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: "its bytes are not those of its ID"}
 	}
-	return nil
+	return d, nil
 }
 
 func grow(b []byte, n int) []byte {

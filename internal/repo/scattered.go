@@ -29,7 +29,7 @@ type aheadRequest struct {
 // scattered is Chunks for chunks that lie in many places, and of which some groups are wanted: wants has a bit for each.
 // Those that cannot be fetched together with others at the first try are read as Chunks reads them, as a whole, which knows
 // what to do about it. skip is needed.
-func (rd *Reader) scattered(ctx context.Context, ids []seal.ChunkID, wants []uint64, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
+func (rd *Reader) scattered(ctx context.Context, ids []seal.ChunkID, wants []uint64, fn func(i int, d decoded) error, skip func(i int, err error) error) error {
 	fetching, stop := context.WithCancel(ctx)
 	var eg errgroup.Group
 	err := rd.fetchAhead(fetching, &eg, ids, wants, fn, skip)
@@ -37,7 +37,7 @@ func (rd *Reader) scattered(ctx context.Context, ids []seal.ChunkID, wants []uin
 	return errors.Join(err, eg.Wait()) // the buffers are used again: nobody may write into them any more
 }
 
-func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkID, wants []uint64, fn func(int, []byte) error, skip func(int, error) error) error {
+func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkID, wants []uint64, fn func(int, decoded) error, skip func(int, error) error) error {
 	var queue []*aheadRequest
 	begun := 0
 	for next := 0; next < len(ids) || len(queue) > 0; {
@@ -70,13 +70,14 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 }
 
 // arrived hands over the chunks of an answer.
-func (rd *Reader) arrived(ctx context.Context, q *aheadRequest, ids []seal.ChunkID, wants []uint64, fn func(int, []byte) error, skip func(int, error) error) error {
+func (rd *Reader) arrived(ctx context.Context, q *aheadRequest, ids []seal.ChunkID, wants []uint64, fn func(int, decoded) error, skip func(int, error) error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	again := func(from, n int) error {
-		return rd.Chunks(ctx, ids[from:from+n], func(i int, plain []byte) error { return fn(from+i, plain) },
-			func(i int, err error) error { return skip(from+i, err) })
+		return rd.Chunks(ctx, ids[from:from+n], func(i int, plain []byte) error {
+			return fn(from+i, decoded{plain, everyGroup, len(plain)})
+		}, func(i int, err error) error { return skip(from+i, err) })
 	}
 	if q.err != nil {
 		return again(q.first, len(q.run))
@@ -86,13 +87,14 @@ func (rd *Reader) arrived(ctx context.Context, q *aheadRequest, ids []seal.Chunk
 		return again(q.first, len(q.run))
 	}
 	for i, l := range q.run {
-		if rd.one(object, l, q.sealed[l.offset-q.run[0].offset:][:l.stored], wants[q.first+i]) != nil {
+		d, err := rd.one(object, l, q.sealed[l.offset-q.run[0].offset:][:l.stored], wants[q.first+i])
+		if err != nil {
 			if err := again(q.first+i, 1); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := fn(q.first+i, rd.plain); err != nil {
+		if err := fn(q.first+i, d); err != nil {
 			return err
 		}
 	}

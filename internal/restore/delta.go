@@ -118,36 +118,58 @@ func newer(b []byte, stop wal.LSN) bool {
 
 // patch writes a chunk over an old one: its differing pages only, where these are few. It reports whether what it wrote
 // lies in the page cache now.
-func (f *file) patch(plain, old []byte, offset int64) (written int, cached bool, err error) {
-	runs, size := differingRuns(old, plain)
-	if old == nil || size > len(plain)/4 {
-		cached, err = f.put(plain, offset)
-		return len(plain), cached, err
-	}
-	for _, r := range runs {
-		if _, err := f.f.WriteAt(plain[r.from:r.to], offset+int64(r.from)); err != nil {
-			return 0, true, err
+func (f *file) patch(pieces [][]byte, old []byte, offset int64) (written int, cached bool, err error) {
+	size := sizeOf(pieces)
+	if old != nil {
+		var runs []pageRun
+		written, at := 0, 0
+		for _, p := range pieces {
+			var n int
+			runs, n = differingRuns(runs, at, old[at:][:len(p)], p)
+			written, at = written+n, at+len(p)
+		}
+		if written <= size/4 {
+			return written, true, f.putRuns(pieces, runs, offset)
 		}
 	}
-	return size, true, nil
+	cached, err = f.put(pieces, offset)
+	return size, cached, err
+}
+
+// putRuns writes runs of pages of a chunk.
+func (f *file) putRuns(pieces [][]byte, runs []pageRun, offset int64) error {
+	at := 0
+	for _, p := range pieces {
+		for len(runs) > 0 && runs[0].from < at+len(p) {
+			r := runs[0]
+			if _, err := f.f.WriteAt(p[r.from-at:r.to-at], offset+int64(r.from)); err != nil {
+				return err
+			}
+			runs = runs[1:]
+		}
+		at += len(p)
+	}
+	return nil
 }
 
 // pageRun is a run of pages within a chunk, in bytes.
 type pageRun struct{ from, to int }
 
-// differingRuns returns the runs of pages in which two chunks of one length differ, and how many bytes these have.
-func differingRuns(old, plain []byte) (runs []pageRun, size int) {
+// differingRuns appends to runs those of pages in which two pieces of a chunk differ, which begin at a byte of it, and tells
+// how many bytes these have. A run ends with its piece.
+func differingRuns(runs []pageRun, begin int, old, plain []byte) (_ []pageRun, size int) {
+	last := -1 // end of the run before
 	for from := 0; from < len(old); from += pageSize {
 		to := min(from+pageSize, len(old))
 		if bytes.Equal(old[from:to], plain[from:to]) {
 			continue
 		}
-		if n := len(runs); n > 0 && runs[n-1].to == from {
-			runs[n-1].to = to
+		if from == last {
+			runs[len(runs)-1].to = begin + to
 		} else {
-			runs = append(runs, pageRun{from, to})
+			runs = append(runs, pageRun{begin + from, begin + to})
 		}
-		size += to - from
+		last, size = to, size+to-from
 	}
 	return runs, size
 }

@@ -50,15 +50,47 @@ func (a *area) refused(err error) bool {
 	return true
 }
 
-// put writes a chunk, which begins a page of memory, and reports whether it lies in the page cache now.
-func (f *file) put(b []byte, offset int64) (cached bool, err error) {
-	if f.direct != nil && len(b)%directUnit == 0 && !f.a.buffered.Load() {
-		if _, err := f.direct.WriteAt(b, offset); err == nil || !f.a.refused(err) {
+// put writes a chunk, the pieces of which begin pages of memory, and reports whether it lies in the page cache now.
+func (f *file) put(pieces [][]byte, offset int64) (cached bool, err error) {
+	if f.direct != nil && sizeOf(pieces)%directUnit == 0 && !f.a.buffered.Load() {
+		if err := writeAt(f.direct, pieces, offset); err == nil || !f.a.refused(err) {
 			return false, err
 		}
 	}
-	_, err = f.f.WriteAt(b, offset)
-	return true, err
+	return true, writeAt(f.f, pieces, offset)
+}
+
+// writeAt writes pieces one behind the other.
+func writeAt(f *os.File, pieces [][]byte, offset int64) error {
+	if len(pieces) == 1 {
+		_, err := f.WriteAt(pieces[0], offset)
+		return err
+	}
+	n, err := unix.Pwritev(int(f.Fd()), pieces, offset)
+	switch {
+	case errors.Is(err, unix.EINTR):
+		n = 0
+	case err != nil:
+		return &os.PathError{Op: "write", Path: f.Name(), Err: err}
+	}
+	// What was not written tells why when it is written by itself.
+	for _, p := range pieces {
+		done := min(n, len(p))
+		if n -= done; done < len(p) {
+			if _, err := f.WriteAt(p[done:], offset+int64(done)); err != nil {
+				return err
+			}
+		}
+		offset += int64(len(p))
+	}
+	return nil
+}
+
+func sizeOf(pieces [][]byte) (n int) {
+	for _, p := range pieces {
+		n += len(p)
+	}
+	return n
 }
 
 // resize gives a file its size, and its room on the disk at once: then no write has to look for some.

@@ -300,19 +300,20 @@ func (w *worker) fetch(ctx context.Context, f *file, c wanted) error {
 	}
 	back := writeBack{f: f.f, from: c.offset(c.chunks[0]), to: c.offset(c.chunks[0])}
 	defer back.flush()
-	return w.reader.Part(ctx, c.part, c.chunks, func(chunk int, plain []byte) error {
+	return w.reader.PartPieces(ctx, c.part, c.chunks, func(chunk int, pieces [][]byte) error {
 		offset := c.offset(chunk)
 		var old []byte
 		if i, ok := slices.BinarySearch(c.chunks, chunk); ok && c.old != nil {
 			old = c.old[i]
 		}
-		written, cached, err := f.patch(plain, old, offset)
+		size := sizeOf(pieces)
+		written, cached, err := f.patch(pieces, old, offset)
 		if err != nil {
 			return err
 		}
-		atomic.AddInt64(&w.x.result.Kept, int64(len(plain)-written))
-		back.wrote(offset+int64(len(plain)), cached)
-		w.x.progress.add(int64(len(plain)))
+		atomic.AddInt64(&w.x.result.Kept, int64(size-written))
+		back.wrote(offset+int64(size), cached)
+		w.x.progress.add(int64(size))
 		return ctx.Err()
 	}, func(chunk int, err error) error {
 		return w.lost(f, c.offset(chunk), min(f.e.Size-c.offset(chunk), repo.Grid), err)

@@ -225,11 +225,11 @@ func (c *churn) read(ctx context.Context, m *repo.Manifest, dir string) error {
 			for i := range p.Len() {
 				all = append(all, i)
 			}
-			return rd.Part(ctx, p, all, func(i int, plain []byte) error {
+			return rd.PartPieces(ctx, p, all, func(i int, pieces [][]byte) error {
 				if f == nil {
 					return nil
 				}
-				_, err := f.WriteAt(plain, int64(i)*repo.Grid)
+				_, err := unix.Pwritev(int(f.Fd()), pieces, int64(i)*repo.Grid)
 				return err
 			}, nil)
 		})

@@ -44,7 +44,12 @@ func TestPut(t *testing.T) {
 				b = memory[1 : 1+len(b)]
 			}
 			copy(b, want[at:])
-			cached, err := f.put(b, int64(at))
+			pieces := [][]byte{b}
+			if cut := at / repo.Grid * directUnit; 0 < cut && cut < len(b) { // in two, and out of their order in memory
+				second := bytes.Clone(b[cut:])
+				pieces = [][]byte{b[:cut], second}
+			}
+			cached, err := f.put(pieces, int64(at))
 			if err != nil {
 				t.Fatal(err)
 			}

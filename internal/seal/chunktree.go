@@ -32,20 +32,20 @@ func Groups(size int) int {
 // ChunkTree is ChunkID of a chunk longer than a group, whose groups' values it appends to dst.
 func (k *Keyring) ChunkTree(dst []byte, group string, plain []byte) (ChunkID, []byte) {
 	key := &k.chunkKey(group).tree
-	values := key.groups(plain, ^uint64(0), nil)
+	values := key.groups(plain, len(plain), ^uint64(0), nil)
 	for _, v := range values {
 		dst = v.append(dst)
 	}
 	return key.root(values), dst
 }
 
-// PartialID returns the ID of a chunk of which plain has the groups whose bits are set in have (bit g for group g), while
-// of the others the values are told, ValueSize bytes for each group of the chunk. Nothing that is told of a group in have
-// counts. plain has the length that the chunk is said to have, more than a group's. If the ID is the right one, the groups in
-// have are those of the chunk, at their places, and nothing more is known.
-func (k *Keyring) PartialID(group string, plain []byte, have uint64, told []byte) ChunkID {
+// PartialID returns the ID of a chunk of size bytes, more than a group's, of which plain has the groups whose bits are set in
+// have (bit g for group g), one behind the other, while of the others the values are told, ValueSize bytes for each group of
+// the chunk. Nothing that is told of a group in have counts. If the ID is the right one, the groups in have are those of the
+// chunk, at their places, and nothing more is known.
+func (k *Keyring) PartialID(group string, plain []byte, size int, have uint64, told []byte) ChunkID {
 	key := &k.chunkKey(group).tree
-	return key.root(key.groups(plain, have, told))
+	return key.root(key.groups(plain, size, have, told))
 }
 
 // value is the chaining value of a subtree.
@@ -69,11 +69,13 @@ func (v value) append(dst []byte) []byte {
 type treeKey [8]uint32
 
 // groups returns the values of a chunk's groups: of those in have by their bytes, of the others as they are told.
-func (k *treeKey) groups(plain []byte, have uint64, told []byte) []value {
-	values := make([]value, Groups(len(plain)))
+func (k *treeKey) groups(plain []byte, size int, have uint64, told []byte) []value {
+	values := make([]value, Groups(size))
 	for g := range values {
 		if at := g * GroupSize; have>>g&1 != 0 {
-			values[g] = k.group(plain[at:min(at+GroupSize, len(plain))], at)
+			n := min(GroupSize, size-at)
+			values[g] = k.group(plain[:n], at)
+			plain = plain[n:]
 		} else {
 			values[g] = valueOf(told[g*ValueSize:])
 		}

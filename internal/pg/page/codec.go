@@ -51,8 +51,8 @@ func (c *Codec) Encode(dst, src []byte) ([]byte, bool) {
 	return w.compress(dst, src)
 }
 
-// Decode appends the size bytes that src stands for to dst. Only the groups of 64 KiB whose bits are set in want are decoded,
-// bit g for the bytes from 64 KiB × g on; the others may hold anything. Errors wrap ErrFormat, and dst is then returned as
+// Decode appends to dst what src stands for, which are size bytes: of these the groups of 64 KiB whose bits are set in want,
+// bit g for the bytes from 64 KiB × g on, one behind the other. Errors wrap ErrFormat, and dst is then returned as
 // it was; memory stays within a small multiple of size, whatever src holds.
 func (c *Codec) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
 	if size <= 0 || size%Size != 0 || size > maxChunk || len(src) < frameHead {
@@ -128,15 +128,16 @@ func (w *worker) decompress(dst, src []byte, size int, want uint64) ([]byte, err
 	}
 	w.dec.columns.set(binary.LittleEndian.Uint32(src[1:]), binary.LittleEndian.Uint32(src[5:]))
 	directory, src := src[frameHead:][:directorySize(size)], src[frameHead+directorySize(size):]
-	n := len(dst)
-	out := slices.Grow(dst, size)[:n+size]
-	for pages := range slices.Chunk(out[n:], groupSize) {
+	out := dst
+	for ; size > 0; size -= groupSize {
 		length := int64(binary.LittleEndian.Uint32(directory))
 		if length > int64(len(src)) {
 			return dst, fmt.Errorf("%w: a group is cut off", ErrFormat)
 		}
 		if want&1 != 0 {
-			if err := w.group(pages, src[:length]); err != nil {
+			n, pages := len(out), min(size, groupSize)
+			out = slices.Grow(out, pages)[:n+pages]
+			if err := w.group(out[n:], src[:length]); err != nil {
 				return dst, err
 			}
 		}

@@ -193,18 +193,12 @@ func FuzzDecode(f *testing.F) {
 		}
 		size := int(pages) * Size
 		got, err := c.Decode(nil, z, size, want)
-		if err == nil && len(got) != size || err != nil && !errors.Is(err, ErrFormat) {
+		if err == nil && len(got) != wantedSize(size, want) || err != nil && !errors.Is(err, ErrFormat) {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
 		again, err2 := c.Decode(dirty(size)[:0], z, size, want)
-		if (err == nil) != (err2 == nil) || len(got) != len(again) {
+		if (err == nil) != (err2 == nil) || !bytes.Equal(got, again) {
 			t.Fatalf("in a buffer that was used before: %d bytes and %v, %d and %v", len(got), err, len(again), err2)
-		}
-		for at := 0; at < len(got); at += groupSize {
-			end := min(at+groupSize, len(got))
-			if want>>(at/groupSize)&1 != 0 && !bytes.Equal(got[at:end], again[at:end]) {
-				t.Fatalf("group %d is another one in a buffer that was used before", at/groupSize)
-			}
 		}
 	})
 }
@@ -229,6 +223,14 @@ func FuzzDecodeStreams(f *testing.F) {
 		d.columns.set(predicted, noise)
 		d.decode(make([]byte, 4*Size))
 	})
+}
+
+// wantedSize returns how many bytes the wanted groups have.
+func wantedSize(size int, want uint64) (n int) {
+	for at := 0; at < size; at += groupSize {
+		n += min(groupSize, size-at) * int(want>>(at/groupSize)&1)
+	}
+	return n
 }
 
 // everyGroup wants all groups of a chunk.
@@ -257,15 +259,14 @@ func TestDecodeGroups(t *testing.T) {
 			}
 			want &^= 1
 		}
-		got, err := c.Decode(dirty(len(src))[:0], z, len(src), want)
-		if err != nil || len(got) != len(src) {
-			t.Fatalf("%d pages: %d bytes, %v", len(src)/Size, len(got), err)
-		}
+		var groups []byte
 		for at := 0; at < len(src); at += groupSize {
-			end := min(at+groupSize, len(src))
-			if g := at / groupSize; want>>g&1 != 0 && !bytes.Equal(got[at:end], src[at:end]) {
-				t.Fatalf("group %d of %d pages is another one", g, len(src)/Size)
+			if want>>(at/groupSize)&1 != 0 {
+				groups = append(groups, src[at:min(at+groupSize, len(src))]...)
 			}
+		}
+		if got, err := c.Decode(dirty(len(src))[:0], z, len(src), want); err != nil || !bytes.Equal(got, groups) {
+			t.Fatalf("groups %b of %d pages: %d bytes, %v", want, len(src)/Size, len(got), err)
 		}
 		if _, err := c.Decode(nil, append(z, 0), len(src), want); !errors.Is(err, ErrFormat) {
 			t.Errorf("a byte behind the end: %v", err)

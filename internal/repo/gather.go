@@ -80,8 +80,14 @@ func (g *gathered) keep(first int) (n int) {
 	return len(kept)
 }
 
-// has tells whether a page was gathered, or asked for.
-func (g *gathered) has(page uint16) bool { return g.at[page] != notGathered }
+// ask adds what a patch needs, if it is not there.
+func (g *gathered) ask(needs []pageNeed, x PagePatch) []pageNeed {
+	if g.at[x.Page] == notGathered {
+		g.at[x.Page] = asked
+		needs = append(needs, x.need())
+	}
+	return needs
+}
 
 // page returns a page that was gathered.
 func (g *gathered) page(page uint16) []byte {

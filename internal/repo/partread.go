@@ -103,21 +103,22 @@ func (w *partWindow) next(chunks []int) (n int, needs []pageNeed) {
 	if w.mates != nil {
 		room -= g.keep(chunks[0] * chunkPages)
 	}
-	add := func(x PagePatch) {
-		if !g.has(x.Page) {
-			needs, g.at[x.Page] = append(needs, x.need()), asked
-		}
-	}
-	for n < len(chunks) && (n == 0 || len(needs)+w.p.Patches(chunks[n]) <= room) {
+	for ; n < len(chunks); n++ {
+		before := len(needs)
 		for _, x := range w.p.of(chunks[n]) {
-			add(x)
-			if len(needs) < room {
-				for _, mate := range w.mates[groupOfPatch(x)] {
-					add(mate)
+			needs = g.ask(needs, x)
+			for _, mate := range w.mates[groupOfPatch(x)] {
+				if mate.Page > x.Page { // those before it were here already
+					needs = g.ask(needs, mate)
 				}
 			}
 		}
-		n++
+		if n > 0 && len(needs) > room {
+			for _, x := range needs[before:] {
+				g.at[x.page] = notGathered
+			}
+			return n, needs[:before]
+		}
 	}
 	return n, needs
 }
@@ -241,7 +242,7 @@ func (rd *Reader) Pages(ctx context.Context, p *FilePart, pages []uint16, fn fun
 			if err != nil {
 				return err
 			}
-			if !rd.gathered.has(page) {
+			if rd.gathered.at[page] == notGathered {
 				needs, rd.gathered.at[page] = append(needs, need), asked
 			}
 		}

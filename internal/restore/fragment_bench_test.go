@@ -207,9 +207,13 @@ func (c *churn) read(ctx context.Context, m *repo.Manifest, dir string) error {
 	}
 	var eg errgroup.Group
 	eg.SetLimit(2)
+	readers := make(chan *repo.Reader, 2)
+	readers <- c.r.Reader()
+	readers <- c.r.Reader()
 	for n := range c.pages {
 		eg.Go(func() (err error) {
-			rd := c.r.Reader()
+			rd := <-readers
+			defer func() { readers <- rd }()
 			p, err := rd.FilePart(ctx, e, n)
 			if err != nil {
 				return err

@@ -415,7 +415,8 @@ class PgIncremental:
 
 
 class Tool:
-    """The tool under test: executables init, backup, restore and optionally delta, wal-push, wal-fetch, optimize, prune in $TOOL."""
+    """The tool under test: executables init, backup, restore and optionally delta, optimize, prune in $TOOL, and
+    the command lines wal-push.command and wal-fetch.command."""
     def __init__(self, name='tool'):
         self.name, self.env = name, dict(REPO=f'{B}/repo/{name}')
 
@@ -867,13 +868,14 @@ def wal(n):
         loop('walg', 'wal_push' + m, f'{rp}wal-walg{m}', f'{WALG} wal-push {src}/pg_wal/$f', e)
     if os.path.exists(WALG):
         loop('walg', 'wal_fetch', None, f'{WALG} wal-fetch $f {out}/$f; rm {out}/$f', e)
-    if TOOL and os.path.exists(TOOL + '/wal-push'):
+    if TOOL and os.path.exists(TOOL + '/wal-push.command'):
         ready(True)
         mkdirs(rp + 'wal-tool')
         e = dict(REPO=rp + 'wal-tool', PGDATA=src)
         must([TOOL + '/init'], **e)
-        loop('tool', 'wal_push', rp + 'wal-tool', f'{TOOL}/wal-push {src}/pg_wal/$f', e)
-        loop('tool', 'wal_fetch', None, f'{TOOL}/wal-fetch $f {out}/x', e)
+        line = lambda name, p: open(f'{TOOL}/{name}.command').read().strip().replace('%f', '$f').replace('%p', p)
+        loop('tool', 'wal_push', rp + 'wal-tool', line('wal-push', src + '/pg_wal/$f'), e)
+        loop('tool', 'wal_fetch', None, line('wal-fetch', out + '/x'), e)
     for d in [src, out] + glob.glob(rp + 'wal-*'):
         shutil.rmtree(d, ignore_errors=True)
 

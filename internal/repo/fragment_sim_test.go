@@ -1,217 +1,139 @@
 package repo
 
 import (
-	"cmp"
+	"encoding/binary"
 	"flag"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
 var simTable = flag.Bool("fragmentation.table", false, "print how policies of rewriting bound fragmentation")
 
-// simPolicy is how a simulated system stores what changes.
-type simPolicy struct {
-	name   string
-	unit   int
-	inline float64 // share of the changed pages that snapshots may store again to make chunks whole
-	budget float64 // share of what snapshots have stored that is rewritten; negative: none
-	bound  float64 // parts above it are rewritten
-	whole  int     // chunks with so many patched pages become whole, the patches of others are gathered anew
+// simPart is a part of a file, of which snapshots are taken, and which is rewritten, without any bytes.
+type simPart struct {
+	FilePart
+	budget  float64 // pages that may be stored again, for each one that snapshots store; negative: as many as it takes
+	bound   float64 // 0: it is never rewritten
+	names   uint64  // that were given
+	version [partPages]uint32
+
+	stored, again int // pages
 }
 
-const (
-	simParts = 4
-	simPages = simParts * partPages
-)
-
-// simDisk is a database of 512 MiB as a repository holds it: which unit each page lies in.
-type simDisk struct {
-	p      simPolicy
-	unit   []int32 // of each page; -1: the chunk under it
-	size   []int32 // of each unit
-	stored float64 // pages
-	ideal  float64
-	earned float64
-	spent  float64
-	extra  float64 // spent inline
-
-	version []int32 // of each page's content
-	under   []int32 // which chunk lies under the patches
-	chunks  int32
+func newSimPart(bound, budget float64) *simPart {
+	s := &simPart{bound: bound, budget: budget}
+	s.length, s.patched = partPages*PageSize, &patchedList{}
+	for range ListLen {
+		s.chunks = append(s.chunks, s.name())
+	}
+	return s
 }
 
-// copy is what a snapshot that is kept refers to.
-func (d *simDisk) copy() *simDisk {
-	return &simDisk{unit: slices.Clone(d.unit), version: slices.Clone(d.version), under: slices.Clone(d.under), size: d.size}
+func (s *simPart) name() (id seal.ChunkID) {
+	s.names++
+	binary.BigEndian.PutUint64(id[:], s.names)
+	return id
 }
 
-// kept returns how much the snapshots that are kept need, and how much they would need at least.
-func kept(all []*simDisk, size []int32) (live, ideal float64) {
-	units, chunks, versions := map[int32]bool{}, map[int32]bool{}, map[int64]bool{}
-	for _, d := range all {
-		for p, u := range d.unit {
-			versions[int64(p)<<32|int64(d.version[p])] = true
-			if u < 0 {
-				chunks[d.under[p/chunkPages]] = true
-			} else if !units[u] {
-				units[u] = true
-				live += float64(size[u])
-			}
+// store puts pages into units of at most so many.
+func (s *simPart) store(pages []uint16, most int) {
+	moved := map[uint16]bool{}
+	for _, p := range pages {
+		moved[p] = true
+	}
+	s.patches = slices.DeleteFunc(s.patches, func(x PagePatch) bool { return moved[x.Page] })
+	for unit := range slices.Chunk(pages, most) {
+		id := s.name()
+		for slot, p := range unit {
+			s.patches = append(s.patches, PagePatch{Page: p, Unit: id, UnitPages: uint8(len(unit)), Slot: uint8(slot)})
 		}
 	}
-	return live + float64(len(chunks)*chunkPages), float64(len(versions))
+	sortPatches(s.patches)
 }
 
-func (d *simDisk) newUnits(pages []int32) {
-	d.stored += float64(len(pages))
-	n := 0
-	full := func(from int) int { // as capture chooses it
-		to := from
-		for to < len(pages) && pages[to]/partPages == pages[from]/partPages {
-			to++
-		}
-		k := n + to - from
-		units := max(1, (k+d.p.unit/2)/d.p.unit)
-		return max((k+units-1)/units, d.p.unit*3/4)
-	}
-	size := 0
-	for i, p := range pages {
-		if i == 0 || pages[i-1]/partPages != p/partPages {
-			size = full(i)
-		}
-		d.unit[p] = int32(len(d.size))
-		n++
-		last := i == len(pages)-1 || pages[i+1]/partPages != p/partPages && n >= 8
-		if n >= size || last {
-			d.size, n = append(d.size, int32(n)), 0
-		}
-	}
-}
-
-func (d *simDisk) whole(chunk int) {
-	for p := chunk * chunkPages; p < (chunk+1)*chunkPages; p++ {
-		d.unit[p] = -1
-	}
-	d.chunks++
-	d.under[chunk] = d.chunks
-	d.stored += chunkPages
-}
-
-func (d *simDisk) patched(chunk int) (n int) {
-	for _, u := range d.unit[chunk*chunkPages:][:chunkPages] {
-		if u >= 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// snapshot stores changed pages, ascending.
-func (d *simDisk) snapshot(changed []int32) {
-	d.ideal += float64(len(changed))
-	before := d.stored
+// snapshot stores the pages that changed, ascending, and rewrites what is to be rewritten.
+func (s *simPart) snapshot(changed []uint16) {
+	s.stored += len(changed)
 	for _, p := range changed {
-		d.version[p]++
+		s.version[p]++
 	}
-	var pages []int32
-	for len(changed) > 0 {
-		c, n := int(changed[0])/chunkPages, 1
-		for n < len(changed) && int(changed[n])/chunkPages == c {
-			n++
-		}
-		switch had := d.patched(c); {
-		case n >= chunkPages*3/4:
-			d.whole(c)
-		case n+had > chunkPages/2 && d.extra+float64(chunkPages-n) <= d.p.inline*d.ideal:
-			d.extra += float64(chunkPages - n)
-			d.whole(c)
-		default:
-			pages = append(pages, changed[:n]...)
-		}
-		changed = changed[n:]
-	}
-	d.newUnits(pages)
-	d.earned += d.p.budget * (d.stored - before)
-}
-
-// part returns how many pages reading a part decodes, when whole units are kept from one window to the next.
-func (d *simDisk) part(n int) (decoded int) {
-	seen := map[int32]bool{}
-	for c := n * ListLen; c < (n+1)*ListLen; c++ {
-		patched := 0
-		for _, u := range d.unit[c*chunkPages:][:chunkPages] {
-			if u >= 0 {
-				patched++
-				if !seen[u] {
-					seen[u] = true
-					decoded += int(d.size[u])
-				}
-			}
-		}
-		if patched < chunkPages {
-			decoded += chunkPages
-		}
-	}
-	return decoded
-}
-
-func (d *simDisk) fragmentation() float64 {
-	sum := 0
-	for n := range simParts {
-		sum += d.part(n)
-	}
-	return float64(sum) / simPages
-}
-
-func (d *simDisk) optimize() {
-	if d.p.budget < 0 {
+	s.store(changed, 32)
+	if s.bound == 0 || s.Fragmentation().Ratio() <= s.bound {
 		return
 	}
-	type ranked struct {
-		part int
-		f    float64
+	plan := s.rewrite(s.bound)
+	cost := int(plan.bytes(&s.FilePart) / PageSize)
+	if s.budget >= 0 && float64(s.again+cost) > s.budget*float64(s.stored) {
+		return
 	}
-	var parts []ranked
-	for n := range simParts {
-		if f := float64(d.part(n)) / partPages; f > d.p.bound {
-			parts = append(parts, ranked{n, f})
+	s.again += cost
+	for _, c := range plan.whole {
+		s.chunks[c] = s.name()
+		s.patches = slices.DeleteFunc(s.patches, func(x PagePatch) bool { return int(x.Page)/chunkPages == c })
+	}
+	s.store(plan.pages, unitPages)
+}
+
+// kept is what the snapshots that are kept refer to.
+type kept struct {
+	stored   map[seal.ChunkID]int // pages of each
+	versions map[uint64]bool
+}
+
+func (k *kept) add(s *simPart) {
+	for _, x := range s.patches {
+		k.stored[x.Unit] = int(x.UnitPages)
+	}
+	for c, id := range s.chunks {
+		if s.provided(c) != 0 {
+			k.stored[id] = chunkPages
 		}
 	}
-	slices.SortFunc(parts, func(a, b ranked) int { return cmp.Compare(b.f, a.f) })
-	for _, r := range parts {
-		before := d.stored
-		d.rewrite(r.part)
-		d.spent += d.stored - before
-		if d.spent >= d.earned {
-			return
-		}
+	for p, v := range s.version {
+		k.versions[uint64(p)<<32|uint64(v)] = true
 	}
 }
 
-func (d *simDisk) rewrite(part int) {
-	chunks := make([]int, ListLen)
-	for i := range chunks {
-		chunks[i] = part*ListLen + i
+// ratio returns how many pages are kept for each that differs.
+func (k *kept) ratio() float64 {
+	sum := 0
+	for _, n := range k.stored {
+		sum += n
 	}
-	var again []int32
-	before := d.stored
-	for _, c := range chunks {
-		n := d.patched(c)
-		if n >= d.p.whole && d.spent+d.stored-before+chunkPages <= d.earned {
-			d.whole(c)
-			continue
-		}
-		for p := c * chunkPages; p < (c+1)*chunkPages; p++ {
-			if d.unit[p] >= 0 {
-				again = append(again, int32(p))
-			}
+	return float64(sum) / float64(len(k.versions))
+}
+
+// draws returns what n pages of a part change, ascending.
+func draws(n int, draw func() uint16) []uint16 {
+	seen := map[uint16]bool{}
+	for len(seen) < n {
+		seen[draw()] = true
+	}
+	var all []uint16
+	for p := range seen {
+		all = append(all, p)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// To rewrite costs about as much as what changed, where changes are spread evenly and the bound is that of Optimize.
+func TestRewritingIsCheap(t *testing.T) {
+	t.Parallel()
+	rnd := rand.New(rand.NewPCG(3, 4))
+	s := newSimPart(FragmentationBound, -1)
+	for range 400 {
+		s.snapshot(draws(partPages/500, func() uint16 { return uint16(rnd.IntN(partPages)) }))
+		if f := s.Fragmentation().Ratio(); f > FragmentationBound {
+			t.Fatalf("the fragmentation is %.2f", f)
 		}
 	}
-	if d.spent+d.stored-before+float64(len(again)) <= d.earned {
-		d.newUnits(again)
+	if s.again < s.stored/2 || s.again > s.stored*5/4 {
+		t.Errorf("%d pages changed, and %d were stored again", s.stored, s.again)
 	}
 }
 
@@ -220,64 +142,29 @@ func TestFragmentationPolicies(t *testing.T) {
 	if !*simTable {
 		t.Skip("it only prints a table: -fragmentation.table")
 	}
-	inf := math.Inf(1)
-	policies := []simPolicy{
-		{name: "none, unit 16", unit: 16, budget: -1},
-		{name: "none, unit 32", unit: 32, budget: -1},
-		{name: "none, unit 64", unit: 64, budget: -1},
-		{name: "inline 10%, unit 32", unit: 32, inline: .1, budget: -1},
-		{name: "budget 30%, bound 1.25", unit: 32, budget: .3, bound: 1.25, whole: 16},
-		{name: "budget 30%, bound 1.35", unit: 32, budget: .3, bound: 1.35, whole: 23},
-		{name: "budget 30%, bound 1.5", unit: 32, budget: .3, bound: 1.5, whole: 32},
-		{name: "the same, and inline", unit: 32, inline: .1, budget: .3, bound: 1.5, whole: 32},
-		{name: "budget 100%, bound 1.35", unit: 32, budget: 1, bound: 1.35, whole: 23},
-		{name: "no budget, bound 1.25", unit: 32, budget: inf, bound: 1.25, whole: 16},
-		{name: "no budget, bound 1.35", unit: 32, budget: inf, bound: 1.35, whole: 23},
-		{name: "no budget, bound 1.5", unit: 32, budget: inf, bound: 1.5, whole: 32},
-	}
 	for _, skew := range []string{"uniform", "zipf"} {
 		for _, share := range []float64{.001, .002, .01} {
-			for _, p := range policies {
+			for _, policy := range [][2]float64{{0, 0}, {1.5, -1}, {1.35, -1}, {1.35, 1}, {1.25, -1}, {1.25, 1}, {1.25, .3}, {1.2, -1}} {
 				rnd := rand.New(rand.NewPCG(1, 2))
-				draw := func() int32 { return int32(rnd.IntN(simPages)) }
+				draw := func() uint16 { return uint16(rnd.IntN(partPages)) }
 				if skew == "zipf" {
-					place, z := rnd.Perm(simPages), rand.NewZipf(rnd, 1.1, 1, simPages-1)
-					draw = func() int32 { return int32(place[z.Uint64()]) }
+					place, z := rnd.Perm(partPages), rand.NewZipf(rnd, 1.1, 1, partPages-1)
+					draw = func() uint16 { return uint16(place[z.Uint64()]) }
 				}
-				d := &simDisk{p: p, unit: make([]int32, simPages), stored: simPages, ideal: simPages, version: make([]int32, simPages), under: make([]int32, simPages/chunkPages), chunks: simPages / chunkPages}
-				for i := range d.under {
-					d.under[i] = int32(i)
-				}
-				var stay []*simDisk // hourly snapshots that a policy with 24 hours, 7 days, 5 weeks keeps
-				for i := range d.unit {
-					d.unit[i] = -1
-				}
-				d.earned = max(p.budget, 0) * simPages
-				line, worst := "", 1.0
+				s := newSimPart(policy[0], policy[1])
+				stay := kept{map[seal.ChunkID]int{}, map[uint64]bool{}} // by 24 hours, 7 days, 2 weeks
+				var sum float64
 				for n := 1; n <= 500; n++ {
-					seen := map[int32]bool{}
-					for len(seen) < int(share*simPages) {
-						seen[draw()] = true
-					}
-					var changed []int32
-					for c := range seen {
-						changed = append(changed, c)
-					}
-					slices.Sort(changed)
-					d.snapshot(changed)
-					d.optimize()
+					s.snapshot(draws(int(share*partPages), draw))
 					if n > 476 || n > 330 && n%24 == 0 || n%168 == 0 {
-						stay = append(stay, d.copy())
+						stay.add(s)
 					}
-					if n%10 == 0 {
-						worst = max(worst, d.fragmentation())
-					}
-					if n == 50 || n == 100 || n == 250 || n == 500 {
-						line += fmt.Sprintf("  %5.2f/%4.2f", d.fragmentation(), d.stored/d.ideal)
+					if n > 400 {
+						sum += s.Fragmentation().Ratio()
 					}
 				}
-				live, ideal := kept(stay, d.size)
-				fmt.Printf("%-8s %4.1f%%  %-24s%s  worst %.2f  retained %.2f\n", skew, share*100, p.name, line, worst, live/ideal)
+				fmt.Printf("%-8s %4.1f%%  bound %.2f, budget %4.1f:  at the end %.2f, mean of the last 100 %.2f, stored %.2f, retained %.2f\n", skew, share*100,
+					policy[0], policy[1], s.Fragmentation().Ratio(), sum/100, float64(s.stored+s.again)/float64(s.stored), stay.ratio())
 			}
 		}
 	}

@@ -1,0 +1,1 @@
+"${PEERS:-/var/tmp/bench-peers}/holdfast" --config "$KEYDIR/holdfast-${REPO##*/}/holdfast.yaml" --quiet wal fetch bench %f %p

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-
-	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
 // rewriter copies live chunks out of packs that will be condemned. It holds one pack of each kind and group in
@@ -105,7 +103,7 @@ func (w *rewriter) pack(ctx context.Context, ref *packRef, places []metaPlace, b
 func (w *rewriter) add(ctx context.Context, g ResidencyGroup, p metaPlace, plain int) error {
 	kind := rewriteKind{g, p.meta}
 	b := w.open[kind]
-	if b != nil && len(b.buf)+len(w.rd.opened)+seal.Overhead > w.c.r.opts.PackBytes {
+	if b != nil && len(b.buf)+int(p.stored) > w.c.r.opts.PackBytes {
 		if err := w.put(ctx, kind); err != nil {
 			return err
 		}
@@ -116,7 +114,7 @@ func (w *rewriter) add(ctx context.Context, g ResidencyGroup, p metaPlace, plain
 		b.begin(w.c.r.keys, g, nil)
 		w.open[kind] = b
 	}
-	b.add(p.id, w.rd.opened, p.encoding, plain)
+	b.add(p.id, w.rd.opened, w.rd.frames, p.encoding, plain)
 	w.c.report.CopiedBytes += int64(p.stored)
 	return nil
 }

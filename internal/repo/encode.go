@@ -26,12 +26,16 @@ const MaxChunk = 4 << 20
 type Codec interface {
 	// ID returns the byte by which the index names the encoding: 16 or more.
 	ID() byte
-	// Encode appends the encoded form of src to dst. ok is false where src has not the form; dst then comes
-	// back as it was.
+	// Encode appends the encoded form of src to dst: a head, and the groups of it (seal.GroupSize), one behind the other. ok is
+	// false where src has not the form; dst then comes back as it was.
 	Encode(dst, src []byte) (out []byte, ok bool)
-	// Decode appends to dst what src encodes, which are size plain bytes: of these the groups (seal.GroupSize) whose bits are
-	// set in want, bit g for group g, one behind the other. src is hostile: an error, never a panic, and never more
-	// memory than size asks for.
+	// Head returns how long the head is for size plain bytes.
+	Head(size int) int
+	// Groups appends the lengths of the encoded groups to lengths, as the head says them, which is hostile.
+	Groups(lengths []int, head []byte, size int) ([]int, error)
+	// Decode appends to dst groups of the size plain bytes that were encoded: those whose bits are set in want, bit g for group
+	// g, one behind the other. src is the head and these encoded groups. It is hostile: an error, never a panic, and
+	// never more memory than size asks for.
 	Decode(dst, src []byte, size int, want uint64) ([]byte, error)
 }
 
@@ -113,7 +117,30 @@ func (c *coder) encode(dst, plain []byte, codec Codec, values []byte) ([]byte, b
 	return append(dst, plain...), encodingRaw
 }
 
-// decode appends to dst what encoded stands for, which are size plain bytes: of these what wantedGroups names.
+// frames appends to lengths those of the pieces of an encoded chunk that are sealed on their own, so that they can be opened
+// on their own: the values and the codec's head, and each group. A chunk without groups is one piece.
+func frames(lengths []int, encoded []byte, encoding byte, size int, codecs map[byte]Codec) ([]int, error) {
+	codec, ok := codecs[encoding]
+	groups := seal.Groups(size)
+	switch {
+	case encoding < firstCodec || groups == 0:
+		return append(lengths, len(encoded)), nil
+	case !ok:
+		return nil, unknownEncoding(encoding)
+	}
+	head := groups*seal.ValueSize + codec.Head(size)
+	if len(encoded) < head {
+		return nil, errors.New("it ends within its head")
+	}
+	return codec.Groups(append(lengths, head), encoded[groups*seal.ValueSize:head], size)
+}
+
+func unknownEncoding(encoding byte) error {
+	return fmt.Errorf("its encoding %d is unknown to this holdfast", encoding)
+}
+
+// decode appends to dst what encoded stands for, which are size plain bytes: of these what wantedGroups names, and of encoded
+// no other groups.
 func (c *coder) decode(dst, encoded []byte, encoding byte, size int, want uint64, codecs map[byte]Codec) ([]byte, error) {
 	if size > MaxChunk {
 		return nil, fmt.Errorf("a chunk of %d bytes is larger than %d", size, MaxChunk)
@@ -129,7 +156,7 @@ func (c *coder) decode(dst, encoded []byte, encoding byte, size int, want uint64
 	default:
 		codec, ok := codecs[encoding]
 		if !ok {
-			return nil, fmt.Errorf("its encoding %d is unknown to this holdfast", encoding)
+			return nil, unknownEncoding(encoding)
 		}
 		values := seal.Groups(size) * seal.ValueSize
 		if len(encoded) < values {

@@ -144,7 +144,7 @@ func TestFragmentationPolicies(t *testing.T) {
 	}
 	for _, skew := range []string{"uniform", "zipf"} {
 		for _, share := range []float64{.001, .002, .01} {
-			for _, policy := range [][2]float64{{0, 0}, {1.5, -1}, {1.35, -1}, {1.35, 1}, {1.25, -1}, {1.25, 1}, {1.25, .3}, {1.2, -1}} {
+			for _, policy := range [][2]float64{{0, 0}, {1.5, -1}, {1.35, -1}, {1.35, 1}, {1.25, -1}, {1.25, 1}, {1.25, .3}, {1.2, -1}, {1.15, -1}, {1.15, 1.25}} {
 				rnd := rand.New(rand.NewPCG(1, 2))
 				draw := func() uint16 { return uint16(rnd.IntN(partPages)) }
 				if skew == "zipf" {

@@ -43,11 +43,10 @@ func (g *gathered) begin() {
 
 // reserve makes room for n pages behind those that are there.
 func (g *gathered) reserve(n int) {
-	size := g.end + n*PageSize
-	if size += max(size/3, Grid); cap(g.memory) < size {
-		g.memory = append(make([]byte, 0, size), g.memory[:g.end]...)
+	if size := g.end + n*PageSize; cap(g.memory) < size+size/3+Grid {
+		g.memory = append(make([]byte, 0, size+size/3+Grid), g.memory[:g.end]...)
 	}
-	g.memory, g.left = g.memory[:size], n
+	g.memory, g.left = g.memory[:cap(g.memory)], n
 }
 
 // keep forgets the pages before first, and moves the others to the beginning. It returns how many there are.

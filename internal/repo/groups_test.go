@@ -77,6 +77,7 @@ func TestAShorterChunkWithTheSameTreeIsRefused(t *testing.T) {
 	inner := parentOf(s.derive(s.secrets[0], "holdfast/v1/chunk-id/"+string(DefaultGroup)), told[4*seal.ValueSize:])
 	size := 4*seal.GroupSize + PageSize
 	forged, _ := p.codec.Encode(slices.Concat(told[:4*seal.ValueSize], inner), genuine[:size])
+	r.codecs[p.codec.ID()] = p.codec
 
 	w := must(r.Begin(t.Context(), "orders-db", DefaultGroup))
 	defer w.Close(t.Context()) //nolint:errcheck // nothing depends on it

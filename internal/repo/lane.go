@@ -13,6 +13,7 @@ type Lane struct {
 	w       *Writer
 	coder   *coder
 	scratch []byte
+	frames  []int
 	values  []byte // of groups
 	pack    packBuilder
 	active  bool // pack has a buffer
@@ -65,7 +66,11 @@ func (l *Lane) id(plain []byte, codec Codec) (id seal.ChunkID) {
 
 func (l *Lane) append(ctx context.Context, id seal.ChunkID, encoded []byte, encoding byte, size int) error {
 	limit := l.w.r.opts.PackBytes
-	if l.active && len(l.pack.buf)+len(encoded)+seal.Overhead > limit {
+	var err error
+	if l.frames, err = frames(l.frames[:0], encoded, encoding, size, l.w.r.codecs); err != nil {
+		return fmt.Errorf("what was encoded: %w", err)
+	}
+	if l.active && len(l.pack.buf)+len(encoded)+len(l.frames)*seal.Overhead > limit {
 		if err := l.flush(ctx); err != nil {
 			return err
 		}
@@ -85,7 +90,7 @@ func (l *Lane) append(ctx context.Context, id seal.ChunkID, encoded []byte, enco
 			return ctx.Err()
 		}
 	}
-	l.pack.add(id, encoded, encoding, size)
+	l.pack.add(id, encoded, l.frames, encoding, size)
 	return nil
 }
 

@@ -16,14 +16,14 @@ const (
 	directoryEntry   = 32 + 4 + 4 + 4 + 4
 	packFrame        = seal.HeaderSize + seal.Overhead + packTrailerSize // of a pack without chunks
 	maxPack          = 1 << 30
-	maxFrame         = 2*MaxChunk + seal.Overhead // a chunk's sealed frame; encoding may make it a little longer
+	maxStored        = 2*MaxChunk + (1+64)*seal.Overhead // a chunk's frames; encoding may make it a little longer
 )
 
 // chunkPlace is where a chunk lies inside its pack.
 type chunkPlace struct {
 	id       seal.ChunkID
-	offset   uint32 // of the sealed frame in the pack
-	stored   uint32 // length of the sealed frame
+	offset   uint32 // of the sealed frames in the pack
+	stored   uint32 // length of the sealed frames
 	plain    uint32 // length of the chunk
 	encoding byte
 }
@@ -44,11 +44,14 @@ func (b *packBuilder) begin(keys *seal.Keyring, group ResidencyGroup, buf []byte
 	b.entries = nil
 }
 
-// add seals encoded, which decodes to plainSize bytes with this ID, and appends it.
-func (b *packBuilder) add(id seal.ChunkID, encoded []byte, encoding byte, plainSize int) {
+// add seals encoded, which decodes to plainSize bytes with this ID, in frames of these lengths, and appends them.
+func (b *packBuilder) add(id seal.ChunkID, encoded []byte, lengths []int, encoding byte, plainSize int) {
 	offset := len(b.buf)
-	b.buf = slices.Grow(b.buf, len(encoded)+seal.Overhead) // AES-GCM would grow it by no more than it needs, each time
-	b.buf = b.object.Seal(b.buf, encoded, int64(offset))
+	b.buf = slices.Grow(b.buf, len(encoded)+len(lengths)*seal.Overhead) // AES-GCM would grow it by no more than it needs, each time
+	for _, n := range lengths {
+		b.buf = b.object.Seal(b.buf, encoded[:n], int64(len(b.buf)))
+		encoded = encoded[n:]
+	}
 	b.entries = append(b.entries, chunkPlace{id, uint32(offset), uint32(len(b.buf) - offset), uint32(plainSize), encoding})
 }
 
@@ -98,7 +101,7 @@ func parseDirectory(name string, dir []byte, limit int64) ([]chunkPlace, error) 
 }
 
 func (e chunkPlace) check(limit int64) error {
-	if e.offset < seal.HeaderSize || e.stored < seal.Overhead || e.stored > maxFrame || int64(e.offset)+int64(e.stored) > limit || e.plain > MaxChunk {
+	if e.offset < seal.HeaderSize || e.stored < seal.Overhead || e.stored > maxStored || int64(e.offset)+int64(e.stored) > limit || e.plain > MaxChunk {
 		return fmt.Errorf("chunk %s: place %d+%d is outside of the pack", e.id, e.offset, e.stored)
 	}
 	return nil

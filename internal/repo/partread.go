@@ -10,12 +10,13 @@ import (
 
 // windowPages is how many patched pages are gathered at once, 48 MiB, for the chunks that they lie in: a part may have more.
 // What is decoded for one of them is kept for the chunks that come later, so that each group of a unit is decoded once.
-const windowPages = partPages * 3 / 8
+const windowPages = partPages * 3 / 16
 
-// GatherAtMost bounds the memory for patched pages, which is 64 MiB without it: so many, and a third for pages of their
-// groups that nobody wants.
-func (rd *Reader) GatherAtMost(bytes int) {
-	rd.window = min(max(bytes/PageSize*3/4, chunkPages), windowPages)
+// GatherIn gives the reader memory for patched pages, which begins a page of memory: for three quarters of it of these, and
+// for pages of their groups that nobody wants. It belongs to the reader until it is no longer used.
+func (rd *Reader) GatherIn(memory []byte) {
+	rd.gathered.memory = memory
+	rd.window = max((len(memory)-Grid)/PageSize*3/4, chunkPages)
 }
 
 // Part is PartPieces for chunks in one piece.

@@ -33,7 +33,7 @@ type patcher struct {
 	codec Codec  // nil: none
 }
 
-// sparse is a codec that decodes the groups that it is asked for, and leaves rubbish in place of others.
+// sparse is a codec that decodes the groups that it is asked for.
 type sparse struct{ skipped *atomic.Int64 }
 
 func (sparse) ID() byte { return 200 }
@@ -42,21 +42,33 @@ func (sparse) Encode(dst, src []byte) ([]byte, bool) {
 	if len(src)%PageSize != 0 {
 		return dst, false
 	}
+	for group := range slices.Chunk(src, seal.GroupSize) {
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(len(group)))
+	}
 	for _, b := range src {
 		dst = append(dst, b^0x5A)
 	}
 	return dst, true
 }
 
+func (sparse) Head(size int) int { return (size + seal.GroupSize - 1) / seal.GroupSize * 4 }
+
+func (s sparse) Groups(lengths []int, head []byte, size int) ([]int, error) {
+	if len(head) != s.Head(size) {
+		return nil, errors.New("another head")
+	}
+	for ; len(head) > 0; head = head[4:] {
+		lengths = append(lengths, int(binary.LittleEndian.Uint32(head)))
+	}
+	return lengths, nil
+}
+
 func (s sparse) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
-	if len(src) != size {
+	if len(src) != s.Head(size)+bytesIn(want, size) {
 		return dst, errors.New("another length")
 	}
-	for i, b := range src {
-		if want>>(i/seal.GroupSize)&1 == 0 {
-			s.skipped.Add(1)
-			continue
-		}
+	s.skipped.Add(int64(size - bytesIn(want, size)))
+	for _, b := range src[s.Head(size):] {
 		dst = append(dst, b^0x5A)
 	}
 	return dst, nil

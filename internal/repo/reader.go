@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -42,6 +43,7 @@ type Reader struct {
 	coder  *coder
 	sealed []byte
 	opened []byte
+	frames []int // lengths of all frames of the chunk that was opened last
 	plain  []byte
 
 	gathered gathered // pages of units, for Part and Pages
@@ -226,13 +228,53 @@ func (d decoded) page(slot int) []byte {
 	return d.plain[min(at, len(d.plain)):min(at+PageSize, len(d.plain))]
 }
 
+// open opens the frames of a chunk into rd.opened, and of groups only those that are wanted.
+func (rd *Reader) open(object *seal.Object, l location, sealed []byte, want uint64) (err error) {
+	damaged := func(at int, reason string) error {
+		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset) + int64(at), Reason: reason}
+	}
+	size, groups := int(l.plain), seal.Groups(int(l.plain))
+	head, codec := len(sealed)-seal.Overhead, rd.r.codecs[l.encoding]
+	switch {
+	case l.encoding >= firstCodec && codec == nil:
+		return damaged(0, unknownEncoding(l.encoding).Error())
+	case l.encoding >= firstCodec && groups > 0:
+		if head = groups*seal.ValueSize + codec.Head(size); head+seal.Overhead > len(sealed) {
+			return damaged(0, "it ends within its head")
+		}
+	}
+	if rd.opened, err = object.Open(slices.Grow(rd.opened[:0], len(sealed)), sealed[:head+seal.Overhead], int64(l.offset)); err != nil {
+		return err
+	}
+	if rd.frames, err = frames(rd.frames[:0], rd.opened, l.encoding, size, rd.r.codecs); err != nil {
+		return damaged(0, err.Error())
+	}
+	at := head + seal.Overhead
+	for g, n := range rd.frames[1:] {
+		n += seal.Overhead
+		if n > len(sealed)-at {
+			return damaged(at, "a group is cut off")
+		}
+		if want>>g&1 != 0 {
+			if rd.opened, err = object.Open(rd.opened, sealed[at:at+n], int64(l.offset)+int64(at)); err != nil {
+				return err
+			}
+		}
+		at += n
+	}
+	if at != len(sealed) {
+		return damaged(at, "something follows its last frame")
+	}
+	return nil
+}
+
 // one opens, decodes and proves one chunk into rd.plain, or at least the wanted groups of it.
 func (rd *Reader) one(object *seal.Object, l location, sealed []byte, want uint64) (decoded, error) {
-	var err error
-	if rd.opened, err = object.Open(rd.opened[:0], sealed, int64(l.offset)); err != nil {
+	want = wantedGroups(l.encoding, int(l.plain), want)
+	err := rd.open(object, l, sealed, want)
+	if err != nil {
 		return decoded{}, err
 	}
-	want = wantedGroups(l.encoding, int(l.plain), want)
 	d := decoded{have: want, size: int(l.plain)}
 	if length := bytesIn(want, d.size); cap(rd.plain) < length && d.size <= MaxChunk {
 		rd.plain = make([]byte, 0, length)

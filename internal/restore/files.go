@@ -55,7 +55,7 @@ const (
 const largeFile = 32 << 20
 
 // gatherMemory is what all workers together gather changed pages in.
-const gatherMemory = 256 << 20
+const gatherMemory = 128 << 20
 
 // writeFiles restores the content of all files but pg_control.
 func (x *run) writeFiles(ctx context.Context) error {
@@ -86,10 +86,14 @@ func (x *run) writeFiles(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			gather, freeGather, err := buffer(gatherMemory / x.opts.Workers / repo.Grid * repo.Grid)
+			if err != nil {
+				return errors.Join(err, free())
+			}
 			w := worker{x: x, reader: x.repo.Reader(), damage: &damage, freeHave: func() error { return nil }}
 			w.reader.Into(b)
-			w.reader.GatherAtMost(gatherMemory / x.opts.Workers)
-			return errors.Join(w.run(ctx, pieces, whole), w.freeHave(), free())
+			w.reader.GatherIn(gather)
+			return errors.Join(w.run(ctx, pieces, whole), w.freeHave(), freeGather(), free())
 		})
 	}
 	eg.Go(func() error {

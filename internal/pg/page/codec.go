@@ -12,7 +12,7 @@ import (
 var ErrFormat = errors.New("not a page-codec chunk")
 
 // CodecID is the byte by which a repository's index names this package's encoding.
-const CodecID byte = 17
+const CodecID byte = 18
 
 const (
 	version   = 2
@@ -22,6 +22,7 @@ const (
 	// cost time where single pages are wanted: docs/decisions/0018. The repository proves as many together.
 	groupSize = 8 * Size
 	groupHead = 4 // its length
+	maxGroup  = 4 * groupSize
 
 	maxChunk = 4 << 20 // of plain bytes: 64 groups
 )
@@ -51,9 +52,27 @@ func (c *Codec) Encode(dst, src []byte) ([]byte, bool) {
 	return w.compress(dst, src)
 }
 
-// Decode appends to dst what src stands for, which are size bytes: of these the groups of 64 KiB whose bits are set in want,
-// bit g for the bytes from 64 KiB × g on, one behind the other. Errors wrap ErrFormat, and dst is then returned as
-// it was; memory stays within a small multiple of size, whatever src holds.
+// Head returns how long the head of size bytes of pages is.
+func (c *Codec) Head(size int) int { return frameHead + directorySize(size) }
+
+// Groups appends the lengths of the encoded groups of size bytes of pages to lengths, as the head says them.
+func (c *Codec) Groups(lengths []int, head []byte, size int) ([]int, error) {
+	if len(head) != c.Head(size) || head[0] != version {
+		return nil, fmt.Errorf("%w: it has another head", ErrFormat)
+	}
+	for d := head[frameHead:]; len(d) > 0; d = d[groupHead:] {
+		n := binary.LittleEndian.Uint32(d)
+		if n > maxGroup {
+			return nil, fmt.Errorf("%w: a group of %d bytes", ErrFormat, n)
+		}
+		lengths = append(lengths, int(n))
+	}
+	return lengths, nil
+}
+
+// Decode appends to dst groups of the size bytes that were encoded: of 64 KiB each, those whose bits are set in want, bit g for
+// the bytes from 64 KiB × g on, one behind the other. src is the head and these encoded groups. Errors wrap ErrFormat,
+// and dst is then returned as it was; memory stays within a small multiple of size, whatever src holds.
 func (c *Codec) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
 	if size <= 0 || size%Size != 0 || size > maxChunk || len(src) < frameHead {
 		return dst, fmt.Errorf("%w: %d bytes for %d", ErrFormat, len(src), size)
@@ -130,18 +149,19 @@ func (w *worker) decompress(dst, src []byte, size int, want uint64) ([]byte, err
 	directory, src := src[frameHead:][:directorySize(size)], src[frameHead+directorySize(size):]
 	out := dst
 	for ; size > 0; size -= groupSize {
-		length := int64(binary.LittleEndian.Uint32(directory))
-		if length > int64(len(src)) {
-			return dst, fmt.Errorf("%w: a group is cut off", ErrFormat)
-		}
 		if want&1 != 0 {
+			length := int64(binary.LittleEndian.Uint32(directory))
+			if length > int64(len(src)) {
+				return dst, fmt.Errorf("%w: a group is cut off", ErrFormat)
+			}
 			n, pages := len(out), min(size, groupSize)
 			out = slices.Grow(out, pages)[:n+pages]
 			if err := w.group(out[n:], src[:length]); err != nil {
 				return dst, err
 			}
+			src = src[length:]
 		}
-		want, directory, src = want>>1, directory[groupHead:], src[length:]
+		want, directory = want>>1, directory[groupHead:]
 	}
 	if len(src) != 0 {
 		return dst, fmt.Errorf("%w: %d bytes after its end", ErrFormat, len(src))

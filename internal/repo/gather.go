@@ -19,7 +19,7 @@ type pageNeed struct {
 }
 
 // gathered is pages of a part that were read together. A chunk's groups are decoded where they then stay, with the pages that
-// nobody wants between the others, as long as there is room; else the wanted ones move together.
+// nobody wants between the others, where these are few and there is room; else the wanted ones move together.
 type gathered struct {
 	memory []byte
 	at     [partPages]int32 // where each page lies in memory, in pages; or one of the following
@@ -107,7 +107,7 @@ func (g *gathered) take(needs []pageNeed, d decoded) {
 	slices.SortFunc(needs, func(a, b pageNeed) int { return cmp.Compare(a.slot, b.slot) })
 	g.left -= len(needs)
 	length := (len(d.plain) + PageSize - 1) / PageSize * PageSize
-	stays := len(d.plain) > 0 && &d.plain[0] == &g.memory[:g.end+1][g.end] && g.end+length+g.left*PageSize <= len(g.memory)
+	stays := len(d.plain) > 0 && 2*len(needs)*PageSize >= length && &d.plain[0] == &g.memory[:g.end+1][g.end] && g.end+length+g.left*PageSize <= len(g.memory)
 	begin, slot := g.end, -1
 	for _, n := range needs {
 		page := d.page(n.slot)

@@ -97,7 +97,7 @@ func (r *Repository) locate(ctx context.Context, ids []seal.ChunkID, most int) (
 	if err != nil {
 		return nil, err
 	}
-	run := []location{first}
+	run, between := []location{first}, r.gap()
 	end, wanted, gaps := int(first.offset+first.stored), int(first.stored), 0
 	for _, id := range ids[1:] {
 		l, ok, err := r.index.find(id)
@@ -105,7 +105,7 @@ func (r *Repository) locate(ctx context.Context, ids []seal.ChunkID, most int) (
 			break
 		}
 		gap := int(l.offset) - end
-		if gap < 0 || gap > maxGap || gaps+gap > wanted+int(l.stored) || wanted+gaps+gap+int(l.stored) > most {
+		if gap < 0 || gap > between || gaps+gap > wanted+int(l.stored) || wanted+gaps+gap+int(l.stored) > most {
 			break
 		}
 		run, end, wanted, gaps = append(run, l), end+gap+int(l.stored), wanted+int(l.stored), gaps+gap
@@ -146,7 +146,7 @@ func (r *Repository) find(ctx context.Context, id seal.ChunkID) (location, error
 func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, []byte) error) (next int, err error) {
 	pack := run[0].pack
 	rd.sealed = grow(rd.sealed, spanOf(run))
-	err = rd.r.store.GetRange(ctx, pack.name(), int64(run[0].offset), rd.sealed)
+	err = rd.r.getRange(ctx, pack.name(), int64(run[0].offset), rd.sealed)
 	if err != nil {
 		if ctx.Err() != nil {
 			return i, ctx.Err()

@@ -54,6 +54,7 @@ type Repository struct {
 	codecs map[byte]Codec
 	index  *index
 	opens  objectCache
+	distance
 	seen   patience
 	limits limits
 	marker atomic.Int64 // when the marker was last seen, in microseconds since 1970

@@ -47,13 +47,22 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 				q.run = make([]location, 1)
 				close(q.done)
 			} else {
+				want := wants[next]
+				apart := rd.r.apart(q.run[0], want)
+				if apart {
+					q.run = q.run[:1]
+				}
 				slot := begun % requestsAhead
 				rd.ahead[slot] = grow(rd.ahead[slot], spanOf(q.run))
 				q.sealed = rd.ahead[slot]
 				begun++
 				eg.Go(func() error {
 					defer close(q.done)
-					q.err = rd.r.store.GetRange(ctx, q.run[0].pack.name(), int64(q.run[0].offset), q.sealed)
+					if apart {
+						q.err = rd.r.fetchApart(ctx, q.run[0], want, q.sealed)
+						return nil
+					}
+					q.err = rd.r.getRange(ctx, q.run[0].pack.name(), int64(q.run[0].offset), q.sealed)
 					return nil
 				})
 			}

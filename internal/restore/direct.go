@@ -33,7 +33,8 @@ func (f *file) openDirect() {
 	if f.e.Size < directFrom || f.a.buffered.Load() || f.known && len(f.pages) < pagesOfChunk {
 		return
 	}
-	d, err := f.a.root.OpenFile(f.rel, os.O_RDWR|unix.O_DIRECT, 0)
+	folder, name := f.a.folder(f.rel)
+	d, err := folder.OpenFile(name, os.O_RDWR|unix.O_DIRECT, 0)
 	if err != nil {
 		f.a.refused(err)
 		return

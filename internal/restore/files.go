@@ -37,6 +37,7 @@ type file struct {
 
 	known bool     // pages says all that is to be written
 	pages []uint32 // of the file, ascending
+	kept  bool     // there are none
 }
 
 type piece struct {
@@ -73,15 +74,16 @@ func (x *run) writeFiles(ctx context.Context) error {
 	whole := make(chan *file, syncers)
 	var damage damageList
 
+	var senders sync.WaitGroup // to whole
+	senders.Add(1 + x.opts.Workers)
 	eg.Go(func() error {
+		defer senders.Done()
 		defer close(pieces)
-		return x.cut(ctx, pieces)
+		return x.cut(ctx, pieces, whole)
 	})
-	var workers sync.WaitGroup
 	for range x.opts.Workers {
-		workers.Add(1)
 		eg.Go(func() error {
-			defer workers.Done()
+			defer senders.Done()
 			b, free, err := buffer(repo.Grid)
 			if err != nil {
 				return err
@@ -97,7 +99,7 @@ func (x *run) writeFiles(ctx context.Context) error {
 		})
 	}
 	eg.Go(func() error {
-		workers.Wait()
+		senders.Wait()
 		close(whole)
 		return nil
 	})
@@ -105,6 +107,9 @@ func (x *run) writeFiles(ctx context.Context) error {
 		eg.Go(func() error {
 			var errs []error
 			for f := range whole { // to the end, also after an error: these files are open
+				if f.kept {
+					errs = append(errs, x.create(f))
+				}
 				errs = append(errs, x.settle(f))
 			}
 			return errors.Join(errs...)
@@ -115,18 +120,19 @@ func (x *run) writeFiles(ctx context.Context) error {
 	return err
 }
 
-// cut sends what is to be written.
-func (x *run) cut(ctx context.Context, pieces chan<- piece) error {
+// cut sends what is to be written, and what is kept.
+func (x *run) cut(ctx context.Context, pieces chan<- piece, whole chan<- *file) error {
 	large := func(e *repo.Entry) bool { return e.Size >= largeFile }
 	small := func(e *repo.Entry) bool { return !large(e) }
-	if err := x.cutThose(ctx, large, pieces); err != nil {
+	if err := x.cutThose(ctx, large, pieces, whole); err != nil {
 		return err
 	}
-	return x.cutThose(ctx, small, pieces)
+	return x.cutThose(ctx, small, pieces, whole)
 }
 
-// cutThose walks the tree and sends files.
-func (x *run) cutThose(ctx context.Context, those func(*repo.Entry) bool, pieces chan<- piece) error {
+// cutThose walks the tree and sends files. One that is kept is made durable all the same: whoever copied the cluster here
+// may not have.
+func (x *run) cutThose(ctx context.Context, those func(*repo.Entry) bool, pieces chan<- piece, whole chan<- *file) error {
 	return x.walk(ctx, func(path string, e *repo.Entry, a *area, rel string) error {
 		if e.Type != repo.TypeFile || path == control.Path || !those(e) {
 			return nil
@@ -140,6 +146,10 @@ func (x *run) cutThose(ctx context.Context, those func(*repo.Entry) bool, pieces
 		}
 		f := &file{path: path, e: e, a: a, rel: rel}
 		parts := x.partsToWrite(f)
+		if f.kept {
+			whole <- f // taken to the end
+			return ctx.Err()
+		}
 		f.left.Store(int32(len(parts)))
 		for i, part := range parts {
 			select {
@@ -183,10 +193,11 @@ func (x *run) settle(f *file) error {
 // order; what stands in the file's place and is none is removed.
 func (x *run) create(f *file) error {
 	flags := os.O_RDWR | os.O_CREATE
-	fi, err := f.a.root.Lstat(f.rel)
+	folder, name := f.a.folder(f.rel)
+	fi, err := folder.Lstat(name)
 	switch {
 	case err == nil && !fi.Mode().IsRegular():
-		if err := f.a.root.RemoveAll(f.rel); err != nil {
+		if err := folder.RemoveAll(name); err != nil {
 			return err
 		}
 	case err == nil && x.opts.Mode.overwrites():
@@ -195,7 +206,7 @@ func (x *run) create(f *file) error {
 	case err != nil:
 		return err
 	}
-	f.f, err = f.a.root.OpenFile(f.rel, flags, 0o600)
+	f.f, err = folder.OpenFile(name, flags, 0o600)
 	if err != nil {
 		return err
 	}

@@ -64,11 +64,11 @@ func (k *knowledge) pages(path string, had, size int64) (pages []uint32, ok bool
 	return pages, true
 }
 
-// partsToWrite returns which parts of a file have anything to be written. One that is kept whole is made durable all the
-// same, as its first part: whoever copied the cluster here may not have.
+// partsToWrite returns which parts of a file have anything to be written. A file of which none has is kept as it is.
 func (x *run) partsToWrite(f *file) (parts []int) {
 	if x.known != nil {
-		if fi, err := f.a.root.Lstat(f.rel); err == nil && fi.Mode().IsRegular() {
+		folder, name := f.a.folder(f.rel)
+		if fi, err := folder.Lstat(name); err == nil && fi.Mode().IsRegular() {
 			f.pages, f.known = x.known.pages(f.path, fi.Size(), f.e.Size)
 		}
 	}
@@ -87,9 +87,8 @@ func (x *run) partsToWrite(f *file) (parts []int) {
 		}
 	}
 	x.keep(kept)
-	if len(parts) == 0 {
+	if f.kept = len(parts) == 0; f.kept {
 		x.result.Delta.Files++
-		return []int{0}
 	}
 	return parts
 }
@@ -105,9 +104,6 @@ func (f *file) mode() fs.FileMode { return fs.FileMode(0o600 | f.e.Mode&0o040) }
 
 // writePages writes the pages of a part that the log names. Chunks of which all are named are written as a whole.
 func (w *worker) writePages(ctx context.Context, p piece) error {
-	if len(p.file.pages) == 0 {
-		return nil
-	}
 	part, err := w.reader.FilePart(ctx, p.file.e, p.n)
 	if err != nil {
 		return w.lostPart(p, err)

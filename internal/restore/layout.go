@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -25,6 +27,38 @@ type area struct {
 	have int64    // of these, bytes that lie there already
 
 	buffered atomic.Bool // its file system does not write past the page cache
+
+	mu      sync.Mutex // guards folders
+	folders map[string]*os.Root
+}
+
+// maxFolders is how many directories of an area are kept open.
+const maxFolders = 128
+
+// folder returns the directory in which a file is, which stays open, since a root looks up each element of a path on its
+// own, and the file's name in it.
+func (a *area) folder(rel string) (*os.Root, string) {
+	dir, base := path.Split(rel)
+	if dir == "" {
+		return a.root, rel
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.folders[dir]; r != nil {
+		return r, base
+	}
+	if len(a.folders) == maxFolders {
+		return a.root, rel
+	}
+	r, err := a.root.OpenRoot(path.Clean(dir))
+	if err != nil {
+		return a.root, rel // which tells what is wrong
+	}
+	if a.folders == nil {
+		a.folders = map[string]*os.Root{}
+	}
+	a.folders[dir] = r
+	return r, base
 }
 
 // has tells whether a file of this size is there. A journal alone does not know what was removed since.
@@ -50,6 +84,9 @@ func (l *layout) areas() []*area {
 func (l *layout) close() error {
 	var errs []error
 	for _, a := range l.areas() {
+		for _, r := range a.folders {
+			errs = append(errs, r.Close())
+		}
 		if a.root != nil {
 			errs = append(errs, a.root.Close())
 		}

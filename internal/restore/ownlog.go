@@ -6,10 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
@@ -86,14 +86,22 @@ func (l *ownLog) each(ctx context.Context, at, stop wal.LSN, fn func([]byte) err
 	return nil
 }
 
-// read returns the log between two positions.
-func (l *ownLog) read(ctx context.Context, from, to wal.LSN) ([]byte, error) {
-	b := make([]byte, 0, to-from)
-	err := l.each(ctx, from, to, func(p []byte) error { b = append(b, p...); return nil })
-	if err == nil && len(b) < int(to-from) {
-		err = io.ErrUnexpectedEOF
+// read fills b with the log from a position on.
+func (l *ownLog) read(b []byte, from wal.LSN) error {
+	for len(b) > 0 {
+		f, err := l.open(l.size().Segment(from))
+		if err != nil {
+			return err
+		}
+		at := from - l.size().Floor(from)
+		piece := b[:min(len(b), int(wal.LSN(l.size())-at))]
+		_, err = f.ReadAt(piece, int64(at))
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		b, from = b[len(piece):], from+wal.LSN(len(piece))
 	}
-	return b, err
+	return nil
 }
 
 // tail returns what the log changed from a record's start on to its end. A server that was killed may leave half a record
@@ -212,32 +220,38 @@ func (l *ownLog) lastCheckpoint(ctx context.Context, begin, end wal.LSN, fits fu
 }
 
 // provenPages is how many pages with records in them are compared, to know that two logs are one.
-const provenPages = 8
+const (
+	provenPages  = 8
+	provenAtOnce = 16 * wal.PageSize // bytes that are read together
+)
 
 // same tells whether the log is that which read returns, from the pages with records that lie last before end, and not
 // before begin. Two histories that have parted never come together again: each record names the one before, and has
-// a checksum.
+// a checksum. Pages without any lie behind the end of a segment's use, of which the last record tells: they are not compared.
 func (l *ownLog) same(ctx context.Context, begin, end wal.LSN, read func(context.Context, wal.LSN, wal.LSN) ([]byte, error)) error {
-	proven := 0
+	proven, memory := 0, make([]byte, provenAtOnce)
 	for floor := begin; end > floor && proven < provenPages; {
-		from := max(floor, (end-1)&^(16*wal.PageSize-1))
-		own, err := l.read(ctx, from, end)
-		if err != nil {
+		from := max(floor, (end-1)&^(provenAtOnce-1))
+		own := memory[:end-from]
+		if err := errors.Join(ctx.Err(), l.read(own, from)); err != nil {
 			return fmt.Errorf("read the cluster's log at %s: %w", from, err)
 		}
-		stored, err := read(ctx, from, end)
-		if err != nil {
-			return err
-		}
-		if !bytes.Equal(own, stored) {
-			return doubtf("the cluster's log between %s and %s is another than the repository's: both call it timeline %d", from, end, l.way.At(from))
-		}
-		for ; len(own) > 0; own = own[min(len(own), wal.PageSize):] {
-			if holdsRecords(own[:min(len(own), wal.PageSize)]) {
-				proven++
+		pages := 0
+		for page := range slices.Chunk(own, wal.PageSize) {
+			if holdsRecords(page) {
+				pages++
 			}
 		}
-		end = from
+		if pages > 0 {
+			stored, err := read(ctx, from, end)
+			if err != nil {
+				return err
+			}
+			if !bytes.Equal(own, stored) {
+				return doubtf("the cluster's log between %s and %s is another than the repository's: both call it timeline %d", from, end, l.way.At(from))
+			}
+		}
+		proven, end = proven+pages, from
 	}
 	if proven == 0 {
 		return doubtf("no log is both in the cluster and in the repository, so nothing proves that their histories have met")
@@ -245,10 +259,16 @@ func (l *ownLog) same(ctx context.Context, begin, end wal.LSN, read func(context
 	return nil
 }
 
+var noRecords [wal.PageSize]byte
+
 // holdsRecords tells whether a page of the log is more than its header.
 func holdsRecords(page []byte) bool {
 	n := 0
-	for _, c := range page[min(len(page), wal.LongHeaderSize):] {
+	page = page[min(len(page), wal.LongHeaderSize):]
+	if bytes.Equal(page, noRecords[:len(page)]) {
+		return false
+	}
+	for _, c := range page {
 		if c != 0 {
 			if n++; n > 16 { // a record's header has as many
 				return true

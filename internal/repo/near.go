@@ -1,0 +1,102 @@
+package repo
+
+import (
+	"context"
+	"math/bits"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+// distance is how long the store takes to begin an answer, in nanoseconds, by what it took lately. A store is near while
+// requests cost less than the bytes that they spare.
+type distance struct{ nanos atomic.Int64 } // 0: nobody knows
+
+const (
+	nearStore  = 300 * time.Microsecond
+	nearGap    = 4 << 10 // as maxGap, in a near store
+	perByte    = 1       // nanoseconds that a byte takes, about
+	slowToRise = 32      // so that a few answers that a busy machine held up do not count
+)
+
+// note counts in an answer.
+func (d *distance) note(took time.Duration, bytes int) {
+	now, was := max(int64(took)-int64(bytes)*perByte, 1), d.nanos.Load()
+	if was != 0 && now > was {
+		now = was + (now-was)/slowToRise
+	}
+	d.nanos.Store(now) // one of several at once may be lost
+}
+
+func (d *distance) near() bool {
+	n := d.nanos.Load()
+	return n != 0 && n < int64(nearStore)
+}
+
+// getRange is GetRange of the store, which is timed.
+func (r *Repository) getRange(ctx context.Context, name string, off int64, dst []byte) error {
+	began := time.Now()
+	err := r.store.GetRange(ctx, name, off, dst)
+	if err == nil {
+		r.note(time.Since(began), len(dst))
+	}
+	return err
+}
+
+// gap returns how many bytes between two chunks are worth less than a request.
+func (r *Repository) gap() int {
+	if r.near() {
+		return nearGap
+	}
+	return maxGap
+}
+
+// apart tells whether the wanted groups of a chunk are fetched by themselves: where the store is near, and they are at most
+// half of it.
+func (r *Repository) apart(l location, want uint64) bool {
+	want = wantedGroups(l.encoding, int(l.plain), want)
+	return want != everyGroup && r.codecs[l.encoding] != nil && 2*bits.OnesCount64(want) <= seal.Groups(int(l.plain)) && r.near()
+}
+
+// fetchApart fetches the head of a chunk's frames and the wanted groups to their places in sealed, the memory for all of them.
+// It proves nothing: whoever opens them does.
+func (r *Repository) fetchApart(ctx context.Context, l location, want uint64, sealed []byte) error {
+	size, name := int(l.plain), l.pack.name()
+	values, codec := seal.Groups(size)*seal.ValueSize, r.codecs[l.encoding]
+	at := values + codec.Head(size) + seal.Overhead
+	damaged := &seal.DamagedError{Name: name, Offset: int64(l.offset), Reason: "it ends within its frames"}
+	if at > len(sealed) {
+		return damaged
+	}
+	if err := r.getRange(ctx, name, int64(l.offset), sealed[:at]); err != nil {
+		return err
+	}
+	object, err := r.opens.get(r.keys, l.pack)
+	if err != nil {
+		return err
+	}
+	head, err := object.Open(nil, sealed[:at], int64(l.offset))
+	if err != nil {
+		return err
+	}
+	lengths, err := codec.Groups(nil, head[values:], size)
+	if err != nil {
+		return err
+	}
+	from := at
+	for g, n := range lengths {
+		to := at + n + seal.Overhead
+		if to > len(sealed) {
+			return damaged
+		}
+		if at = to; want>>g&1 == 0 {
+			from = to
+		} else if g+1 == len(lengths) || want>>(g+1)&1 == 0 { // the last of neighbours
+			if err := r.getRange(ctx, name, int64(l.offset)+int64(from), sealed[from:to]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

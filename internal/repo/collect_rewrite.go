@@ -114,7 +114,7 @@ func (w *rewriter) add(ctx context.Context, g ResidencyGroup, p metaPlace, plain
 		b.begin(w.c.r.keys, g, nil)
 		w.open[kind] = b
 	}
-	b.add(p.id, w.rd.opened, w.rd.frames, p.encoding, plain)
+	b.add(p.id, &encodedChunk{w.rd.opened, w.rd.frames, p.encoding}, plain)
 	w.c.report.CopiedBytes += int64(p.stored)
 	return nil
 }

@@ -26,11 +26,9 @@ const MaxChunk = 4 << 20
 type Codec interface {
 	// ID returns the byte by which the index names the encoding: 16 or more.
 	ID() byte
-	// Encode appends the encoded form of src to dst: a head, and the groups of it (seal.GroupSize), one behind the other. ok is
-	// false where src has not the form; dst then comes back as it was.
-	Encode(dst, src []byte) (out []byte, ok bool)
-	// Head returns how long the head is for size plain bytes.
-	Head(size int) int
+	// Encode appends the encoded form of src, of 64 groups (seal.GroupSize) at most, to dst: a head, which has a length, and each
+	// group, one behind the other. ok is false where src has not the form; dst then comes back as it was.
+	Encode(dst, src []byte) (out []byte, head int, ok bool)
 	// Groups appends the lengths of the encoded groups to lengths, as the head says them, which is hostile.
 	Groups(lengths []int, head []byte, size int) ([]int, error)
 	// Decode appends to dst groups of the size plain bytes that were encoded: those whose bits are set in want, bit g for group
@@ -39,7 +37,7 @@ type Codec interface {
 	Decode(dst, src []byte, size int, want uint64) ([]byte, error)
 }
 
-// everyGroup wants all of a chunk. A chunk has 64 groups at most.
+// everyGroup wants all of a chunk.
 const everyGroup = ^uint64(0)
 
 const pagesOfGroup = seal.GroupSize / PageSize
@@ -67,11 +65,11 @@ func pagesIn(want uint64, pages int) (n int) {
 	return n
 }
 
-// wantedGroups returns what of a chunk is to be decoded for the groups in want: all of it, unless it can be decoded and
+// wanted returns what of a chunk is to be decoded for the groups in want: all of it, unless it can be opened, decoded and
 // proven in parts. Its size is proven by the whole chunk only, so a group that is not there does not prove itself.
-func wantedGroups(encoding byte, size int, want uint64) uint64 {
-	n := seal.Groups(size)
-	if all := uint64(1)<<n - 1; encoding < firstCodec || n == 0 || want&all == all || want&^all != 0 {
+func (e chunkPlace) wanted(want uint64) uint64 {
+	n := seal.Groups(int(e.plain))
+	if all := uint64(1)<<n - 1; e.head == 0 || n > seal.MaxGroups || want&all == all || want&^all != 0 {
 		return everyGroup
 	}
 	return want
@@ -102,44 +100,45 @@ func newDecoder() *coder {
 	return &coder{dec: dec}
 }
 
-// encode appends the smallest form of plain that it finds quickly to dst. In front of what codec makes of it stand the values
-// of its groups.
-func (c *coder) encode(dst, plain []byte, codec Codec, values []byte) ([]byte, byte) {
-	if codec != nil {
-		if out, ok := codec.Encode(append(dst, values...), plain); ok {
-			return out, codec.ID()
-		}
-	}
-	out := c.enc.EncodeAll(plain, dst)
-	if len(out)-len(dst) < len(plain) {
-		return out, encodingZstd
-	}
-	return append(dst, plain...), encodingRaw
+// encodedChunk is the stored form of a chunk, before it is sealed. Its frames are the lengths of the pieces that are sealed on
+// their own, so that they can be opened on their own: the values of the groups with the codec's head, and each group. A chunk
+// without groups, or that no codec encoded, is one piece.
+type encodedChunk struct {
+	bytes    []byte
+	frames   []int
+	encoding byte
 }
 
-// frames appends to lengths those of the pieces of an encoded chunk that are sealed on their own, so that they can be opened
-// on their own: the values and the codec's head, and each group. A chunk without groups is one piece.
-func frames(lengths []int, encoded []byte, encoding byte, size int, codecs map[byte]Codec) ([]int, error) {
-	codec, ok := codecs[encoding]
-	groups := seal.Groups(size)
-	switch {
-	case encoding < firstCodec || groups == 0:
-		return append(lengths, len(encoded)), nil
-	case !ok:
-		return nil, unknownEncoding(encoding)
+// encode makes e the smallest form of plain that is found quickly. In front of what codec makes of it stand the values of
+// its groups.
+func (c *coder) encode(e *encodedChunk, plain []byte, codec Codec, values []byte) (err error) {
+	if codec != nil {
+		if out, head, ok := codec.Encode(append(e.bytes[:0], values...), plain); ok {
+			e.bytes, e.encoding, e.frames = out, codec.ID(), append(e.frames[:0], len(out))
+			if len(values) > 0 {
+				e.frames, err = frames(e.frames, out[:len(values)+head], codec, len(plain))
+			}
+			return err
+		}
 	}
-	head := groups*seal.ValueSize + codec.Head(size)
-	if len(encoded) < head {
-		return nil, errors.New("it ends within its head")
+	e.bytes, e.encoding = c.enc.EncodeAll(plain, e.bytes[:0]), encodingZstd
+	if len(e.bytes) >= len(plain) {
+		e.bytes, e.encoding = append(e.bytes[:0], plain...), encodingRaw
 	}
-	return codec.Groups(append(lengths, head), encoded[groups*seal.ValueSize:head], size)
+	e.frames = append(e.frames[:0], len(e.bytes))
+	return nil
+}
+
+// frames makes lengths those of the frames of a chunk in groups, which begins with these values and this head.
+func frames(lengths []int, head []byte, codec Codec, size int) ([]int, error) {
+	return codec.Groups(append(lengths[:0], len(head)), head[seal.Groups(size)*seal.ValueSize:], size)
 }
 
 func unknownEncoding(encoding byte) error {
 	return fmt.Errorf("its encoding %d is unknown to this holdfast", encoding)
 }
 
-// decode appends to dst what encoded stands for, which are size plain bytes: of these what wantedGroups names, and of encoded
+// decode appends to dst what encoded stands for, which are size plain bytes: of these the groups in want, and of encoded
 // no other groups.
 func (c *coder) decode(dst, encoded []byte, encoding byte, size int, want uint64, codecs map[byte]Codec) ([]byte, error) {
 	if size > MaxChunk {

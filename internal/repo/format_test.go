@@ -40,6 +40,7 @@ type strangerPlace struct {
 	header                 []byte
 	offset, stored, length uint32
 	encoding               byte
+	head                   uint32
 }
 
 func must[T any](v T, err error) T {
@@ -202,7 +203,7 @@ func (s *stranger) readIndexObject(b []byte) {
 		group := strings.TrimRight(string(pack[:32]), "\x00")
 		header := append([]byte("HFO1\x01\x00\x00\x00"), pack[48:84]...)
 		s.places[string(chunks[:32])] = strangerPlace{
-			"packs/" + group + "/" + id[:2] + "/" + id, group, header, u32(chunks[32:]), u32(chunks[36:]), u32(chunks[40:]), chunks[44],
+			"packs/" + group + "/" + id[:2] + "/" + id, group, header, u32(chunks[32:]), u32(chunks[36:]), u32(chunks[40:]), chunks[44], u32(chunks[44:]) >> 8,
 		}
 		chunks = chunks[52:]
 	}
@@ -214,7 +215,7 @@ func (s *stranger) chunk(id []byte) []byte {
 	if !ok {
 		panic(fmt.Sprintf("chunk %x is in no index", id))
 	}
-	at := p.offset
+	at, groups := p.offset, (p.length+32767)/32768
 	frame := func(length uint32) []byte {
 		at += length
 		return s.frame(p.pack, p.header, s.objects[p.pack][at-length:at], uint64(at-length))
@@ -226,11 +227,10 @@ func (s *stranger) chunk(id []byte) []byte {
 	case 1:
 		plain = must(must(zstd.NewReader(nil)).DecodeAll(frame(p.stored), nil))
 	case 200: // a test's codec: its head is the lengths of the groups, and these are as they are, but for a mask
-		groups := (p.length + 65535) / 65536
 		if groups == 1 {
 			plain = frame(p.stored)[4:]
 		} else {
-			head := frame(groups*(32+4) + 16)
+			head := frame(p.head + 16)
 			var values [][8]uint32
 			for g := range groups {
 				var v [8]uint32

@@ -22,7 +22,7 @@ func someIDs(n int) []seal.ChunkID {
 func FuzzPackDirectory(f *testing.F) {
 	var b []byte
 	for i, id := range someIDs(3) {
-		b = appendPlace(b, chunkPlace{id, uint32(44 + 100*i), 100, 80, 1})
+		b = appendPlace(b, chunkPlace{id, uint32(44 + 100*i), 100, 80, uint32(i % 3), 1})
 	}
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -42,7 +42,7 @@ func FuzzIndex(f *testing.F) {
 	d := &indexData{}
 	var places []chunkPlace
 	for i, id := range someIDs(3) {
-		places = append(places, chunkPlace{id, uint32(44 + 100*i), 100, 80, 1})
+		places = append(places, chunkPlace{id, uint32(44 + 100*i), 100, 80, uint32(i % 3), 1})
 	}
 	d.add(&packRef{group: "main", size: 1000}, places)
 	d.sort()
@@ -171,8 +171,11 @@ func FuzzExtent(f *testing.F) {
 
 func FuzzChunk(f *testing.F) {
 	c, d := newEncoder(), newDecoder()
-	out, encoding := c.encode(nil, bytes.Repeat([]byte("abc"), 100), nil, nil)
-	f.Add(out, encoding, 300, everyGroup)
+	var e encodedChunk
+	if err := c.encode(&e, bytes.Repeat([]byte("abc"), 100), nil, nil); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(bytes.Clone(e.bytes), e.encoding, 300, everyGroup)
 	keys, err := seal.NewKeyring(time.Now())
 	if err != nil {
 		f.Fatal(err)
@@ -180,15 +183,24 @@ func FuzzChunk(f *testing.F) {
 	codec := sparse{new(atomic.Int64)}
 	pages := bytes.Repeat(pageOf(1), 3*pagesOfGroup-1)
 	id, values := keys.ChunkTree(nil, "main", pages)
-	out, encoding = c.encode(nil, pages, codec, values)
+	if err := c.encode(&e, pages, codec, values); err != nil {
+		f.Fatal(err)
+	}
 	for _, want := range []uint64{everyGroup, 0b110, 0b1, 0b1000} {
-		f.Add(out, encoding, len(pages), want)
+		some, rest := bytes.Clone(e.bytes[:e.frames[0]]), e.bytes[e.frames[0]:]
+		for g, n := range e.frames[1:] {
+			if want>>g&1 != 0 {
+				some = append(some, rest[:n]...)
+			}
+			rest = rest[n:]
+		}
+		f.Add(some, e.encoding, len(pages), want)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, encoding byte, size int, want uint64) {
 		if size < 0 || size > 1<<20 {
 			return
 		}
-		want = wantedGroups(encoding, size, want)
+		want = chunkPlace{plain: uint32(size), head: uint32(encoding / firstCodec)}.wanted(want)
 		plain, err := d.decode(nil, b, encoding, size, want, map[byte]Codec{codec.ID(): codec})
 		if err == nil && len(plain) != bytesIn(want, size) {
 			t.Errorf("%d bytes, want %d", len(plain), bytesIn(want, size))

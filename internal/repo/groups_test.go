@@ -76,8 +76,10 @@ func TestAShorterChunkWithTheSameTreeIsRefused(t *testing.T) {
 	s.unlock(passphrase)
 	inner := parentOf(s.derive(s.secrets[0], "holdfast/v1/chunk-id/"+string(DefaultGroup)), told[4*seal.ValueSize:])
 	size := 4*seal.GroupSize + PageSize
-	forged, _ := p.codec.Encode(slices.Concat(told[:4*seal.ValueSize], inner), genuine[:size])
-	r.codecs[p.codec.ID()] = p.codec
+	var forged encodedChunk
+	if err := newEncoder().encode(&forged, genuine[:size], p.codec, slices.Concat(told[:4*seal.ValueSize], inner)); err != nil {
+		t.Fatal(err)
+	}
 
 	w := must(r.Begin(t.Context(), "orders-db", DefaultGroup))
 	defer w.Close(t.Context()) //nolint:errcheck // nothing depends on it
@@ -85,7 +87,7 @@ func TestAShorterChunkWithTheSameTreeIsRefused(t *testing.T) {
 	if mine, err := w.claim(id, size); !mine || err != nil {
 		t.Fatal(mine, err)
 	}
-	if err := lane.append(t.Context(), id, forged, p.codec.ID(), size); err != nil {
+	if err := lane.append(t.Context(), id, &forged, size); err != nil {
 		t.Fatal(err)
 	}
 	unit := p.content(1)

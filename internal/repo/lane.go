@@ -12,9 +12,8 @@ import (
 type Lane struct {
 	w       *Writer
 	coder   *coder
-	scratch []byte
-	frames  []int
-	values  []byte // of groups
+	encoded encodedChunk // as the next
+	values  []byte       // of groups
 	pack    packBuilder
 	active  bool // pack has a buffer
 }
@@ -42,16 +41,18 @@ func (l *Lane) Save(ctx context.Context, plain []byte, codec Codec) (seal.ChunkI
 	if len(plain) > MaxChunk {
 		return seal.ChunkID{}, fmt.Errorf("a chunk of %d bytes is larger than %d", len(plain), MaxChunk)
 	}
+	if seal.Groups(len(plain)) > seal.MaxGroups {
+		codec = nil
+	}
 	id := l.id(plain, codec)
 	mine, err := l.w.claim(id, len(plain))
 	if err != nil || !mine {
 		return id, err
 	}
-	encoded, encoding := l.coder.encode(l.scratch[:0], plain, codec, l.values)
-	if cap(encoded) <= 2*MaxChunk {
-		l.scratch = encoded
+	if err := l.coder.encode(&l.encoded, plain, codec, l.values); err != nil {
+		return id, fmt.Errorf("encode chunk %s: %w", id, err)
 	}
-	return id, l.append(ctx, id, encoded, encoding, len(plain))
+	return id, l.append(ctx, id, &l.encoded, len(plain))
 }
 
 // id returns a chunk's ID, and leaves the values of its groups in l.values where codec may make use of them.
@@ -64,13 +65,9 @@ func (l *Lane) id(plain []byte, codec Codec) (id seal.ChunkID) {
 	return id
 }
 
-func (l *Lane) append(ctx context.Context, id seal.ChunkID, encoded []byte, encoding byte, size int) error {
+func (l *Lane) append(ctx context.Context, id seal.ChunkID, e *encodedChunk, size int) error {
 	limit := l.w.r.opts.PackBytes
-	var err error
-	if l.frames, err = frames(l.frames[:0], encoded, encoding, size, l.w.r.codecs); err != nil {
-		return fmt.Errorf("what was encoded: %w", err)
-	}
-	if l.active && len(l.pack.buf)+len(encoded)+len(l.frames)*seal.Overhead > limit {
+	if l.active && len(l.pack.buf)+e.sealed() > limit {
 		if err := l.flush(ctx); err != nil {
 			return err
 		}
@@ -90,7 +87,7 @@ func (l *Lane) append(ctx context.Context, id seal.ChunkID, encoded []byte, enco
 			return ctx.Err()
 		}
 	}
-	l.pack.add(id, encoded, l.frames, encoding, size)
+	l.pack.add(id, e, size)
 	return nil
 }
 

@@ -55,20 +55,13 @@ func (r *Repository) gap() int {
 // apart tells whether the wanted groups of a chunk are fetched by themselves: where the store is near, and they are at most
 // half of it.
 func (r *Repository) apart(l location, want uint64) bool {
-	want = wantedGroups(l.encoding, int(l.plain), want)
-	return want != everyGroup && r.codecs[l.encoding] != nil && 2*bits.OnesCount64(want) <= seal.Groups(int(l.plain)) && r.near()
+	return l.wanted(want) != everyGroup && 2*bits.OnesCount64(want) <= seal.Groups(int(l.plain)) && r.near()
 }
 
-// fetchApart fetches the head of a chunk's frames and the wanted groups to their places in sealed, the memory for all of them.
+// fetchApart fetches the first frame of a chunk and the wanted groups to their places in sealed, the memory for all of them.
 // It proves nothing: whoever opens them does.
 func (r *Repository) fetchApart(ctx context.Context, l location, want uint64, sealed []byte) error {
-	size, name := int(l.plain), l.pack.name()
-	values, codec := seal.Groups(size)*seal.ValueSize, r.codecs[l.encoding]
-	at := values + codec.Head(size) + seal.Overhead
-	damaged := &seal.DamagedError{Name: name, Offset: int64(l.offset), Reason: "it ends within its frames"}
-	if at > len(sealed) {
-		return damaged
-	}
+	name, at := l.pack.name(), int(l.head)+seal.Overhead
 	if err := r.getRange(ctx, name, int64(l.offset), sealed[:at]); err != nil {
 		return err
 	}
@@ -80,19 +73,19 @@ func (r *Repository) fetchApart(ctx context.Context, l location, want uint64, se
 	if err != nil {
 		return err
 	}
-	lengths, err := codec.Groups(nil, head[values:], size)
+	lengths, err := r.frames(nil, head, l)
 	if err != nil {
 		return err
 	}
 	from := at
-	for g, n := range lengths {
+	for g, n := range lengths[1:] {
 		to := at + n + seal.Overhead
 		if to > len(sealed) {
-			return damaged
+			return &seal.DamagedError{Name: name, Offset: int64(l.offset) + int64(at), Reason: "a group is cut off"}
 		}
 		if at = to; want>>g&1 == 0 {
 			from = to
-		} else if g+1 == len(lengths) || want>>(g+1)&1 == 0 { // the last of neighbours
+		} else if want>>(g+1)&1 == 0 { // the last of neighbours; behind the last group none is wanted
 			if err := r.getRange(ctx, name, int64(l.offset)+int64(from), sealed[from:to]); err != nil {
 				return err
 			}

@@ -25,6 +25,7 @@ type chunkPlace struct {
 	offset   uint32 // of the sealed frames in the pack
 	stored   uint32 // length of the sealed frames
 	plain    uint32 // length of the chunk
+	head     uint32 // of its first frame, before it was sealed, where others follow, each a group; 0: it is one frame
 	encoding byte
 }
 
@@ -44,16 +45,23 @@ func (b *packBuilder) begin(keys *seal.Keyring, group ResidencyGroup, buf []byte
 	b.entries = nil
 }
 
-// add seals encoded, which decodes to plainSize bytes with this ID, in frames of these lengths, and appends them.
-func (b *packBuilder) add(id seal.ChunkID, encoded []byte, lengths []int, encoding byte, plainSize int) {
-	offset := len(b.buf)
-	b.buf = slices.Grow(b.buf, len(encoded)+len(lengths)*seal.Overhead) // AES-GCM would grow it by no more than it needs, each time
-	for _, n := range lengths {
+// add seals a chunk that decodes to plainSize bytes with this ID, and appends it.
+func (b *packBuilder) add(id seal.ChunkID, e *encodedChunk, plainSize int) {
+	offset, encoded := len(b.buf), e.bytes
+	b.buf = slices.Grow(b.buf, e.sealed()) // AES-GCM would grow it by no more than it needs, each time
+	for _, n := range e.frames {
 		b.buf = b.object.Seal(b.buf, encoded[:n], int64(len(b.buf)))
 		encoded = encoded[n:]
 	}
-	b.entries = append(b.entries, chunkPlace{id, uint32(offset), uint32(len(b.buf) - offset), uint32(plainSize), encoding})
+	place := chunkPlace{id: id, offset: uint32(offset), stored: uint32(len(b.buf) - offset), plain: uint32(plainSize), encoding: e.encoding}
+	if len(e.frames) > 1 {
+		place.head = uint32(e.frames[0])
+	}
+	b.entries = append(b.entries, place)
 }
+
+// sealed returns how many bytes a chunk will have.
+func (e *encodedChunk) sealed() int { return len(e.bytes) + len(e.frames)*seal.Overhead }
 
 // finish appends directory and trailer; buf is then the whole object.
 func (b *packBuilder) finish() {
@@ -72,7 +80,7 @@ func appendPlace(dst []byte, e chunkPlace) []byte {
 	dst = binary.LittleEndian.AppendUint32(dst, e.offset)
 	dst = binary.LittleEndian.AppendUint32(dst, e.stored)
 	dst = binary.LittleEndian.AppendUint32(dst, e.plain)
-	return append(dst, e.encoding, 0, 0, 0)
+	return append(dst, e.encoding, byte(e.head), byte(e.head>>8), byte(e.head>>16))
 }
 
 func readPlace(b []byte) (e chunkPlace) {
@@ -81,6 +89,7 @@ func readPlace(b []byte) (e chunkPlace) {
 	e.stored = binary.LittleEndian.Uint32(b[36:])
 	e.plain = binary.LittleEndian.Uint32(b[40:])
 	e.encoding = b[44]
+	e.head = binary.LittleEndian.Uint32(b[44:]) >> 8
 	return e
 }
 
@@ -101,7 +110,7 @@ func parseDirectory(name string, dir []byte, limit int64) ([]chunkPlace, error) 
 }
 
 func (e chunkPlace) check(limit int64) error {
-	if e.offset < seal.HeaderSize || e.stored < seal.Overhead || e.stored > maxStored || int64(e.offset)+int64(e.stored) > limit || e.plain > MaxChunk {
+	if e.offset < seal.HeaderSize || e.stored < seal.Overhead || e.stored > maxStored || e.head > 0 && e.head+2*seal.Overhead > e.stored || int64(e.offset)+int64(e.stored) > limit || e.plain > MaxChunk {
 		return fmt.Errorf("chunk %s: place %d+%d is outside of the pack", e.id, e.offset, e.stored)
 	}
 	return nil

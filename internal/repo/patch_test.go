@@ -38,9 +38,9 @@ type sparse struct{ skipped *atomic.Int64 }
 
 func (sparse) ID() byte { return 200 }
 
-func (sparse) Encode(dst, src []byte) ([]byte, bool) {
+func (s sparse) Encode(dst, src []byte) (out []byte, head int, ok bool) {
 	if len(src)%PageSize != 0 {
-		return dst, false
+		return dst, 0, false
 	}
 	for group := range slices.Chunk(src, seal.GroupSize) {
 		dst = binary.LittleEndian.AppendUint32(dst, uint32(len(group)))
@@ -48,13 +48,13 @@ func (sparse) Encode(dst, src []byte) ([]byte, bool) {
 	for _, b := range src {
 		dst = append(dst, b^0x5A)
 	}
-	return dst, true
+	return dst, s.head(len(src)), true
 }
 
-func (sparse) Head(size int) int { return (size + seal.GroupSize - 1) / seal.GroupSize * 4 }
+func (sparse) head(size int) int { return (size + seal.GroupSize - 1) / seal.GroupSize * 4 }
 
 func (s sparse) Groups(lengths []int, head []byte, size int) ([]int, error) {
-	if len(head) != s.Head(size) {
+	if len(head) != s.head(size) {
 		return nil, errors.New("another head")
 	}
 	for ; len(head) > 0; head = head[4:] {
@@ -64,11 +64,11 @@ func (s sparse) Groups(lengths []int, head []byte, size int) ([]int, error) {
 }
 
 func (s sparse) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
-	if len(src) != s.Head(size)+bytesIn(want, size) {
+	if len(src) != s.head(size)+bytesIn(want, size) {
 		return dst, errors.New("another length")
 	}
 	s.skipped.Add(int64(size - bytesIn(want, size)))
-	for _, b := range src[s.Head(size):] {
+	for _, b := range src[s.head(size):] {
 		dst = append(dst, b^0x5A)
 	}
 	return dst, nil

@@ -230,26 +230,22 @@ func (d decoded) page(slot int) []byte {
 
 // open opens the frames of a chunk into rd.opened, and of groups only those that are wanted.
 func (rd *Reader) open(object *seal.Object, l location, sealed []byte, want uint64) (err error) {
+	rd.opened = slices.Grow(rd.opened[:0], len(sealed))
+	if l.head == 0 {
+		rd.opened, err = object.Open(rd.opened, sealed, int64(l.offset))
+		rd.frames = append(rd.frames[:0], len(rd.opened))
+		return err
+	}
 	damaged := func(at int, reason string) error {
 		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset) + int64(at), Reason: reason}
 	}
-	size, groups := int(l.plain), seal.Groups(int(l.plain))
-	head, codec := len(sealed)-seal.Overhead, rd.r.codecs[l.encoding]
-	switch {
-	case l.encoding >= firstCodec && codec == nil:
-		return damaged(0, unknownEncoding(l.encoding).Error())
-	case l.encoding >= firstCodec && groups > 0:
-		if head = groups*seal.ValueSize + codec.Head(size); head+seal.Overhead > len(sealed) {
-			return damaged(0, "it ends within its head")
-		}
-	}
-	if rd.opened, err = object.Open(slices.Grow(rd.opened[:0], len(sealed)), sealed[:head+seal.Overhead], int64(l.offset)); err != nil {
+	at := int(l.head) + seal.Overhead
+	if rd.opened, err = object.Open(rd.opened, sealed[:at], int64(l.offset)); err != nil {
 		return err
 	}
-	if rd.frames, err = frames(rd.frames[:0], rd.opened, l.encoding, size, rd.r.codecs); err != nil {
+	if rd.frames, err = rd.r.frames(rd.frames, rd.opened, l); err != nil {
 		return damaged(0, err.Error())
 	}
-	at := head + seal.Overhead
 	for g, n := range rd.frames[1:] {
 		n += seal.Overhead
 		if n > len(sealed)-at {
@@ -268,9 +264,22 @@ func (rd *Reader) open(object *seal.Object, l location, sealed []byte, want uint
 	return nil
 }
 
+// frames makes lengths those of the frames of a chunk that begins with this one.
+func (r *Repository) frames(lengths []int, head []byte, l location) ([]int, error) {
+	codec, ok := r.codecs[l.encoding]
+	switch size := int(l.plain); {
+	case !ok:
+		return nil, unknownEncoding(l.encoding)
+	case len(head) < seal.Groups(size)*seal.ValueSize:
+		return nil, errors.New("it ends within the values of its groups")
+	default:
+		return frames(lengths, head, codec, size)
+	}
+}
+
 // one opens, decodes and proves one chunk into rd.plain, or at least the wanted groups of it.
 func (rd *Reader) one(object *seal.Object, l location, sealed []byte, want uint64) (decoded, error) {
-	want = wantedGroups(l.encoding, int(l.plain), want)
+	want = l.wanted(want)
 	err := rd.open(object, l, sealed, want)
 	if err != nil {
 		return decoded{}, err

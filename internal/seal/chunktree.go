@@ -15,8 +15,9 @@ import (
 // groups are BLAKE3's chaining values (section 2.1 of its paper), ValueSize bytes each, and exist for chunks longer than one
 // group.
 const (
-	GroupSize = 64 << 10
+	GroupSize = 32 << 10
 	ValueSize = 32
+	MaxGroups = 64 // of a chunk, for what follows
 
 	pieceSize = guts.MaxSIMD * guts.ChunkSize // what is hashed at once: a subtree, too
 )

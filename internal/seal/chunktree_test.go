@@ -11,7 +11,7 @@ import (
 func sizesInGroups() (sizes []int) {
 	for _, groups := range []int{1, 2, 3, 4, 5, 7, 8, 9, 31, 33, 63, 64} {
 		for _, more := range []int{-GroupSize + 1, -8192, -1, 0, 1, 1024, 1025, pieceSize, 8192, 3*pieceSize + 5} {
-			if n := groups*GroupSize + more; n > GroupSize && n <= 4<<20 {
+			if n := groups*GroupSize + more; n > GroupSize && n <= MaxGroups*GroupSize {
 				sizes = append(sizes, n)
 			}
 		}

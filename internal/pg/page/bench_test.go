@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -26,7 +27,13 @@ func BenchmarkCodec(b *testing.B) {
 		n, _ := f.ReadAt(buf, 0)
 		inputs[filepath.Base(name)] = buf[:n/chunkSize*chunkSize]
 	}
-	for name, src := range inputs {
+	names := []string{}
+	for name := range inputs {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		src := inputs[name]
 		b.Run(name, func(b *testing.B) { benchmarkCodec(b, src) })
 	}
 }
@@ -36,7 +43,7 @@ func benchmarkCodec(b *testing.B, src []byte) {
 	var z [][]byte
 	total := 0
 	for i := 0; i < len(src); i += chunkSize {
-		out, ok := c.Encode(nil, src[i:i+chunkSize])
+		out, _, ok := c.Encode(nil, src[i:i+chunkSize])
 		if !ok {
 			b.Fatal("declined")
 		}
@@ -58,7 +65,7 @@ func benchmarkCodec(b *testing.B, src []byte) {
 		var out []byte
 		for b.Loop() {
 			for i := 0; i < len(src); i += chunkSize {
-				out, _ = c.Encode(out[:0], src[i:i+chunkSize])
+				out, _, _ = c.Encode(out[:0], src[i:i+chunkSize])
 			}
 		}
 		b.ReportMetric(float64(total)*100/float64(len(src)), "%") // Loop forgets what was reported before it

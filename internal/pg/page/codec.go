@@ -15,16 +15,16 @@ var ErrFormat = errors.New("not a page-codec chunk")
 const CodecID byte = 18
 
 const (
-	version   = 2
+	version   = 3
 	frameHead = 9 // version, two masks of columns
 
 	// groupSize is of how many plain bytes the pages are encoded together, and cannot be had apart. Fewer cost bytes, more
 	// cost time where single pages are wanted: docs/decisions/0018. The repository proves as many together.
-	groupSize = 8 * Size
+	groupSize = 4 * Size
 	groupHead = 4 // its length
 	maxGroup  = 4 * groupSize
 
-	maxChunk = 4 << 20 // of plain bytes: 64 groups
+	maxChunk = 64 * groupSize
 )
 
 // Codec encodes chunks of whole pages for the repository (repo.Codec). It may be used from several goroutines;
@@ -41,26 +41,24 @@ func NewCodec() *Codec { return &Codec{} }
 // ID names this encoding in the repository's index.
 func (c *Codec) ID() byte { return CodecID }
 
-// Encode appends the compressed form of src to dst. It returns dst as it was and false where src is not a
-// number of whole pages, more than 4 MiB, or holds no page that it could use: compress it in another way then. src is not modified.
-func (c *Codec) Encode(dst, src []byte) ([]byte, bool) {
+// Encode appends the compressed form of src to dst: a head, whose length it returns, and the groups. It returns dst as it was
+// and false where src is not a number of whole pages, more than 2 MiB, or holds no page that it could use: compress it in
+// another way then. src is not modified.
+func (c *Codec) Encode(dst, src []byte) (out []byte, head int, ok bool) {
 	if len(src) == 0 || len(src)%Size != 0 || len(src) > maxChunk {
-		return dst, false
+		return dst, 0, false
 	}
 	w := c.take()
 	defer c.give(w)
 	return w.compress(dst, src)
 }
 
-// Head returns how long the head of size bytes of pages is.
-func (c *Codec) Head(size int) int { return frameHead + directorySize(size) }
-
 // Groups appends the lengths of the encoded groups of size bytes of pages to lengths, as the head says them.
 func (c *Codec) Groups(lengths []int, head []byte, size int) ([]int, error) {
-	if len(head) != c.Head(size) || head[0] != version {
+	if size > maxChunk || len(head) < frameHead+directorySize(size) || head[0] != version {
 		return nil, fmt.Errorf("%w: it has another head", ErrFormat)
 	}
-	for d := head[frameHead:]; len(d) > 0; d = d[groupHead:] {
+	for d := head[frameHead:][:directorySize(size)]; len(d) > 0; d = d[groupHead:] {
 		n := binary.LittleEndian.Uint32(d)
 		if n > maxGroup {
 			return nil, fmt.Errorf("%w: a group of %d bytes", ErrFormat, n)
@@ -70,8 +68,8 @@ func (c *Codec) Groups(lengths []int, head []byte, size int) ([]int, error) {
 	return lengths, nil
 }
 
-// Decode appends to dst groups of the size bytes that were encoded: of 64 KiB each, those whose bits are set in want, bit g for
-// the bytes from 64 KiB × g on, one behind the other. src is the head and these encoded groups. Errors wrap ErrFormat,
+// Decode appends to dst groups of the size bytes that were encoded: of 32 KiB each, those whose bits are set in want, bit g for
+// the bytes from 32 KiB × g on, one behind the other. src is the head and these encoded groups. Errors wrap ErrFormat,
 // and dst is then returned as it was; memory stays within a small multiple of size, whatever src holds.
 func (c *Codec) Decode(dst, src []byte, size int, want uint64) ([]byte, error) {
 	if size <= 0 || size%Size != 0 || size > maxChunk || len(src) < frameHead {
@@ -108,31 +106,31 @@ type worker struct {
 	in  unpacker
 }
 
-func newWorker() *worker { return &worker{out: newPacker(), in: newUnpacker()} }
+func newWorker() *worker { return &worker{} }
 
-func (w *worker) compress(dst, src []byte) ([]byte, bool) {
+func (w *worker) compress(dst, src []byte) (out []byte, head int, ok bool) {
 	if !w.enc.choose(src) {
-		return dst, false
+		return dst, 0, false
 	}
+	w.out.begin()
+	for group := range slices.Chunk(src, groupSize) {
+		w.enc.encode(group)
+		w.out.add(&w.enc.s)
+	}
+	before := len(dst)
 	dst = append(dst, version)
 	dst = binary.LittleEndian.AppendUint32(dst, w.enc.columns.predicted)
 	dst = binary.LittleEndian.AppendUint32(dst, w.enc.columns.noise)
 	directory := len(dst)
-	dst = append(dst, make([]byte, directorySize(len(src)))...)
-	for group := range slices.Chunk(src, groupSize) {
+	dst = w.out.appendTables(append(dst, make([]byte, directorySize(len(src)))...))
+	head = len(dst) - before
+	for at := 0; at < len(src); at += groupSize {
 		from := len(dst)
-		w.enc.encode(group)
-		for id, s := range w.enc.s {
-			if id == sNoise {
-				dst = appendStored(dst, s)
-			} else {
-				dst = w.out.append(dst, s)
-			}
-		}
+		dst = w.out.appendGroup(dst)
 		binary.LittleEndian.PutUint32(dst[directory:], uint32(len(dst)-from))
 		directory += groupHead
 	}
-	return dst, true
+	return dst, head, true
 }
 
 // directorySize returns how long the directory of so many bytes of pages is.
@@ -147,6 +145,10 @@ func (w *worker) decompress(dst, src []byte, size int, want uint64) ([]byte, err
 	}
 	w.dec.columns.set(binary.LittleEndian.Uint32(src[1:]), binary.LittleEndian.Uint32(src[5:]))
 	directory, src := src[frameHead:][:directorySize(size)], src[frameHead+directorySize(size):]
+	src, ok := w.in.readTables(src)
+	if !ok {
+		return dst, fmt.Errorf("%w: a table is cut off", ErrFormat)
+	}
 	out := dst
 	for ; size > 0; size -= groupSize {
 		if want&1 != 0 {

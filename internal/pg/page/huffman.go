@@ -1,73 +1,132 @@
 package page
 
 import (
-	"encoding/binary"
+	"errors"
 
 	"github.com/klauspost/compress/huff0"
 )
 
-// A Huffman stream is a zstd frame (RFC 8878) whose blocks have literals and no sequences, so any zstd decoder
-// reads it. Making it costs a histogram and a table: no match is looked for, which is what zstd's fastest level
-// spends most of its time on.
+// Each stream of a chunk, and each part of a stream's matches, has one Huffman table for all groups: these are alike, and a
+// table of its own would cost a group more bytes than it wins. A table is written, and what it codes, as zstd does it
+// (RFC 8878, sections 4.2.1 and 4.2.2).
+
 const (
-	zstdMagic    = 0xFD2FB528
-	frameSingle  = 0xA0    // frame header descriptor: single segment, content size in 4 bytes
-	blockMax     = 1 << 17 // Block_Maximum_Size
-	blockRaw     = 0
-	blockRLE     = 1
-	blockCoded   = 2
-	minHuffman   = 1024 // below, four streams are not worth their tables
-	litSizes18   = 2 | 3<<2
-	emptySection = 0 // a sequences section of no sequences
+	tableCount  = streamCount * partCount
+	fourStreams = 1024               // from this length on bytes are coded as four streams, which are decoded side by side
+	maxCoded    = huff0.BlockSizeMax // bytes that are coded at once
+	worthLog    = 6                  // what would shrink by less than a 64th is left as it is: it costs more time to read than it saves
 )
 
-// huffman appends s as such a frame to dst.
-func (h *huffmanCoder) append(dst, s []byte) []byte {
-	dst = binary.LittleEndian.AppendUint32(dst, zstdMagic)
-	dst = append(dst, frameSingle)
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(s)))
-	for {
-		n := min(len(s), blockMax)
-		last := 0
-		if n == len(s) {
-			last = 1
+// tableOf numbers the tables.
+func tableOf(stream, part int) int { return stream*partCount + part }
+
+// histogram says how often each byte is there.
+type histogram [256]uint32
+
+// add counts the bytes of s.
+func (h *histogram) add(s []byte) {
+	if len(s) < 1024 {
+		for _, b := range s {
+			h[b]++
 		}
-		dst = h.block(dst, s[:n], last)
-		if s = s[n:]; last == 1 {
-			return dst
+		return
+	}
+	var other [3]histogram // one after the other waits for itself where a byte repeats
+	for ; len(s) >= 4; s = s[4:] {
+		h[s[0]]++
+		other[0][s[1]]++
+		other[1][s[2]]++
+		other[2][s[3]]++
+	}
+	for _, b := range s {
+		h[b]++
+	}
+	for i := range h {
+		h[i] += other[0][i] + other[1][i] + other[2][i]
+	}
+}
+
+func (h *histogram) total() (n int) {
+	for _, c := range h {
+		n += int(c)
+	}
+	return n
+}
+
+// tableWriter is a table of the chunk that is being encoded.
+type tableWriter struct {
+	count histogram
+	huff  huff0.Scratch
+	used  bool
+}
+
+// choose makes the table and appends it to dst, if it is worth its bytes.
+func (t *tableWriter) choose(dst []byte) []byte {
+	t.used = false
+	total := t.count.total()
+	if total < minCoded {
+		return dst
+	}
+	t.huff.Reuse, t.huff.WantLogLess = huff0.ReusePolicyMust, worthLog
+	if t.huff.BuildCTable((*[256]uint32)(&t.count)) != nil {
+		return dst // it has one byte only
+	}
+	out, err := t.huff.AppendTable(dst)
+	if err != nil || len(out)-len(dst)+t.huff.EstimateSize((*[256]uint32)(&t.count)) >= total-total>>worthLog {
+		return dst
+	}
+	t.used = true
+	return out
+}
+
+// code returns s as the table codes it, valid until the next call with this scratch; false where that is hardly shorter.
+func (t *tableWriter) code(s []byte, scratch *[]byte) ([]byte, bool) {
+	if !t.used {
+		return nil, false
+	}
+	compress := huff0.Compress1X
+	if len(s) >= fourStreams {
+		compress = huff0.Compress4X
+	}
+	t.huff.Out = *scratch
+	out, _, err := compress(s, &t.huff)
+	*scratch, t.huff.Out = t.huff.Out, nil
+	return out, err == nil
+}
+
+// tableReader is a table of the chunk that is being decoded. It is read when it is needed first.
+type tableReader struct {
+	stored  []byte
+	huff    huff0.Scratch
+	decoder *huff0.Decoder
+}
+
+var errNoTable = errors.New("there is no table for it")
+
+// decode fills dst, all of it up to its capacity, with what s codes.
+func (t *tableReader) decode(dst, s []byte) ([]byte, error) {
+	if t.decoder == nil {
+		if t.stored == nil {
+			return nil, errNoTable
 		}
+		if _, rest, err := huff0.ReadTable(t.stored, &t.huff); err != nil || len(rest) != 0 {
+			return nil, errors.Join(err, errNoTable)
+		}
+		t.decoder = t.huff.Decoder()
 	}
+	if cap(dst) >= fourStreams {
+		return t.decoder.Decompress4X(dst, s)
+	}
+	return t.decoder.Decompress1X(dst, s)
 }
 
-type huffmanCoder struct{ scratch huff0.Scratch }
-
-func newHuffmanCoder() *huffmanCoder {
-	// A block that would shrink by less than a 64th is left as it is: it costs more time to read than it saves.
-	return &huffmanCoder{huff0.Scratch{Reuse: huff0.ReusePolicyNone, WantLogLess: 6}}
-}
-
-func (h *huffmanCoder) block(dst, s []byte, last int) []byte {
-	err := huff0.ErrIncompressible
-	var out []byte
-	if len(s) >= minHuffman {
-		out, _, err = huff0.Compress4X(s, &h.scratch)
+// tableLength returns how many bytes a table has that b begins with: its first byte says it (RFC 8878, section 4.2.1.1).
+func tableLength(b []byte) int {
+	switch {
+	case len(b) == 0:
+		return 1
+	case b[0] < 128:
+		return 1 + int(b[0])
 	}
-	switch err { //nolint:errorlint // huff0 returns its sentinels bare
-	case nil:
-		// The literals section's header: type 2 bits, size format 2, both sizes of 18 bits.
-		head := litSizes18 | uint64(len(s))<<4 | uint64(len(out))<<22
-		dst = appendBlockHeader(dst, len(out)+6, blockCoded, last)
-		dst = append(dst, byte(head), byte(head>>8), byte(head>>16), byte(head>>24), byte(head>>32))
-		dst = append(dst, out...)
-		return append(dst, emptySection)
-	case huff0.ErrUseRLE:
-		return append(appendBlockHeader(dst, len(s), blockRLE, last), s[0])
-	default:
-		return append(appendBlockHeader(dst, len(s), blockRaw, last), s...)
-	}
-}
-
-func appendBlockHeader(dst []byte, size, kind, last int) []byte {
-	v := last | kind<<1 | size<<3
-	return append(dst, byte(v), byte(v>>8), byte(v>>16))
+	return 1 + (int(b[0])-127+1)/2
 }

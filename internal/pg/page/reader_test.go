@@ -8,7 +8,7 @@ import (
 	"math/bits"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/huff0"
 )
 
 // reader is a second decoder, written from docs/format/page-codec.md alone, slow and plain: it shows that the
@@ -36,12 +36,23 @@ func decodeByDocument(src []byte, size int) (out []byte, err error) {
 		}
 	}()
 	masks, rest := src[1:9], src[9:]
-	if src[0] != 2 {
+	if src[0] != 3 {
 		return nil, errors.New("version")
 	}
-	directory := cut(&rest, (size+8*8192-1)/(8*8192)*4)
+	directory := cut(&rest, (size+4*8192-1)/(4*8192)*4)
+	tables := map[int]*huff0.Decoder{}
+	present := binary.LittleEndian.Uint64(cut(&rest, 8))
+	for i := range 64 {
+		if present>>i&1 != 0 {
+			t, after, err := huff0.ReadTable(rest, nil) // RFC 8878 describes it
+			if err != nil {
+				return nil, err
+			}
+			tables[i], rest = t.Decoder(), after
+		}
+	}
 	for len(out) < size {
-		pages, err := group(masks, cut(&rest, little(cut(&directory, 4))), min(size-len(out), 8*8192))
+		pages, err := group(masks, tables, cut(&rest, little(cut(&directory, 4))), min(size-len(out), 4*8192))
 		if err != nil {
 			return nil, err
 		}
@@ -53,7 +64,7 @@ func decodeByDocument(src []byte, size int) (out []byte, err error) {
 	return out, nil
 }
 
-func group(masks, src []byte, size int) (out []byte, err error) {
+func group(masks []byte, tables map[int]*huff0.Decoder, src []byte, size int) (out []byte, err error) {
 	r := &reader{src: src}
 	predicted, noise := binary.LittleEndian.Uint32(masks), binary.LittleEndian.Uint32(masks[4:])
 	for k := range 32 {
@@ -65,7 +76,7 @@ func group(masks, src []byte, size int) (out []byte, err error) {
 		r.known[k] = (predicted|noise)>>k&1 == 1
 	}
 	for i := range r.streams {
-		r.streams[i] = unpack(&r.src)
+		r.streams[i] = unpack(&r.src, tables, 4*i)
 	}
 	if len(r.src) > 0 {
 		return nil, errors.New("bytes after the last stream")
@@ -100,27 +111,26 @@ func little(b []byte) (v int) {
 	return v
 }
 
-func unpack(src *[]byte) []byte {
+func unpack(src *[]byte, tables map[int]*huff0.Decoder, table int) []byte {
 	v := number(src)
 	length := int(v >> 2)
 	switch v & 3 {
 	case 0:
 		return cut(src, length)
 	case 1:
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			panic(err)
+		decode := tables[table].Decompress1X
+		if length >= 1024 {
+			decode = tables[table].Decompress4X
 		}
-		defer d.Close()
-		out, err := d.DecodeAll(cut(src, int(number(src))), nil)
+		out, err := decode(make([]byte, 0, length), cut(src, int(number(src))))
 		if err != nil || len(out) != length {
-			panic("frame")
+			panic("coded")
 		}
 		return out
 	case 2:
-		return unmatch(unpack(src), unpack(src), unpack(src), unpack(src), length)
+		return unmatch(unpack(src, tables, table), unpack(src, tables, table+1), unpack(src, tables, table+2), unpack(src, tables, table+3), length)
 	}
-	panic("packing")
+	return bytes.Repeat(cut(src, 1), length)
 }
 
 func unmatch(literals, tags, low, high []byte, length int) (out []byte) {

@@ -36,7 +36,7 @@ func TestRealPages(t *testing.T) {
 				unseen += verifyFile(t, file, b, states)
 				for ; len(b) > 0; b = b[min(len(b), 64*page.Size):] {
 					chunk := b[:min(len(b), 64*page.Size)]
-					z, ok := codec.Encode(nil, chunk)
+					z, _, ok := codec.Encode(nil, chunk)
 					if chunks++; !ok {
 						continue
 					}

@@ -16,6 +16,7 @@ type distance struct{ nanos atomic.Int64 } // 0: nobody knows
 const (
 	nearStore  = 300 * time.Microsecond
 	nearGap    = 4 << 10 // as maxGap, in a near store
+	apartFrom  = 40 << 10
 	perByte    = 1       // nanoseconds that a byte takes, about
 	slowToRise = 32      // so that a few answers that a busy machine held up do not count
 )
@@ -52,10 +53,14 @@ func (r *Repository) gap() int {
 	return maxGap
 }
 
-// apart tells whether the wanted groups of a chunk are fetched by themselves: where the store is near, and they are at most
-// half of it.
+// apart tells whether the wanted groups of a chunk are fetched by themselves: where the store is near, and that spares more than
+// the second request costs.
 func (r *Repository) apart(l location, want uint64) bool {
-	return l.wanted(want) != everyGroup && 2*bits.OnesCount64(want) <= seal.Groups(int(l.plain)) && r.near()
+	if l.wanted(want) == everyGroup || !r.near() {
+		return false
+	}
+	groups := seal.Groups(int(l.plain))
+	return int(l.stored)*(groups-bits.OnesCount64(want))/groups > apartFrom
 }
 
 // fetchApart fetches the first frame of a chunk and the wanted groups to their places in sealed, the memory for all of them.

@@ -23,7 +23,7 @@ import (
 // After the commit either of the two is enough, so it may end anywhere: whoever applies retention forgets the older one.
 
 // FragmentationBound is the fragmentation of a part above which Optimize rewrites it: docs/decisions/0014 says why.
-const FragmentationBound = 1.25
+const FragmentationBound = 1.15
 
 // leastGain is the part of its pages that reading a part must decode less when it is rewritten, as a divisor.
 const leastGain = 32

@@ -42,30 +42,8 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 	begun := 0
 	for next := 0; next < len(ids) || len(queue) > 0; {
 		for next < len(ids) && len(queue) < requestsAhead {
-			q := &aheadRequest{first: next, done: make(chan struct{})}
-			if q.run, q.err = rd.r.locate(ctx, ids[next:], aheadRead); q.err != nil {
-				q.run = make([]location, 1)
-				close(q.done)
-			} else {
-				want := wants[next]
-				apart := rd.r.apart(q.run[0], want)
-				if apart {
-					q.run = q.run[:1]
-				}
-				slot := begun % requestsAhead
-				rd.ahead[slot] = grow(rd.ahead[slot], spanOf(q.run))
-				q.sealed = rd.ahead[slot]
-				begun++
-				eg.Go(func() error {
-					defer close(q.done)
-					if apart {
-						q.err = rd.r.fetchApart(ctx, q.run[0], want, q.sealed)
-						return nil
-					}
-					q.err = rd.r.getRange(ctx, q.run[0].pack.name(), int64(q.run[0].offset), q.sealed)
-					return nil
-				})
-			}
+			q := rd.ask(ctx, eg, ids[next:], wants[next], begun%requestsAhead)
+			q.first, begun = next, begun+1
 			queue, next = append(queue, q), next+len(q.run)
 		}
 		q := queue[0]
@@ -76,6 +54,32 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 		}
 	}
 	return ctx.Err()
+}
+
+// ask begins to fetch the first of the chunks, with those that are fetched by the same request, into the memory of a slot.
+func (rd *Reader) ask(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkID, want uint64, slot int) *aheadRequest {
+	q := &aheadRequest{done: make(chan struct{})}
+	if q.run, q.err = rd.r.locate(ctx, ids, aheadRead); q.err != nil {
+		q.run = make([]location, 1)
+		close(q.done)
+		return q
+	}
+	apart := rd.r.apart(q.run[0], want)
+	if apart {
+		q.run = q.run[:1]
+	}
+	rd.ahead[slot] = grow(rd.ahead[slot], spanOf(q.run))
+	q.sealed = rd.ahead[slot]
+	eg.Go(func() error {
+		defer close(q.done)
+		if apart {
+			q.err = rd.r.fetchApart(ctx, q.run[0], want, q.sealed)
+		} else {
+			q.err = rd.r.getRange(ctx, q.run[0].pack.name(), int64(q.run[0].offset), q.sealed)
+		}
+		return nil
+	})
+	return q
 }
 
 // arrived hands over the chunks of an answer.

@@ -38,8 +38,7 @@ var bans = []ban{
 		allowed: map[string]string{
 			"internal/config/node.go":         "a default of the description that is no YAML: a bug, found by every test",
 			"internal/config/schema.go":       "as in node.go",
-			"internal/pg/page/pack.go":        "constant options that zstd refuses: a bug, found by every test",
-			"internal/repo/encode.go":         "as in pg/page/pack.go",
+			"internal/repo/encode.go":         "constant options that zstd refuses: a bug, found by every test",
 			"internal/repo/repository.go":     "a codec's ID is a constant of ours",
 			"internal/restore/points/plan.go": "a range is made of loaded snapshots only",
 			"internal/seal/keyring.go":        "HKDF refuses only lengths that we do not ask for",

@@ -121,7 +121,7 @@ func draws(n int, draw func() uint16) []uint16 {
 	return all
 }
 
-// To rewrite costs about as much as what changed, where changes are spread evenly and the bound is that of Optimize.
+// To rewrite costs one and a half times what changed at most, where changes are spread evenly and the bound is that of Optimize.
 func TestRewritingIsCheap(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -132,7 +132,7 @@ func TestRewritingIsCheap(t *testing.T) {
 			t.Fatalf("the fragmentation is %.2f", f)
 		}
 	}
-	if s.again < s.stored/2 || s.again > s.stored*5/4 {
+	if s.again < s.stored/2 || s.again > s.stored*3/2 {
 		t.Errorf("%d pages changed, and %d were stored again", s.stored, s.again)
 	}
 }

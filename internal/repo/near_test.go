@@ -23,7 +23,11 @@ type distant struct {
 }
 
 func (d *distant) GetRange(ctx context.Context, name string, off int64, dst []byte) error {
-	time.Sleep(d.delay)
+	select {
+	case <-time.After(d.delay):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	d.requests.Add(1)
 	d.bytes.Add(int64(len(dst)))
 	return d.Store.GetRange(ctx, name, off, dst)

@@ -17,8 +17,8 @@ const (
 	nearStore  = 300 * time.Microsecond
 	nearGap    = 4 << 10 // as maxGap, in a near store
 	apartFrom  = 40 << 10
-	perByte    = 1       // nanoseconds that a byte takes, about
-	slowToRise = 32      // so that a few answers that a busy machine held up do not count
+	perByte    = 1  // nanoseconds that a byte takes, about
+	slowToRise = 32 // so that a few answers that a busy machine held up do not count
 )
 
 // note counts in an answer.

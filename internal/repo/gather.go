@@ -146,7 +146,7 @@ func (rd *Reader) gather(ctx context.Context, needs []pageNeed) (lost map[seal.C
 		pages[n.id] = append(pages[n.id], n)
 	}
 	lost = map[seal.ChunkID]error{}
-	ids := rd.r.inPlace(pages)
+	ids := rd.inPlace(pages)
 	wants := make([]uint64, len(ids))
 	for i, id := range ids {
 		for _, n := range pages[id] {
@@ -174,7 +174,7 @@ func (rd *Reader) gather(ctx context.Context, needs []pageNeed) (lost map[seal.C
 }
 
 // inPlace returns chunks in the order in which they lie in packs, so that neighbours are read together.
-func (r *Repository) inPlace(pages map[seal.ChunkID][]pageNeed) []seal.ChunkID {
+func (rd *Reader) inPlace(pages map[seal.ChunkID][]pageNeed) []seal.ChunkID {
 	type placed struct {
 		id     seal.ChunkID
 		pack   PackID
@@ -183,7 +183,7 @@ func (r *Repository) inPlace(pages map[seal.ChunkID][]pageNeed) []seal.ChunkID {
 	all := make([]placed, 0, len(pages))
 	for id := range pages {
 		at := placed{id: id}
-		if l, ok, err := r.index.find(id); err == nil && ok {
+		if l, ok, err := rd.place(id); err == nil && ok {
 			at.pack, at.offset = l.pack.id, l.offset
 		}
 		all = append(all, at)

@@ -78,9 +78,17 @@ type unitGroup struct {
 
 func groupOfPatch(x PagePatch) unitGroup { return unitGroup{x.Unit, x.Slot / pagesOfGroup} }
 
+// begin forgets the part that was read before.
+func (rd *Reader) begin() {
+	rd.gathered.begin()
+	if clear(rd.places); rd.places == nil {
+		rd.places = map[seal.ChunkID]location{}
+	}
+}
+
 // begin finds out what is wanted together.
 func (w *partWindow) begin(chunks []int) {
-	w.rd.gathered.begin()
+	w.rd.begin()
 	patched := 0
 	for _, c := range chunks {
 		patched += w.p.Patches(c)
@@ -236,7 +244,7 @@ func (w *partWindow) append(b []byte) {
 // 6144 of them, and as far as it can decoded for these pages alone. An error of what it reads is a *ChunkError.
 func (rd *Reader) Pages(ctx context.Context, p *FilePart, pages []uint16, fn func(page uint16, plain []byte) error) error {
 	for some := range slices.Chunk(pages, rd.window) {
-		rd.gathered.begin()
+		rd.begin()
 		var needs []pageNeed
 		for _, page := range some {
 			need, err := p.need(page)

@@ -49,8 +49,9 @@ type Reader struct {
 	gathered gathered // pages of units, for Part and Pages
 	window   int      // how many of them at most
 	ahead    [requestsAhead][]byte
-	joined   []byte    // a chunk that was put together
-	way      []wayNode // to the path that was looked up last
+	joined   []byte                    // a chunk that was put together
+	way      []wayNode                 // to the path that was looked up last
+	places   map[seal.ChunkID]location // of the part that is read; nil: they are not remembered
 }
 
 // Reader returns a new reader.
@@ -64,7 +65,7 @@ func (rd *Reader) Into(b []byte) { rd.plain = b[:0] }
 // or a *ChunkError; with skip, which may be nil, a broken chunk is handed to skip and passed over.
 func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
 	for i := 0; i < len(ids); {
-		run, err := rd.r.locate(ctx, ids[i:], maxRead)
+		run, err := rd.locate(ctx, ids[i:], maxRead)
 		if err == nil {
 			i, err = rd.run(ctx, i, run, fn)
 		}
@@ -90,17 +91,32 @@ func (rd *Reader) Chunk(ctx context.Context, id seal.ChunkID) ([]byte, error) {
 	return out, err
 }
 
+// place looks a chunk up. Of those of a part that is being read it remembers where they are: they are asked for several times,
+// and each time costs readings of the index. One that a collection has moved since is found by who cannot read it.
+func (rd *Reader) place(id seal.ChunkID) (l location, ok bool, err error) {
+	if l, ok = rd.places[id]; ok {
+		return l, true, nil
+	}
+	if l, ok, err = rd.r.index.find(id); ok && err == nil && rd.places != nil {
+		rd.places[id] = l
+	}
+	return l, ok, err
+}
+
 // locate finds the longest run of ids from the first on that is fetched by one request: in one pack, ascending, and near to
 // each other; a run of several has at most so many stored bytes.
-func (r *Repository) locate(ctx context.Context, ids []seal.ChunkID, most int) ([]location, error) {
-	first, err := r.find(ctx, ids[0])
+func (rd *Reader) locate(ctx context.Context, ids []seal.ChunkID, most int) ([]location, error) {
+	first, ok, err := rd.place(ids[0])
+	if err == nil && !ok {
+		first, err = rd.r.find(ctx, ids[0])
+	}
 	if err != nil {
 		return nil, err
 	}
-	run, between := []location{first}, r.gap()
+	run, between := []location{first}, rd.r.gap()
 	end, wanted, gaps := int(first.offset+first.stored), int(first.stored), 0
 	for _, id := range ids[1:] {
-		l, ok, err := r.index.find(id)
+		l, ok, err := rd.place(id)
 		if err != nil || !ok || l.pack.id != first.pack.id {
 			break
 		}

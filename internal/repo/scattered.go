@@ -59,7 +59,7 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 // ask begins to fetch the first of the chunks, with those that are fetched by the same request, into the memory of a slot.
 func (rd *Reader) ask(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkID, want uint64, slot int) *aheadRequest {
 	q := &aheadRequest{done: make(chan struct{})}
-	if q.run, q.err = rd.r.locate(ctx, ids, aheadRead); q.err != nil {
+	if q.run, q.err = rd.locate(ctx, ids, aheadRead); q.err != nil {
 		q.run = make([]location, 1)
 		close(q.done)
 		return q
@@ -88,6 +88,7 @@ func (rd *Reader) arrived(ctx context.Context, q *aheadRequest, ids []seal.Chunk
 		return ctx.Err()
 	}
 	again := func(from, n int) error {
+		clear(rd.places)
 		return rd.Chunks(ctx, ids[from:from+n], func(i int, plain []byte) error {
 			return fn(from+i, decoded{plain, everyGroup, len(plain)})
 		}, func(i int, err error) error { return skip(from+i, err) })

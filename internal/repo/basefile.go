@@ -171,7 +171,11 @@ func (b *baseFile) location(entry []byte) (location, error) {
 	if uint64(n) >= uint64(len(b.packs)) {
 		return location{}, errors.New("the index cache names a pack that it does not hold")
 	}
-	return location{b.packs[n], readPlace(entry)}, nil
+	l := location{b.packs[n], readPlace(entry)}
+	if err := l.check(int64(l.pack.size)); err != nil {
+		return location{}, fmt.Errorf("the index cache: %w", err)
+	}
+	return l, nil
 }
 
 // openBase opens the file in dir and returns the names of the index objects that it holds.

@@ -47,6 +47,9 @@ func groupOf(page int) uint64 { return 1 << (page / pagesOfGroup) }
 
 // bytesIn returns how many bytes the groups in have are, of a chunk of so many.
 func bytesIn(have uint64, size int) int {
+	if have == everyGroup {
+		return size
+	}
 	last := (size - 1) / seal.GroupSize
 	n := bits.OnesCount64(have&(2<<last-1)) * seal.GroupSize
 	if have>>last&1 != 0 {

@@ -141,3 +141,45 @@ func parentOf(key, values []byte) (out []byte) {
 	}
 	return out
 }
+
+// Chunks with more groups than a codec takes are stored without one, and come back.
+func TestChunksOfMoreThanAllGroups(t *testing.T) {
+	t.Parallel()
+	st := storetest.NewMemory()
+	r := newRepository(t, st)
+	codec := sparse{new(atomic.Int64)}
+	r.codecs[codec.ID()] = codec
+	p := &patcher{t: t}
+	content := p.content(MaxChunk / PageSize)
+	w := must(r.Begin(t.Context(), "orders-db", DefaultGroup))
+	defer w.Close(t.Context()) //nolint:errcheck // nothing depends on it
+	lane := w.Lane()
+	ids := map[seal.ChunkID]int{}
+	for _, size := range []int{seal.MaxGroups * seal.GroupSize, seal.MaxGroups*seal.GroupSize + PageSize, 3 << 20, MaxChunk} {
+		ids[must(lane.Save(t.Context(), content[:size], codec))] = size
+	}
+	m := &Manifest{}
+	if err := errors.Join(w.EditTree(t.Context(), nil, []TreeEdit{{Path: "d", Entry: &Entry{Type: TypeDir, Mode: 0o700}}}, m), w.Commit(t.Context(), m)); err != nil {
+		t.Fatal(err)
+	}
+	rd := r.Reader()
+	for id, size := range ids {
+		if got, err := rd.Chunk(t.Context(), id); err != nil || !bytes.Equal(got, content[:size]) {
+			t.Errorf("a chunk of %d bytes: %d, %v", size, len(got), err)
+		}
+	}
+}
+
+func TestPlacesWithoutRoomForTheirFramesAreRefused(t *testing.T) {
+	t.Parallel()
+	fine := chunkPlace{offset: seal.HeaderSize, stored: 200, plain: 100_000, head: 100, encoding: 200}
+	if err := fine.check(1000); err != nil {
+		t.Error(err)
+	}
+	for _, head := range []uint32{200 - 2*seal.Overhead + 1, 200, 1<<24 - 1} {
+		broken := fine
+		if broken.head = head; broken.check(1000) == nil {
+			t.Errorf("a first frame of %d bytes in a chunk of %d is not refused", head, broken.stored)
+		}
+	}
+}

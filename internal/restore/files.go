@@ -88,7 +88,7 @@ func (x *run) writeFiles(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			gather, freeGather, err := buffer(gatherMemory / x.opts.Workers / repo.Grid * repo.Grid)
+			gather, freeGather, err := buffer(max(gatherMemory/x.opts.Workers/repo.Grid, 4) * repo.Grid)
 			if err != nil {
 				return errors.Join(err, free())
 			}
@@ -108,7 +108,10 @@ func (x *run) writeFiles(ctx context.Context) error {
 			var errs []error
 			for f := range whole { // to the end, also after an error: these files are open
 				if f.kept {
-					errs = append(errs, x.create(f))
+					if err := x.create(f); err != nil {
+						f.damaged.Store(true) // so that the next run looks at it again
+						errs = append(errs, fmt.Errorf("keep %s: %w", f.path, err))
+					}
 				}
 				errs = append(errs, x.settle(f))
 			}
@@ -256,10 +259,7 @@ func (w *worker) run(ctx context.Context, pieces <-chan piece, whole chan<- *fil
 			err = w.write(ctx, p)
 		}
 		// The file goes to a syncer also after an error, which closes it.
-		if p.file.left.Add(-1) == 0 {
-			if err != nil {
-				p.file.damaged.Store(true)
-			}
+		if p.file.pieceDone(err) {
 			whole <- p.file
 		}
 		if err != nil {
@@ -267,6 +267,15 @@ func (w *worker) run(ctx context.Context, pieces <-chan piece, whole chan<- *fil
 		}
 	}
 	return ctx.Err()
+}
+
+// pieceDone notes that a piece was taken, with this error, and tells whether it was the last one. The file is not whole where
+// any of its pieces failed, also where the last one is written after that, before its worker is told to end.
+func (f *file) pieceDone(err error) (last bool) {
+	if err != nil {
+		f.damaged.Store(true)
+	}
+	return f.left.Add(-1) == 0
 }
 
 // write writes one piece: all of it, or for Delta what differs, or what the logs name.

@@ -28,12 +28,19 @@ type area struct {
 
 	buffered atomic.Bool // its file system does not write past the page cache
 
-	mu      sync.Mutex // guards folders
-	folders map[string]*os.Root
+	maxFolders int
+	mu         sync.Mutex // guards folders
+	folders    map[string]*os.Root
 }
 
-// maxFolders is how many directories of an area are kept open.
+// maxFolders is how many directories are kept open, of all areas together.
 const maxFolders = 128
+
+func (l *layout) shareFolders() {
+	for _, a := range l.areas() {
+		a.maxFolders = maxFolders / len(l.areas())
+	}
+}
 
 // folder returns the directory in which a file is, which stays open, since a root looks up each element of a path on its
 // own, and the file's name in it.
@@ -47,7 +54,7 @@ func (a *area) folder(rel string) (*os.Root, string) {
 	if r := a.folders[dir]; r != nil {
 		return r, base
 	}
-	if len(a.folders) == maxFolders {
+	if len(a.folders) >= a.maxFolders {
 		return a.root, rel
 	}
 	r, err := a.root.OpenRoot(path.Clean(dir))

@@ -67,3 +67,23 @@ func TestPut(t *testing.T) {
 		f.f.Close()
 	}
 }
+
+// A file of which one piece failed is not whole, whichever piece comes last: a resumed restore would take it for done.
+func TestAFailedPieceIsRemembered(t *testing.T) {
+	for failed := range 3 {
+		f := &file{}
+		f.left.Store(3)
+		for n := range 3 {
+			var err error
+			if n == failed {
+				err = os.ErrInvalid
+			}
+			if last := f.pieceDone(err); last != (n == 2) {
+				t.Errorf("piece %d is the last one: %t", n, last)
+			}
+		}
+		if !f.damaged.Load() {
+			t.Errorf("piece %d failed, and the file is whole", failed)
+		}
+	}
+}

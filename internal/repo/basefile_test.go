@@ -45,10 +45,10 @@ func TestSearchInAnySpread(t *testing.T) {
 		"powers":         {n: 64, most: 4, id: func(i int) seal.ChunkID { return key(1<<i, 1) }},
 	} {
 		t.Run(fmt.Sprintf("%s/seed=%d", name, seed), func(t *testing.T) {
-			recent, pack := map[seal.ChunkID]location{}, &packRef{group: "main", size: 1000}
+			recent, pack := map[seal.ChunkID]location{}, &packRef{group: "main", size: 1 << 20}
 			for i := range c.n {
 				id := c.id(i)
-				recent[id] = location{pack, chunkPlace{id: id, offset: uint32(i)}}
+				recent[id] = location{pack, chunkPlace{id: id, offset: uint32(seal.HeaderSize + i), stored: seal.Overhead}}
 			}
 			b, err := mergeBase(t.TempDir(), nil, recent, nil)
 			if err != nil {

@@ -22,9 +22,9 @@ type pageNeed struct {
 // nobody wants between the others, where these are few and there is room; else the wanted ones move together.
 type gathered struct {
 	memory []byte
-	at     [partPages]int32 // where each page lies in memory, in pages; or one of the following
-	end    int              // of what is used
-	left   int              // pages that may have to be put behind it
+	at     []int32 // where each page of the part lies in memory, in pages; or one of the following
+	end    int     // of what is used
+	left   int     // pages that may have to be put behind it
 }
 
 const (
@@ -35,6 +35,9 @@ const (
 
 // begin forgets everything.
 func (g *gathered) begin() {
+	if g.at == nil {
+		g.at = make([]int32, partPages)
+	}
 	for i := range g.at {
 		g.at[i] = notGathered
 	}

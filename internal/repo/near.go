@@ -84,14 +84,10 @@ func (r *Repository) fetchApart(ctx context.Context, l location, want uint64, se
 	}
 	from := at
 	for g, n := range lengths[1:] {
-		to := at + n + seal.Overhead
-		if to > len(sealed) {
-			return &seal.DamagedError{Name: name, Offset: int64(l.offset) + int64(at), Reason: "a group is cut off"}
-		}
-		if at = to; want>>g&1 == 0 {
-			from = to
+		if at += n + seal.Overhead; want>>g&1 == 0 {
+			from = at
 		} else if want>>(g+1)&1 == 0 { // the last of neighbours; behind the last group none is wanted
-			if err := r.getRange(ctx, name, int64(l.offset)+int64(from), sealed[from:to]); err != nil {
+			if err := r.getRange(ctx, name, int64(l.offset)+int64(from), sealed[from:at]); err != nil {
 				return err
 			}
 		}

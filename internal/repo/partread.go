@@ -8,7 +8,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
-// windowPages is how many patched pages are gathered at once, 48 MiB, for the chunks that they lie in: a part may have more.
+// windowPages is how many patched pages are gathered at once, 24 MiB, for the chunks that they lie in: a part may have more.
 // What is decoded for one of them is kept for the chunks that come later, so that each group of a unit is decoded once.
 const windowPages = partPages * 3 / 16
 

@@ -252,45 +252,43 @@ func (rd *Reader) open(object *seal.Object, l location, sealed []byte, want uint
 		rd.frames = append(rd.frames[:0], len(rd.opened))
 		return err
 	}
-	damaged := func(at int, reason string) error {
-		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset) + int64(at), Reason: reason}
-	}
 	at := int(l.head) + seal.Overhead
 	if rd.opened, err = object.Open(rd.opened, sealed[:at], int64(l.offset)); err != nil {
 		return err
 	}
 	if rd.frames, err = rd.r.frames(rd.frames, rd.opened, l); err != nil {
-		return damaged(0, err.Error())
+		return &seal.DamagedError{Name: l.pack.name(), Offset: int64(l.offset), Reason: err.Error()}
 	}
 	for g, n := range rd.frames[1:] {
-		n += seal.Overhead
-		if n > len(sealed)-at {
-			return damaged(at, "a group is cut off")
+		from := at
+		if at += n + seal.Overhead; want>>g&1 == 0 {
+			continue
 		}
-		if want>>g&1 != 0 {
-			if rd.opened, err = object.Open(rd.opened, sealed[at:at+n], int64(l.offset)+int64(at)); err != nil {
-				return err
-			}
+		if rd.opened, err = object.Open(rd.opened, sealed[from:at], int64(l.offset)+int64(from)); err != nil {
+			return err
 		}
-		at += n
-	}
-	if at != len(sealed) {
-		return damaged(at, "something follows its last frame")
 	}
 	return nil
 }
 
-// frames makes lengths those of the frames of a chunk that begins with this one.
+// frames makes lengths those of the frames of a chunk that begins with this one, and has no room for others.
 func (r *Repository) frames(lengths []int, head []byte, l location) ([]int, error) {
 	codec, ok := r.codecs[l.encoding]
-	switch size := int(l.plain); {
-	case !ok:
+	if !ok {
 		return nil, unknownEncoding(l.encoding)
-	case len(head) < seal.Groups(size)*seal.ValueSize:
-		return nil, errors.New("it ends within the values of its groups")
-	default:
-		return frames(lengths, head, codec, size)
 	}
+	if len(head) < seal.Groups(int(l.plain))*seal.ValueSize {
+		return nil, errors.New("it ends within the values of its groups")
+	}
+	lengths, err := frames(lengths, head, codec, int(l.plain))
+	sealed := 0
+	for _, n := range lengths {
+		sealed += n + seal.Overhead
+	}
+	if err == nil && sealed != int(l.stored) {
+		err = fmt.Errorf("its frames have %d bytes, and it has %d", sealed, l.stored)
+	}
+	return lengths, err
 }
 
 // one opens, decodes and proves one chunk into rd.plain, or at least the wanted groups of it.

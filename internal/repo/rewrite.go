@@ -14,8 +14,8 @@ type rewritePlan struct {
 	pages []uint16 // that are gathered anew
 }
 
-// wornGroup is a group that is decoded for some of its pages only.
-type wornGroup struct {
+// liveGroup is a group that is decoded for some of its pages, or for all.
+type liveGroup struct {
 	live    []uint16 // the pages of the part for which it is decoded
 	decoded int      // how many it has
 }
@@ -24,14 +24,18 @@ type wornGroup struct {
 // and each rewriting costs lists. The groups go of which the fewest pages still count, whether they are of a chunk or of a
 // unit: for each page that need not be decoded any more the fewest are stored again.
 func (p *FilePart) rewrite(bound float64) *rewritePlan {
-	target := int64((1 + (bound-1)*2/3) * float64(p.pages()))
-	decoded := p.Fragmentation().Decoded
+	groups := p.groups()
+	decoded, target := 0, int((1+(bound-1)*2/3)*float64(p.pages()))
+	for _, g := range groups {
+		decoded += g.decoded
+	}
+	slices.SortStableFunc(groups, func(a, b *liveGroup) int { return cmp.Compare(len(a.live)*b.decoded, len(b.live)*a.decoded) })
 	var pages []uint16
-	for _, g := range p.worn() {
-		if decoded <= target {
+	for _, g := range groups {
+		if decoded <= target || len(g.live) >= g.decoded {
 			break
 		}
-		pages, decoded = append(pages, g.live...), decoded-int64(g.decoded-len(g.live))
+		pages, decoded = append(pages, g.live...), decoded-(g.decoded-len(g.live))
 	}
 	slices.Sort(pages)
 	return p.plan(pages)
@@ -55,14 +59,13 @@ func (p *FilePart) plan(pages []uint16) *rewritePlan {
 	return plan
 }
 
-// worn returns the groups that are decoded in vain for some page, those first of which the fewest pages count.
-func (p *FilePart) worn() (worn []*wornGroup) {
-	units := map[unitGroup]*wornGroup{}
-	var all []*wornGroup
+// groups returns what is decoded to read the part: Fragmentation counts the same, and does not name the pages.
+func (p *FilePart) groups() (all []*liveGroup) {
+	units := map[unitGroup]*liveGroup{}
 	for _, x := range p.patches {
 		g := units[groupOfPatch(x)]
 		if g == nil {
-			g = &wornGroup{decoded: pagesIn(groupOf(int(x.Slot)), int(x.UnitPages))}
+			g = &liveGroup{decoded: pagesIn(groupOf(int(x.Slot)), int(x.UnitPages))}
 			units[groupOfPatch(x)] = g
 			all = append(all, g)
 		}
@@ -71,21 +74,15 @@ func (p *FilePart) worn() (worn []*wornGroup) {
 	for c := range min(p.Len(), len(p.chunks)) {
 		all = append(all, p.under(c)...)
 	}
-	for _, g := range all {
-		if len(g.live) < g.decoded {
-			worn = append(worn, g)
-		}
-	}
-	slices.SortStableFunc(worn, func(a, b *wornGroup) int { return cmp.Compare(len(a.live)*b.decoded, len(b.live)*a.decoded) })
-	return worn
+	return all
 }
 
 // under returns the groups of the chunk under the patches of chunk c that provide a page.
-func (p *FilePart) under(c int) (groups []*wornGroup) {
+func (p *FilePart) under(c int) (groups []*liveGroup) {
 	pages := pagesOf(int64(p.size(c)))
 	patches := p.of(c)
 	for from := 0; from < pages; from += pagesOfGroup {
-		g := &wornGroup{decoded: min(pagesOfGroup, pages-from)}
+		g := &liveGroup{decoded: min(pagesOfGroup, pages-from)}
 		for i := range g.decoded {
 			page := uint16(c*chunkPages + from + i)
 			if len(patches) > 0 && patches[0].Page == page {
@@ -117,15 +114,9 @@ func (plan *rewritePlan) after(p *FilePart) Fragmentation {
 			now.chunks = append(now.chunks, seal.ChunkID{})
 		}
 	}
-	moved := plan.pages
 	for _, x := range p.patches {
-		for len(moved) > 0 && moved[0] < x.Page {
-			moved = moved[1:]
-		}
-		if len(moved) > 0 && moved[0] == x.Page {
-			continue
-		}
-		if _, whole := slices.BinarySearch(plan.whole, int(x.Page)/chunkPages); !whole {
+		_, whole := slices.BinarySearch(plan.whole, int(x.Page)/chunkPages)
+		if _, moved := slices.BinarySearch(plan.pages, x.Page); !whole && !moved {
 			now.patches = append(now.patches, x)
 		}
 	}

@@ -15,7 +15,9 @@ import (
 
 // begin makes the directories, takes the journal, and makes sure that nothing can be started from here on.
 func (x *run) begin(ctx context.Context) (err error) {
-	for _, a := range x.layout.areas() {
+	areas := x.layout.areas()
+	for _, a := range areas {
+		a.maxFolders = maxFolders / len(areas)
 		if err := x.opts.Owner.mkdirAll(a.dir); err != nil {
 			return err
 		}

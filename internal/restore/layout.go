@@ -22,7 +22,7 @@ const tablespaceDir = "pg_tblspc"
 // lets no path and no link lead out of it: a snapshot is hostile input.
 type area struct {
 	dir  string
-	root *os.Root // opened by begin
+	root *os.Root // opened by begin, which sets maxFolders too
 	need int64    // bytes that it will take
 	have int64    // of these, bytes that lie there already
 
@@ -35,12 +35,6 @@ type area struct {
 
 // maxFolders is how many directories are kept open, of all areas together.
 const maxFolders = 128
-
-func (l *layout) shareFolders() {
-	for _, a := range l.areas() {
-		a.maxFolders = maxFolders / len(l.areas())
-	}
-}
 
 // folder returns the directory in which a file is, which stays open, since a root looks up each element of a path on its
 // own, and the file's name in it.

@@ -219,9 +219,8 @@ func (l *ownLog) lastCheckpoint(ctx context.Context, begin, end wal.LSN, fits fu
 	return found, nil
 }
 
-// provenPages is how many pages with records in them are compared, to know that two logs are one.
 const (
-	provenPages  = 8
+	provenPages  = 8                 // with records in them are compared, to know that two logs are one
 	provenAtOnce = 16 * wal.PageSize // bytes that are read together
 )
 

@@ -118,7 +118,6 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 	if x.layout, err = x.planLayout(); err != nil {
 		return nil, err
 	}
-	x.layout.shareFolders()
 	defer func() { err = errors.Join(err, x.layout.close()) }()
 	if err := x.survey(ctx); err != nil {
 		return nil, err

@@ -28,7 +28,8 @@ const (
 	firstRetry = 30 * time.Second
 	maxRetries = 5
 
-	// collectEvery is how often space is given back even though retention has forgotten nothing: writers die.
+	// collectEvery is how often space is given back. A collection goes through all that the repository holds, so that it may
+	// not follow each snapshot that is forgotten, as often as one is taken.
 	collectEvery = 24 * time.Hour
 	// collectAgain is when a collection that had to wait for a writer looks again.
 	collectAgain = time.Hour
@@ -183,14 +184,6 @@ func pendingDue(r TaskRun, now time.Time, p plan) time.Time {
 
 func collectionDue(s State, now time.Time, p plan) time.Time {
 	r := s.Collection
-	last := r.Succeeded
-	if last.IsZero() {
-		last = s.Since
-	}
-	regular := last.Add(collectEvery)
-	if last.After(now) {
-		regular = now
-	}
 	switch {
 	case r.Failures > 0 && r.Failures <= maxRetries:
 		return retryDue(r, now, time.Time{}, p)
@@ -201,7 +194,19 @@ func collectionDue(s State, now time.Time, p plan) time.Time {
 	case r.Pending:
 		return now
 	}
-	return regular
+	return dailyCollection(s, now)
+}
+
+// dailyCollection returns when a collection is due as long as none has failed.
+func dailyCollection(s State, now time.Time) time.Time {
+	last := s.Collection.Succeeded
+	switch {
+	case last.IsZero():
+		last = s.Since
+	case last.After(now):
+		return now
+	}
+	return last.Add(collectEvery)
 }
 
 // outcome is how a task ended.
@@ -212,7 +217,6 @@ type outcome struct {
 	last     *LastSnapshot // of a snapshot
 	again    bool          // a snapshot is wanted once more: the log has a gap behind its start
 	unneeded bool          // no snapshot was taken: there is nothing to gain from one
-	removed  int           // snapshots that retention forgot
 	waits    bool          // a collection waits for writers
 
 	stored        int64              // bytes that a snapshot had to store, before compression
@@ -258,8 +262,8 @@ func ended(s State, t task, now time.Time, o outcome, p plan) State {
 			s.Budget += int64(float64(o.stored) * p.optimize)
 		}
 	case taskRetention:
-		if o.removed > 0 {
-			s.Collection.Pending = true
+		if !dailyCollection(s, now).After(now) {
+			s.Collection.Pending = true // before the next snapshot
 		}
 	case taskCollection:
 		r.Pending, r.Waits = o.waits, o.waits

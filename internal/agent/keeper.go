@@ -224,7 +224,7 @@ func (k *keeper) tell(t task, o outcome, took time.Duration) {
 	case t == taskSnapshot:
 		k.log.Info("snapshot taken", append(args, dr.KeySnapshot, o.last.ID, dr.KeyBytes, o.last.Bytes, "added", o.last.Added)...)
 	default:
-		k.log.Info("task done", append(args, "forgotten", o.removed)...)
+		k.log.Info("task done", args...)
 	}
 }
 

@@ -187,26 +187,32 @@ func (o *systemOperations) settle(ctx context.Context) error {
 	return err
 }
 
-// retain forgets the snapshots that no rule keeps, and the log that no snapshot needs.
+// retain forgets the snapshots that no rule keeps.
 func (o *systemOperations) retain(ctx context.Context, sys workspace.System) outcome {
 	done, err := o.ws.Retain(ctx, sys, workspace.Apply)
 	for _, id := range done.Forgotten {
 		o.log.Info("snapshot forgotten: no rule keeps it", dr.KeySnapshot, id)
 	}
-	removed := len(done.Forgotten)
-	if err != nil {
-		return outcome{err: err, removed: removed}
-	}
+	return outcome{err: err}
+}
+
+// collect gives back the space of what was forgotten, and of the log that no snapshot needs. It never waits for writers: what
+// has to wait is left to the next run. Of several systems in a repository one collects for all.
+func (o *systemOperations) collect(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
 	objects, bytes, err := o.ws.RetainLog(ctx, sys)
 	if objects > 0 {
 		o.log.Info("log removed that no snapshot needs", "objects", objects, dr.KeyBytes, bytes)
 	}
-	return outcome{err: err, removed: removed}
-}
-
-// collect gives back the space of what was forgotten. It never waits for writers: what has to wait is left to the
-// next run.
-func (o *systemOperations) collect(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
+	if err != nil {
+		return outcome{err: err}
+	}
+	last, err := sys.Repo.Collected(ctx)
+	if err != nil {
+		return outcome{err: err}
+	}
+	if since := time.Since(last); 0 <= since && since < collectEvery/2 {
+		return outcome{}
+	}
 	report, err := sys.Repo.Collect(ctx, repo.CollectOptions{Progress: progress})
 	if err != nil {
 		return outcome{err: err}

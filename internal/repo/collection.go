@@ -158,6 +158,20 @@ func (r *Repository) numbers(ctx context.Context) (highest, finished uint32, all
 	return max(highest, finished), finished, all, err
 }
 
+// Collected returns when the last collection was begun, by the clock of whoever did. It is zero where there was none, and where the
+// last one has not ended, or cannot be read.
+func (r *Repository) Collected(ctx context.Context) (time.Time, error) {
+	highest, finished, _, err := r.numbers(ctx)
+	if err != nil || highest == 0 || highest != finished {
+		return time.Time{}, err
+	}
+	var p published
+	if err := r.readJSON(ctx, seal.KindCollection, collectionName(highest), &p); err != nil && !lost(err) {
+		return time.Time{}, err
+	}
+	return p.At, nil
+}
+
 // readSoundView is readView for whoever writes: damaged is an error.
 func (r *Repository) readSoundView(ctx context.Context) (*view, error) {
 	v, err := r.readView(ctx)

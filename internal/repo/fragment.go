@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"math"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
@@ -71,7 +72,8 @@ func (p *FilePart) provided(c int) (groups uint64) {
 // Fragmentation returns what reading all files of the tree at root costs. It reads the tree and the lists of parts, and no
 // page: about 10 KiB for each 128 MiB of a large file.
 func (rd *Reader) Fragmentation(ctx context.Context, root seal.ChunkID) (Fragmentation, error) {
-	return rd.fragmentation(ctx, root, func(string, *Entry, int, *FilePart) {})
+	_, sum, _, err := rd.rankTree(ctx, root, math.Inf(1), &rankedTree{})
+	return sum, err
 }
 
 // fragmentationOf is Reader.Fragmentation of a snapshot.
@@ -81,28 +83,4 @@ func (r *Repository) fragmentationOf(ctx context.Context, m *Manifest) (f Fragme
 		return f, err
 	}
 	return r.Reader().Fragmentation(ctx, root)
-}
-
-// fragmentation is Fragmentation that calls fn for each part of a file which has lists.
-func (rd *Reader) fragmentation(ctx context.Context, root seal.ChunkID, fn func(path string, e *Entry, n int, p *FilePart)) (f Fragmentation, err error) {
-	err = rd.Walk(ctx, root, "", func(path string, e *Entry) error {
-		if e.Type != TypeFile {
-			return nil
-		}
-		if len(e.Lists) == 0 {
-			pages := int64(pagesOf(e.Size))
-			f.add(Fragmentation{Pages: pages, Decoded: pages})
-			return nil
-		}
-		for n := range ListCount(e.Size) {
-			p, err := rd.FilePart(ctx, e, n)
-			if err != nil {
-				return err
-			}
-			f.add(p.Fragmentation())
-			fn(path, e, n, p)
-		}
-		return nil
-	})
-	return f, err
 }

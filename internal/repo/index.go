@@ -38,9 +38,14 @@ type index struct {
 // maxRecent is the number of entries at which recent is merged into base.
 const maxRecent = 1 << 17
 
-// maxUnsaved is the number of index objects that a process reads again rather than keep them for the next one: each costs
-// a request, and keeping them writes the whole of base.
-const maxUnsaved = 32
+// What a process learned is kept for the next one when it is much: keeping it writes the whole of base, and each index object
+// that is not kept costs the next one a request. So that snapshots do not pay for what the repository has, a base is
+// written again when what came has grown with it.
+const (
+	maxUnsaved     = 32      // index objects at least
+	basePerUnsaved = 1 << 14 // entries of base for each
+	basePerRecent  = 16      // entries of base for each of recent
+)
 
 func newIndex(cacheDir, repository string) (*index, error) {
 	ix := &index{
@@ -412,7 +417,8 @@ func (ix *index) openCache() error {
 func (ix *index) save() error {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if ix.temp || len(ix.recent) < maxRecent/8 && ix.unsaved < maxUnsaved {
+	entries := ix.base.count()
+	if ix.temp || int64(len(ix.recent)) < max(maxRecent/8, entries/basePerRecent) && int64(ix.unsaved) < max(maxUnsaved, entries/basePerUnsaved) {
 		return nil
 	}
 	return ix.mergeLocked()

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -171,27 +173,64 @@ type Listed struct {
 }
 
 // Snapshots returns the snapshots of system, oldest first. One that cannot be read is listed with its error;
-// the others are not touched by that.
+// the others are not touched by that. Those that r has read before are not read again: a snapshot's object never changes, but
+// into a tombstone, which is shorter.
 func (r *Repository) Snapshots(ctx context.Context, system string) ([]Listed, error) {
-	ids, err := r.snapshotIDs(ctx, system)
+	objects, err := r.snapshotObjects(ctx, system)
 	if err != nil {
 		return nil, err
 	}
 	var out []Listed
-	for _, id := range ids {
-		m, err := r.Manifest(ctx, system, id)
-		if errors.Is(err, store.ErrNotExist) {
-			continue
+	before, now := r.manifests.of(system), make(map[store.Info]*Manifest, len(objects))
+	for _, i := range objects {
+		l := Listed{ID: snapshotIn(i)}
+		m, known := before[i]
+		if !known {
+			m, l.Err = r.Manifest(ctx, system, l.ID)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		out = append(out, Listed{id, m, err})
+		tombstone := known && m == nil || errors.Is(l.Err, store.ErrNotExist)
+		if tombstone || l.Err == nil {
+			now[i] = m
+		}
+		if tombstone {
+			continue
+		}
+		if m != nil {
+			own := *m
+			l.Manifest = &own
+		}
+		out = append(out, l)
 	}
+	r.manifests.keep(system, now)
 	slices.SortStableFunc(out, func(a, b Listed) int {
 		return cmp.Or(strings.Compare(a.ID.second(), b.ID.second()), a.started().Compare(b.started()))
 	})
 	return out, nil
+}
+
+// manifests remembers what Snapshots has read, of each system what was there the last time: some kilobytes a snapshot, and nil
+// for a tombstone.
+type manifests struct {
+	mu      sync.Mutex // guards systems
+	systems map[string]map[store.Info]*Manifest
+}
+
+func (c *manifests) of(system string) map[store.Info]*Manifest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.systems[system]
+}
+
+func (c *manifests) keep(system string, read map[store.Info]*Manifest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.systems == nil {
+		c.systems = map[string]map[store.Info]*Manifest{}
+	}
+	c.systems[system] = read
 }
 
 // started is zero where the manifest cannot be read.
@@ -202,25 +241,28 @@ func (l Listed) started() time.Time {
 	return l.Manifest.Started
 }
 
-// snapshotIDs lists the names of snapshots and tombstones, oldest first.
-func (r *Repository) snapshotIDs(ctx context.Context, system string) (ids []SnapshotID, err error) {
-	prefix := prefixSnapshots + r.keys.NameHash(system) + "/"
-	err = r.store.List(ctx, prefix, "", func(i store.Info) error {
-		ids = append(ids, SnapshotID(i.Name[len(prefix):]))
+// snapshotObjects lists snapshots and tombstones, oldest first.
+func (r *Repository) snapshotObjects(ctx context.Context, system string) (objects []store.Info, err error) {
+	err = r.store.List(ctx, prefixSnapshots+r.keys.NameHash(system)+"/", "", func(i store.Info) error {
+		objects = append(objects, i)
 		return nil
 	})
-	return ids, err
+	return objects, err
 }
+
+// snapshotIn returns the ID of the snapshot that an object of snapshotObjects is, or was.
+func snapshotIn(i store.Info) SnapshotID { return SnapshotID(path.Base(i.Name)) }
 
 // LatestSnapshot returns the newest manifest of system that can be read, nil where there is none. Of those that were begun
 // in one second the last is taken. Older ones are listed, and not read.
 func (r *Repository) LatestSnapshot(ctx context.Context, system string) (*Manifest, error) {
-	ids, err := r.snapshotIDs(ctx, system)
+	objects, err := r.snapshotObjects(ctx, system)
 	if err != nil {
 		return nil, err
 	}
 	var newest *Manifest // of those whose names have one second
-	for _, id := range slices.Backward(ids) {
+	for _, i := range slices.Backward(objects) {
+		id := snapshotIn(i)
 		if newest != nil && id.second() != newest.ID.second() {
 			break
 		}

@@ -80,7 +80,7 @@ func (r *Repository) Optimize(ctx context.Context, system string, opts OptimizeO
 		return report, nil
 	}
 	if opts.DryRun {
-		return report, o.parts(ctx, parts, func(*rankedPart, *FilePart, *rewritePlan) error { return nil })
+		return report, o.parts(ctx, parts, func(rankedPart, *Entry, *FilePart, *rewritePlan) error { return nil })
 	}
 	return report, o.replace(ctx, parts)
 }
@@ -98,39 +98,30 @@ type optimizer struct {
 	unit []byte
 }
 
-// rankedPart is a part of a file above the bound.
-type rankedPart struct {
-	path  string
-	entry *Entry
-	n     int
-	f     Fragmentation
-}
-
 // rank measures the snapshot, and returns the parts above the bound, the worst first.
-func (o *optimizer) rank(ctx context.Context) ([]*rankedPart, error) {
-	root, err := o.m.RootID()
-	if err != nil {
-		return nil, err
-	}
-	var ranked []*rankedPart
-	o.report.Before, err = o.rd.fragmentation(ctx, root, func(path string, e *Entry, n int, p *FilePart) {
-		if f := p.Fragmentation(); f.Ratio() > o.opts.Bound {
-			ranked = append(ranked, &rankedPart{path: path, entry: e, n: n, f: f})
-		}
-	})
-	slices.SortStableFunc(ranked, func(a, b *rankedPart) int { return cmp.Compare(b.f.Ratio(), a.f.Ratio()) })
+func (o *optimizer) rank(ctx context.Context) (ranked []rankedPart, err error) {
+	o.report.Before, ranked, err = o.rd.rankParts(ctx, o.m, o.opts.Bound)
+	slices.SortStableFunc(ranked, func(a, b rankedPart) int { return cmp.Compare(b.f.Ratio(), a.f.Ratio()) })
 	return ranked, err
 }
 
 // parts calls fn for the parts that the budget and the caller's patience allow, and counts.
-func (o *optimizer) parts(ctx context.Context, ranked []*rankedPart, fn func(*rankedPart, *FilePart, *rewritePlan) error) error {
+func (o *optimizer) parts(ctx context.Context, ranked []rankedPart, fn func(rankedPart, *Entry, *FilePart, *rewritePlan) error) error {
+	root, err := o.m.RootID()
+	if err != nil {
+		return err
+	}
 	progress := o.opts.Progress
 	for i, p := range ranked {
 		if o.opts.Enough != nil && o.opts.Enough() {
 			o.report.Left += len(ranked) - i
 			return nil
 		}
-		part, err := o.rd.FilePart(ctx, p.entry, p.n) // again: all of them at once would be as many as the database is large
+		e, err := o.rd.Lookup(ctx, root, p.path)
+		if err != nil {
+			return err
+		}
+		part, err := o.rd.FilePart(ctx, e, p.n) // again: all of them at once would be as many as the database is large
 		if err != nil {
 			return err
 		}
@@ -143,7 +134,7 @@ func (o *optimizer) parts(ctx context.Context, ranked []*rankedPart, fn func(*ra
 			o.report.Left++ // a smaller one may fit
 			continue
 		}
-		if err := fn(p, part, plan); err != nil {
+		if err := fn(p, e, part, plan); err != nil {
 			var broken *ChunkError
 			if !errors.As(err, &broken) {
 				return err
@@ -162,7 +153,7 @@ func (o *optimizer) parts(ctx context.Context, ranked []*rankedPart, fn func(*ra
 }
 
 // pageBytes returns how large parts are.
-func pageBytes(ranked []*rankedPart) (sum dr.Bytes) {
+func pageBytes(ranked []rankedPart) (sum dr.Bytes) {
 	for _, p := range ranked {
 		sum += dr.Bytes(p.f.Pages * PageSize)
 	}
@@ -175,7 +166,7 @@ func (f *Fragmentation) exchange(was, now Fragmentation) {
 }
 
 // replace writes the snapshot that takes the place of the original, and forgets that.
-func (o *optimizer) replace(ctx context.Context, ranked []*rankedPart) (err error) {
+func (o *optimizer) replace(ctx context.Context, ranked []rankedPart) (err error) {
 	if o.w, err = o.r.beginRewrite(ctx, o.m); err != nil {
 		return err
 	}
@@ -189,13 +180,13 @@ func (o *optimizer) replace(ctx context.Context, ranked []*rankedPart) (err erro
 	o.lane, o.unit = o.w.Lane(), make([]byte, 0, unitPages*PageSize)
 	lists := map[string]map[int]FileList{}
 	entries := map[string]*Entry{}
-	err = o.parts(ctx, ranked, func(p *rankedPart, part *FilePart, plan *rewritePlan) error {
+	err = o.parts(ctx, ranked, func(p rankedPart, e *Entry, part *FilePart, plan *rewritePlan) error {
 		l, err := o.rewrite(ctx, p.path, part, plan)
 		if err != nil {
 			return err
 		}
 		if lists[p.path] == nil {
-			lists[p.path], entries[p.path] = map[int]FileList{}, p.entry
+			lists[p.path], entries[p.path] = map[int]FileList{}, e
 		}
 		lists[p.path][p.n] = l
 		return nil

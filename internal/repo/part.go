@@ -82,7 +82,7 @@ func ListCount(size int64) int { return int((size + Grid*ListLen - 1) / (Grid * 
 
 // FilePart returns part n of a file: chunks n*ListLen to (n+1)*ListLen. An error of what it read is a *ChunkError.
 func (rd *Reader) FilePart(ctx context.Context, e *Entry, n int) (*FilePart, error) {
-	p := &FilePart{length: max(min(e.Size-int64(n)*ListLen*Grid, ListLen*Grid), 0)}
+	p := &FilePart{length: e.partLength(n)}
 	if len(e.Lists) == 0 {
 		from, to := n*ListLen, (n+1)*ListLen
 		p.chunks = e.Chunks[min(from, len(e.Chunks)):min(to, len(e.Chunks))]
@@ -104,6 +104,11 @@ func (rd *Reader) FilePart(ctx context.Context, e *Entry, n int) (*FilePart, err
 		return p, nil
 	}
 	return p, rd.fill(ctx, p)
+}
+
+// partLength returns how many bytes part n of a file has.
+func (e *Entry) partLength(n int) int64 {
+	return max(min(e.Size-int64(n)*ListLen*Grid, ListLen*Grid), 0)
 }
 
 // fill reads what a patched list refers to.

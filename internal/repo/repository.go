@@ -55,9 +55,11 @@ type Repository struct {
 	index  *index
 	opens  objectCache
 	distance
-	seen   patience
-	limits limits
-	marker atomic.Int64 // when the marker was last seen, in microseconds since 1970
+	seen      patience
+	manifests manifests
+	fragments fragments
+	limits    limits
+	marker    atomic.Int64 // when the marker was last seen, in microseconds since 1970
 }
 
 // limits are sizes at which things are written in the middle of something. Tests make them small.

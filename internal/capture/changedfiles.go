@@ -313,7 +313,7 @@ func (c *changedFiles) ended(f *changedFile) {
 	if size > 0 {
 		e.SetContent(size, f.lists)
 	}
-	if f.read && sameContent(f.before, e) {
+	if f.read && sameContent(f.before, e) && (!isStatus(f.Path) || f.before.ModTime.Equal(f.ModTime)) {
 		return
 	}
 	c.edit(repo.TreeEdit{Path: f.Path, Entry: e})

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -132,5 +134,26 @@ func (c *changedFiles) other(ctx context.Context, e cluster.Entry) error {
 		c.edit(repo.TreeEdit{Path: e.Path, Entry: now})
 		return nil
 	}
+	if before != nil && c.untouched(e, before) {
+		return nil
+	}
 	return c.send(ctx, &changedFile{localFile: localFile{Entry: e}, before: before, read: true}, nil, 0)
+}
+
+// statusDirs have a file for each million transactions, of which the server writes the last: together they may be gigabytes.
+var statusDirs = []string{"pg_xact", "pg_commit_ts", "pg_multixact/members", "pg_multixact/offsets"}
+
+func isStatus(path string) bool { return slices.Contains(statusDirs, dirOf(path)) }
+
+// settled is how long before the snapshot before a file must have been written last, so that its time tells all later
+// writes: file systems keep times in steps of milliseconds, some in steps of two seconds.
+const settled = time.Minute
+
+// untouched tells whether a file of transaction status was not written since the snapshot before, by the time that the file
+// system keeps of it. Who sets times cannot be told, so it is believed of these files alone, which only the server writes.
+// Over SQL times have no fraction: there they are read.
+func (c *changedFiles) untouched(e cluster.Entry, before *repo.Entry) bool {
+	return c.s.cfg.DataDir != "" && isStatus(e.Path) && before.Type == repo.TypeFile &&
+		before.Size == e.Size && before.Mode == newEntry(e).Mode && before.ModTime.Equal(e.ModTime) &&
+		e.ModTime.Before(c.base.manifest.Started.Add(-settled))
 }

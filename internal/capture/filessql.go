@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// A connection's answer to one question has so many bytes at most: what a worker keeps in memory, and what is on
-	// its way at once. Each more costs a round trip to the server.
-	sqlWindow = 4 << 20
+	// A connection's answer to one question has so many bytes at most. A worker keeps two in memory: what it works on, and the
+	// next, which is on its way meanwhile.
+	sqlWindow = 2 << 20
 	// maxSQLWorkers bounds the connections: a server has few to give.
 	maxSQLWorkers = 8
 )
@@ -30,7 +30,7 @@ type sqlFiles struct {
 	sqlReader
 	info  cluster.Info
 	conns []*pgx.Conn // of the readers, all opened before the first is needed
-	given int
+	given []*sqlReader
 }
 
 var (
@@ -59,11 +59,14 @@ func openSQLFiles(ctx context.Context, host string, info cluster.Info, readers i
 		return nil, fmt.Errorf("%s leads to another cluster now", host)
 	}
 	f.sqlReader = sqlReader{conn: f.conns[0]}
-	f.given = 1
 	return f, nil
 }
 
+// close is called when nobody reads any more.
 func (f *sqlFiles) close(ctx context.Context) {
+	for _, r := range f.given {
+		r.settle() // one that failed has left its last question
+	}
 	for _, conn := range f.conns {
 		_ = conn.Close(context.WithoutCancel(ctx)) // it was only asked
 	}
@@ -71,8 +74,9 @@ func (f *sqlFiles) close(ctx context.Context) {
 
 // reader must not be called more often than was said when f was opened.
 func (f *sqlFiles) reader() fileReader {
-	f.given++
-	return &sqlReader{conn: f.conns[f.given-1]}
+	r := &sqlReader{conn: f.conns[1+len(f.given)]}
+	f.given = append(f.given, r)
+	return r
 }
 
 func (f *sqlFiles) control(ctx context.Context) (control.Data, []byte, error) {
@@ -109,15 +113,28 @@ func (f *sqlFiles) walk(ctx context.Context, o cluster.WalkOptions, known func(s
 	return sqlError(cluster.WalkServer(ctx, f.conn, f.info, o, known, fn))
 }
 
-// sqlReader reads files over one connection. Of what was announced it asks for as much at once as the window holds.
+// sqlReader reads files over one connection. Of what was announced it asks for as much at once as the window holds, and for
+// the next window before this one is used up.
 type sqlReader struct {
 	conn   *pgx.Conn
-	queue  []fileRead // announced, and not asked for yet
-	window []fileRead // asked for
-	data   [][]byte   // the answers; nil: no such file
+	queue  []fileRead  // announced, and not asked for yet
+	next   *sqlAnswers // asked for; nil: nothing is on its way
+	window []fileRead  // answered
+	data   [][]byte    // the answers; nil: no such file
 }
 
-func (r *sqlReader) announce(reads []fileRead) { r.queue, r.window, r.data = reads, nil, nil }
+// sqlAnswers is a window that is on its way.
+type sqlAnswers struct {
+	reads []fileRead
+	data  [][]byte
+	err   error
+	done  chan struct{}
+}
+
+func (r *sqlReader) announce(reads []fileRead) {
+	r.settle()
+	r.queue, r.next, r.window, r.data = reads, nil, nil, nil
+}
 
 func (r *sqlReader) open(ctx context.Context, path string) (openFile, error) {
 	return &sqlFile{ctx, r, path}, nil
@@ -150,9 +167,18 @@ func (f *sqlFile) ReadAt(buf []byte, at int64) (int, error) {
 // read returns what was announced, and asks for the rest of the window where it is the next; nil: there is no such
 // file. What was not announced, or was given already, is asked for alone: a torn page is read again.
 func (r *sqlReader) read(ctx context.Context, want fileRead) ([]byte, error) {
-	if len(r.window) == 0 && len(r.queue) > 0 && r.queue[0] == want {
-		if err := r.ask(ctx); err != nil {
-			return nil, err
+	if len(r.window) == 0 {
+		if r.next == nil && len(r.queue) > 0 && r.queue[0] == want {
+			r.ask(ctx)
+		}
+		if r.next != nil && r.next.reads[0] == want {
+			r.settle()
+			a := r.next
+			if r.next = nil; a.err != nil {
+				return nil, a.err
+			}
+			r.window, r.data = a.reads, a.data
+			r.ask(ctx)
 		}
 	}
 	if len(r.window) == 0 || r.window[0] != want {
@@ -164,6 +190,7 @@ func (r *sqlReader) read(ctx context.Context, want fileRead) ([]byte, error) {
 }
 
 func (r *sqlReader) one(ctx context.Context, want fileRead) ([]byte, error) {
+	r.settle()
 	answers, err := r.query(ctx, []fileRead{want})
 	if err != nil {
 		return nil, err
@@ -171,15 +198,29 @@ func (r *sqlReader) one(ctx context.Context, want fileRead) ([]byte, error) {
 	return answers[0], nil
 }
 
-func (r *sqlReader) ask(ctx context.Context) error {
+// ask begins to ask for the next window, if there is one.
+func (r *sqlReader) ask(ctx context.Context) {
 	n, total := 0, 0
 	for n < len(r.queue) && (n == 0 || total+r.queue[n].n <= sqlWindow) {
 		total += r.queue[n].n
 		n++
 	}
-	answers, err := r.query(ctx, r.queue[:n])
-	r.window, r.data, r.queue = r.queue[:n], answers, r.queue[n:]
-	return err
+	if n == 0 {
+		return
+	}
+	a := &sqlAnswers{reads: r.queue[:n], done: make(chan struct{})}
+	r.next, r.queue = a, r.queue[n:]
+	go func() {
+		defer close(a.done)
+		a.data, a.err = r.query(ctx, a.reads)
+	}()
+}
+
+// settle waits for what is on its way: a connection answers one question at a time.
+func (r *sqlReader) settle() {
+	if r.next != nil {
+		<-r.next.done
+	}
 }
 
 // query asks for many pieces of files at once: the server reads one after the other while it sends.

@@ -28,19 +28,28 @@ const (
 func (c *changedFiles) audit(ctx context.Context) error {
 	chance := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) //nolint:gosec // a sample, not a secret
 	p := c.s.proof(c.m)
-	for range auditDraws {
+	type draw struct {
+		path string
+		e    *repo.Entry
+	}
+	var draws []draw
+	err := c.reader.Sample(ctx, c.root, chance, auditDraws, func(path string, e *repo.Entry, _ int64) error {
+		draws = append(draws, draw{path, e})
+		return nil
+	})
+	if err != nil && !errors.Is(err, repo.ErrNoSizes) {
+		return err
+	}
+	chance.Shuffle(len(draws), func(i, j int) { draws[i], draws[j] = draws[j], draws[i] })
+	for _, d := range draws {
 		if p.files == auditFiles {
 			break
 		}
-		path, e, err := c.reader.Sample(ctx, c.root, chance)
-		if err != nil {
-			return err
-		}
-		r, ok := cluster.ParsePath(path)
-		if !ok || r.Fork == cluster.FSM || e.Size < repo.PageSize || chance.Int64N(e.Size) < chance.Int64N(repo.Grid) {
+		r, ok := cluster.ParsePath(d.path)
+		if !ok || r.Fork == cluster.FSM || d.e.Size < repo.PageSize {
 			continue
 		}
-		if err := c.auditFile(ctx, p, r, path, e, chance); err != nil {
+		if err := c.auditFile(ctx, p, r, d.path, d.e, chance); err != nil {
 			return err
 		}
 	}

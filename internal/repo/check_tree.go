@@ -74,7 +74,7 @@ func (s *snapshotCheck) node(ctx context.Context, id seal.ChunkID, above int, pa
 	for i, key := range n.keys {
 		var below bool
 		if n.level > 0 {
-			below, err = s.node(ctx, seal.ChunkID(n.values[i]), n.level, LostPaths{After: path, To: key})
+			below, err = s.node(ctx, n.child(i), n.level, LostPaths{After: path, To: key})
 		} else {
 			below, err = s.entry(ctx, id, key, n.values[i])
 		}

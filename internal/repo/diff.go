@@ -83,12 +83,12 @@ func (rd *Reader) leaves(ctx context.Context, id seal.ChunkID, out []seal.ChunkI
 	if n.level == 0 {
 		return append(out, id), nil
 	}
-	for _, v := range n.values {
+	for i := range n.keys {
 		if n.level == 1 {
-			out = append(out, seal.ChunkID(v))
+			out = append(out, n.child(i))
 			continue
 		}
-		if out, err = rd.leaves(ctx, seal.ChunkID(v), out); err != nil {
+		if out, err = rd.leaves(ctx, n.child(i), out); err != nil {
 			return nil, err
 		}
 	}

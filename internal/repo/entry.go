@@ -118,6 +118,15 @@ func parseEntry(b []byte) (*Entry, error) {
 	return e, nil
 }
 
+// sizeOfEntry returns how large the file of an entry is, 0 for what is no file.
+func sizeOfEntry(value []byte) (int64, error) {
+	e, err := parseEntry(value)
+	if err != nil || e.Type != TypeFile {
+		return 0, err
+	}
+	return e.Size, nil
+}
+
 // FileList is the content of a part of a file: the chunk that holds its list, or, where the file may be small, the IDs of
 // its chunks, or both.
 type FileList struct {

@@ -334,9 +334,10 @@ func (s *stranger) snapshot(name string) files {
 	return fs
 }
 
-func (s *stranger) node(id []byte, fs files) {
+// node returns how large the files below are.
+func (s *stranger) node(id []byte, fs files) (size int) {
 	b := s.chunk(id)
-	level, n := b[1], binary.LittleEndian.Uint32(b[4:])
+	version, level, n := b[0], b[1], binary.LittleEndian.Uint32(b[4:])
 	b = b[8:]
 	for range n {
 		k := binary.LittleEndian.Uint16(b)
@@ -345,12 +346,18 @@ func (s *stranger) node(id []byte, fs files) {
 		v := binary.LittleEndian.Uint32(b)
 		value := b[4 : 4+v]
 		b = b[4+v:]
-		if level > 0 {
-			s.node(value, fs)
-		} else {
+		if level == 0 {
 			fs[key] = s.file(value)
+			size += len(fs[key])
+			continue
 		}
+		below := s.node(value[:32], fs)
+		if version == 2 && int(binary.LittleEndian.Uint64(value[32:])) != below {
+			panic("the files below a node have another size")
+		}
+		size += below
 	}
+	return size
 }
 
 func (s *stranger) file(e []byte) (content []byte) {

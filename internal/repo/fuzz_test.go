@@ -68,14 +68,22 @@ func FuzzNode(f *testing.F) {
 	if _, err := tb.finish(); err != nil {
 		f.Fatal(err)
 	}
+	inner := treeBuilder{split: theSplit, levels: []*nodeBuilder{{}, {}}}
+	if err := inner.putRef(1, "a/b", someIDs(1)[0], 5); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(inner.levels[1].marshal(1))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, err := parseNode(b)
 		if err != nil {
 			return
 		}
 		for i := range n.keys {
-			if n.keys[i] == "" || (i > 0 && n.keys[i] <= n.keys[i-1]) || (n.level > 0 && len(n.values[i]) != 32) {
+			if n.keys[i] == "" || (i > 0 && n.keys[i] <= n.keys[i-1]) || (n.level > 0 && len(n.values[i]) < plainRef) {
 				t.Errorf("node with item %d: %q", i, n.keys[i])
+			}
+			if size, known, err := n.size(i); err == nil && (size < 0 || known != (n.level == 0 || n.sized)) {
+				t.Errorf("node with item %d: size %d, known %v", i, size, known)
 			}
 		}
 	})

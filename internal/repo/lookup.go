@@ -22,7 +22,7 @@ func (rd *Reader) Lookup(ctx context.Context, root seal.ChunkID, path string) (*
 		case i == len(n.keys):
 			return nil, nil
 		case n.level > 0:
-			id = seal.ChunkID(n.values[i])
+			id = n.child(i)
 			continue
 		case n.keys[i] != path:
 			return nil, nil

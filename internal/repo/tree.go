@@ -12,10 +12,20 @@ import (
 
 // A tree is a sorted map from path to entry. Its nodes are chunks. Where a node ends is decided by its last
 // key alone (and by a bound on size), so that trees that differ in few entries share all other nodes: what a
-// snapshot adds is proportional to what changed. (A prolly tree; docs/format/repository-v1.md, section 6.)
+// snapshot adds is proportional to what changed. (A prolly tree; docs/format/repository-v1.md, section 6.) Inner nodes also
+// say how large the files below each child are: that is how one byte of all is found without a walk (Sample).
 const (
 	maxLevel = 12
 	maxKey   = 4096
+)
+
+// Versions of nodes, and how long the values of inner nodes are.
+const (
+	nodePlain = 1 // leaves, and inner nodes of holdfasts that did not write sizes
+	nodeSized = 2
+
+	plainRef = 32
+	sizedRef = 32 + 8
 )
 
 // splitRule says where nodes end.
@@ -38,6 +48,7 @@ type treeBuilder struct {
 type nodeBuilder struct {
 	buf   []byte
 	count int
+	size  int64 // of the files below
 	last  string
 }
 
@@ -45,11 +56,20 @@ func (t *treeBuilder) add(path string, value []byte) error {
 	if path == "" || len(path) > maxKey || path <= t.last {
 		return fmt.Errorf("path %q does not sort after %q", path, t.last)
 	}
+	size, err := sizeOfEntry(value)
+	if err != nil {
+		return err
+	}
 	t.last = path
-	return t.put(0, path, value)
+	return t.put(0, path, value, size)
 }
 
-func (t *treeBuilder) put(level int, key string, value []byte) error {
+// putRef puts a reference to a node of the level below.
+func (t *treeBuilder) putRef(level int, last string, id seal.ChunkID, size int64) error {
+	return t.put(level, last, binary.LittleEndian.AppendUint64(id[:], uint64(size)), size)
+}
+
+func (t *treeBuilder) put(level int, key string, value []byte, size int64) error {
 	if level == len(t.levels) {
 		t.levels = append(t.levels, &nodeBuilder{})
 	}
@@ -58,7 +78,7 @@ func (t *treeBuilder) put(level int, key string, value []byte) error {
 	n.buf = append(n.buf, key...)
 	n.buf = binary.LittleEndian.AppendUint32(n.buf, uint32(len(value)))
 	n.buf = append(n.buf, value...)
-	n.count, n.last = n.count+1, key
+	n.count, n.size, n.last = n.count+1, n.size+size, key
 	// A node of one child would not bring the levels to an end.
 	if (t.split.after(key, level) && n.count > 1) || len(n.buf) > t.split.size {
 		return t.close(level)
@@ -76,13 +96,17 @@ func (t *treeBuilder) close(level int) error {
 	if err != nil {
 		return err
 	}
-	last := n.last
-	n.buf, n.count = n.buf[:0], 0
-	return t.put(level+1, last, id[:])
+	last, size := n.last, n.size
+	n.buf, n.count, n.size = n.buf[:0], 0, 0
+	return t.putRef(level+1, last, id, size)
 }
 
 func (n *nodeBuilder) marshal(level int) []byte {
-	b := append(make([]byte, 0, 8+len(n.buf)), 1, byte(level), 0, 0)
+	version := byte(nodePlain)
+	if level > 0 {
+		version = nodeSized
+	}
+	b := append(make([]byte, 0, 8+len(n.buf)), version, byte(level), 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, uint32(n.count))
 	return append(b, n.buf...)
 }
@@ -98,7 +122,7 @@ func (t *treeBuilder) finish() (seal.ChunkID, error) {
 		switch {
 		case top && level > 0 && n.count == 1:
 			// One child: that is the root. Its ID is the entry's value.
-			return seal.ChunkID(n.buf[len(n.buf)-32:]), nil
+			return seal.ChunkID(n.buf[len(n.buf)-sizedRef:]), nil
 		case top:
 			return t.save(n.marshal(level))
 		}
@@ -121,15 +145,20 @@ func (s splitRule) after(key string, level int) bool {
 
 type node struct {
 	level  int
+	sized  bool // it is an inner node whose values tell sizes
 	keys   []string
-	values [][]byte
+	values [][]byte // entries, or the IDs of nodes with what is known of their size
 }
 
 func parseNode(b []byte) (*node, error) {
-	if len(b) < 8 || b[0] != 1 || b[2] != 0 || b[3] != 0 {
+	if len(b) < 8 || b[0] != nodePlain && (b[0] != nodeSized || b[1] == 0) || b[2] != 0 || b[3] != 0 {
 		return nil, errors.New("a tree node has an unknown form")
 	}
-	n := &node{level: int(b[1])}
+	n := &node{level: int(b[1]), sized: b[0] == nodeSized}
+	ref := uint64(plainRef)
+	if n.sized {
+		ref = sizedRef
+	}
 	count := binary.LittleEndian.Uint32(b[4:])
 	if n.level > maxLevel {
 		return nil, errors.New("a tree is too deep")
@@ -144,7 +173,7 @@ func parseNode(b []byte) (*node, error) {
 			return nil, errors.New("a tree node is cut off")
 		}
 		key, v := string(b[:k]), uint64(binary.LittleEndian.Uint32(b[k:]))
-		if b = b[k+4:]; uint64(len(b)) < v || (n.level > 0 && v != 32) {
+		if b = b[k+4:]; uint64(len(b)) < v || (n.level > 0 && v != ref) {
 			return nil, errors.New("a tree node is cut off")
 		}
 		if len(n.keys) > 0 && key <= n.keys[len(n.keys)-1] {
@@ -158,6 +187,42 @@ func parseNode(b []byte) (*node, error) {
 	}
 	return n, nil
 }
+
+// child returns the ID of the node that item i of an inner node names.
+func (n *node) child(i int) seal.ChunkID { return seal.ChunkID(n.values[i]) }
+
+// size returns how large the files of item i are; false where an inner node does not tell.
+func (n *node) size(i int) (int64, bool, error) {
+	var size int64
+	var err error
+	switch {
+	case n.level == 0:
+		size, err = sizeOfEntry(n.values[i])
+	case !n.sized:
+		return 0, false, nil
+	default:
+		size = int64(binary.LittleEndian.Uint64(n.values[i][plainRef:]))
+	}
+	if err == nil && (size < 0 || size > maxTreeSize) {
+		err = fmt.Errorf("a tree node says that the files of %q have %d bytes", n.keys[i], size)
+	}
+	return size, true, err
+}
+
+// total returns how large the files below a node are; false where it does not tell.
+func (n *node) total() (sum int64, known bool, err error) {
+	for i := range n.keys {
+		size, known, err := n.size(i)
+		if err != nil || !known {
+			return 0, false, err
+		}
+		sum += size
+	}
+	return sum, true, nil
+}
+
+// maxTreeSize keeps sums of sizes within 63 bits, however many items a damaged node has.
+const maxTreeSize = 1 << 56
 
 func (rd *Reader) node(ctx context.Context, id seal.ChunkID) (*node, error) {
 	b, err := rd.Chunk(ctx, id)

@@ -18,8 +18,8 @@ type TreeEdit struct {
 
 // EditTree stores the tree that prev has with some differences, and fills Root, Files and Bytes of m. prev is nil, an empty
 // tree, or a snapshot that MayCarry allows. Edits are sorted by path, which no two share. Below is of what prev has: an edit
-// with an entry below such a path is done all the same. Only nodes on the way to what is edited are read and written, and
-// the tree is the one that NewTree makes of the same entries.
+// with an entry below such a path is done all the same. Only nodes on the way to what is edited are read and written
+// (all of them, once, where prev's inner nodes tell no sizes), and the tree is the one that NewTree makes of the same entries.
 func (w *Writer) EditTree(ctx context.Context, prev *Manifest, edits []TreeEdit, m *Manifest) error {
 	rd := w.r.Reader()
 	e, err := newTreeEditor(edits, treeBuilder{split: theSplit, save: func(plain []byte) (seal.ChunkID, error) { return w.saveMeta(ctx, plain) }},
@@ -108,7 +108,7 @@ func (e *treeEditor) edit(root *seal.ChunkID) (seal.ChunkID, error) {
 		if n, err = e.read(id); err != nil || n.level == 0 || len(n.keys) != 1 {
 			break
 		}
-		id = seal.ChunkID(n.values[0])
+		id = n.child(0)
 		e.lastRef = id
 	}
 	return id, err
@@ -121,20 +121,24 @@ func (e *treeEditor) below(n *node, after string, last bool) error {
 		return e.leaf(n, last)
 	}
 	for i, key := range n.keys {
-		id, lastChild := seal.ChunkID(n.values[i]), last && i == len(n.keys)-1
-		if e.b.atBorder(n.level-1) && !e.touches(after, key, lastChild) {
-			if err := e.b.refer(n.level-1, key, id); err != nil {
-				return err
+		id, lastChild := n.child(i), last && i == len(n.keys)-1
+		untouched := e.b.atBorder(n.level-1) && !e.touches(after, key, lastChild)
+		size, known, err := n.size(i)
+		var child *node
+		if err == nil && !(untouched && known) {
+			if child, err = e.read(id); err == nil && child.level >= n.level {
+				err = &ChunkError{ID: id, Pack: "tree", Err: fmt.Errorf("a tree node is not below its parent")}
 			}
+		}
+		if err == nil && untouched && !known && child.level == 0 {
+			size, known, err = child.total()
+		}
+		switch {
+		case err != nil:
+		case untouched && known:
+			err = e.b.refer(n.level-1, key, id, size)
 			e.lastRef = id
-			after = key
-			continue
-		}
-		child, err := e.read(id)
-		if err == nil && child.level >= n.level {
-			err = &ChunkError{ID: id, Pack: "tree", Err: fmt.Errorf("a tree node is not below its parent")}
-		}
-		if err == nil {
+		default: // also where an older holdfast wrote no sizes: all inner nodes are written anew then, once
 			err = e.below(child, after, lastChild)
 		}
 		if err != nil {
@@ -231,10 +235,10 @@ func (t *treeBuilder) atBorder(level int) bool {
 }
 
 // refer takes a node that is stored already, at a border of its level.
-func (t *treeBuilder) refer(level int, last string, id seal.ChunkID) error {
+func (t *treeBuilder) refer(level int, last string, id seal.ChunkID, size int64) error {
 	for len(t.levels) <= level {
 		t.levels = append(t.levels, &nodeBuilder{})
 	}
 	t.last = last
-	return t.put(level+1, last, id[:])
+	return t.putRef(level+1, last, id, size)
 }

@@ -66,7 +66,7 @@ func (w *treeWalk) below(ctx context.Context, id seal.ChunkID, above int, after,
 	for i, key := range n.keys {
 		if key >= w.from {
 			if n.level > 0 {
-				err = w.below(ctx, seal.ChunkID(n.values[i]), n.level, after, key)
+				err = w.below(ctx, n.child(i), n.level, after, key)
 			} else {
 				err = w.entry(id, after, key, n.values[i])
 			}

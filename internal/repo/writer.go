@@ -20,7 +20,8 @@ import (
 var ErrAborted = errors.New("the snapshot was aborted by a collection that waited too long for it")
 
 // Writer makes one snapshot. Chunks are saved through Lanes; Commit makes the snapshot exist, and until then it
-// does not. One of Commit and Close must be called; Close after Commit does nothing.
+// does not. One of Commit and Close must be called; Close after Commit does nothing. Between Finish and Commit what was
+// saved can be read, and no more be saved.
 type Writer struct {
 	r         *Repository
 	system    string
@@ -51,7 +52,9 @@ type Writer struct {
 	pending indexData
 	stats   WriteStats
 
-	closed bool
+	closed   bool
+	finished bool
+	failed   error // of Finish
 }
 
 // WriteStats counts what a writer did. Bytes are of chunks in plain form unless the name says stored.
@@ -262,6 +265,9 @@ func (w *Writer) saveMeta(ctx context.Context, plain []byte) (seal.ChunkID, erro
 // ID returns the snapshot's ID.
 func (w *Writer) ID() SnapshotID { return w.id }
 
+// Started returns when the snapshot was begun, as its manifest will say.
+func (w *Writer) Started() time.Time { return w.started }
+
 // Stats returns what was done so far.
 func (w *Writer) Stats() WriteStats {
 	w.mu.Lock()
@@ -269,7 +275,16 @@ func (w *Writer) Stats() WriteStats {
 	return w.stats
 }
 
-// finish brings everything into the store. The lanes' users must have stopped.
+// Finish brings everything that was saved into the store, and makes it findable. The lanes' users must have stopped.
+// Commit does it where nobody has.
+func (w *Writer) Finish(ctx context.Context) error {
+	if !w.finished {
+		w.finished = true
+		w.failed = w.finish(ctx)
+	}
+	return w.failed
+}
+
 func (w *Writer) finish(ctx context.Context) error {
 	var err error
 	for _, l := range w.lanes {
@@ -299,7 +314,7 @@ func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
 		return errors.New("commit of a closed writer")
 	}
 	w.closed = true
-	if err := w.finish(ctx); err != nil {
+	if err := w.Finish(ctx); err != nil {
 		return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 	}
 	m.Version, m.Repository, m.System, m.ID, m.Group = 1, w.r.id, w.system, w.id, w.group
@@ -334,7 +349,10 @@ func (w *Writer) Close(ctx context.Context) error {
 		return nil
 	}
 	w.closed = true
-	err := w.drain()
+	var err error
+	if !w.finished {
+		err = w.drain()
+	}
 	// Nothing of ours can create the snapshot any more, so the intent may go.
 	return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 }

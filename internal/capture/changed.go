@@ -53,6 +53,7 @@ func (s *snapshot) base(ctx context.Context) (*base, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.latest = m
 	b, err := s.baseOf(ctx, m)
 	var doubt *doubtError
 	if !errors.As(err, &doubt) || m == nil {

@@ -30,6 +30,9 @@ type changedFiles struct {
 	open   fileReader   // of this goroutine
 	root   seal.ChunkID
 
+	sampled pageChecker // of pages that the log did not name
+	reread  int64       // pages of the snapshot before that are read, or are gone: counted by this goroutine
+
 	parts    chan []*changedPart
 	batch    []*changedPart // not sent yet
 	pages    int            // of batch
@@ -74,6 +77,7 @@ func (c *changedFiles) save(ctx context.Context) error {
 	for i := range checkers {
 		c.s.report.add(&checkers[i])
 	}
+	c.s.report.add(&c.sampled)
 	return err
 }
 
@@ -274,6 +278,7 @@ func (c *changedFiles) segment(ctx context.Context, r cluster.Relation, runs []b
 	}
 	if now == nil || unlogged {
 		if before != nil {
+			c.reread += before.Size / repo.PageSize
 			c.edit(repo.TreeEdit{Path: path})
 		}
 		return now != nil || before != nil, nil

@@ -1,9 +1,11 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -62,11 +64,15 @@ func (c *changedFiles) send(ctx context.Context, f *changedFile, runs []blockRun
 		had = f.before.Size
 	}
 	fresh := min(int64(limit), had/repo.PageSize) // from this block on all is read
+	if f.read {
+		c.reread += had / repo.PageSize
+	}
 	var parts []*changedPart
 	for i := range n {
 		p := &changedPart{file: f, n: i}
 		if !f.read {
 			p.pages = pagesWithin(runs, fresh, int64(i)*pagesOfPart, int64(i)*pagesOfPart+p.length()/repo.PageSize)
+			c.reread += pagesBefore(p.pages, had/repo.PageSize-int64(i)*pagesOfPart)
 			if len(p.pages) == 0 && partLength(had, i) == p.length() {
 				f.sizes[i] = p.length()
 				f.lists[i] = listOf(f.before, i)
@@ -107,6 +113,12 @@ func pagesWithin(runs []blockRun, fresh, from, to int64) (pages []uint16) {
 		pages = append(pages, uint16(b-from))
 	}
 	return pages
+}
+
+// pagesBefore returns how many of ascending pages come before one.
+func pagesBefore(pages []uint16, end int64) int64 {
+	n, _ := slices.BinarySearchFunc(pages, end, func(page uint16, end int64) int { return cmp.Compare(int64(page), end) })
+	return int64(n)
 }
 
 // add puts a part into the batch that goes to a worker next: small changes are gathered, so that their pages share

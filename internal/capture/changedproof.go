@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/page"
@@ -13,38 +12,22 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
 
-// Missed is a page that changed without a word in the log: a snapshot of what changed would not have read it. There must
-// be none.
-type Missed struct {
-	Path  string  `json:"path"`
-	Block uint32  `json:"block"` // of the relation's fork, over all segments
-	Was   wal.LSN `json:"was"`   // what the page said of its last change in the snapshot before
-	Is    wal.LSN `json:"is"`
-}
-
-// String names the page.
-func (m Missed) String() string {
-	return fmt.Sprintf("%s: block %d changed, from LSN %s to %s, and the log did not tell", m.Path, m.Block, m.Was, m.Is)
-}
-
-// maxMissed bounds the list: one is enough.
-const maxMissed = 100
-
 // proof compares pages with those of a snapshot before.
 type proof struct {
-	m           *changed.Map
-	tablespaces string // the server's folder in tablespaces
-	blocks      uint32 // of a segment
-	checksums   bool
-	hintsLogged bool  // no bit of a visibility map changes without the log
-	pages       int64 // that were compared
-	files       int   // of which there were any
-	missed      []Missed
+	m         *changed.Map
+	blocks    uint32 // of a segment
+	checksums bool
+	// heap returns a page of a relation's main fork as it is now, valid until the next call; nil where there is none.
+	heap func(ctx context.Context, r cluster.Relation, block uint32) ([]byte, error)
+	// damaged is told of pages that PostgreSQL would refuse; nil: whoever read them has told.
+	damaged func(path string, r cluster.Relation, block uint32, p []byte, err error)
+
+	pages  int64 // that were compared
+	missed *missedPages
 }
 
 func (s *snapshot) proof(m *changed.Map) *proof {
-	// wal_log_hints alone does not count: without checksums nobody sees that a page was read half old, half new.
-	return &proof{m: m, tablespaces: s.info.TablespaceDir(), blocks: s.info.SegmentBlocks, checksums: s.info.Checksums, hintsLogged: s.info.Checksums}
+	return &proof{m: m, blocks: s.info.SegmentBlocks, checksums: s.info.Checksums, missed: &s.missed}
 }
 
 // page compares two versions of a page that the map says nothing of. Replay from the later snapshot's beginning mends
@@ -53,24 +36,37 @@ func (s *snapshot) proof(m *changed.Map) *proof {
 // Every record but one sets the LSN of the pages that it changes, the one that clears bits in the visibility map. In
 // other forks a difference below an equal LSN is of hint bits, killed index entries or SP-GiST's cache: even with
 // checksums they are logged only at the first change behind a checkpoint, and a standby has them not as its primary.
-func (p *proof) page(path string, fork cluster.Fork, block uint32, was, is []byte) {
+func (p *proof) page(ctx context.Context, path string, r cluster.Relation, block uint32, was, is []byte) error {
 	p.pages++
 	if bytes.Equal(was, is) {
-		return
-	}
-	before, now := wal.LSN(page.LSN(was)), wal.LSN(page.LSN(is))
-	if now >= p.m.End || before >= p.m.End || before == now && (fork != cluster.VM || !p.hintsLogged) {
-		return
+		return nil
 	}
 	if _, err := page.Verify(is, block, p.checksums); err != nil {
-		return // damaged, which is told elsewhere, or torn: its record is behind the end
+		if p.damaged != nil {
+			p.damaged(path, r, block, is, err)
+		}
+		return nil
 	}
-	if len(p.missed) < maxMissed {
-		p.missed = append(p.missed, Missed{path, block, before, now})
+	before, now := wal.LSN(page.LSN(was)), wal.LSN(page.LSN(is))
+	lost := before != now
+	switch {
+	case now >= p.m.End || before >= p.m.End:
+		return nil
+	case page.IsNew(is):
+		return nil // cut off, and extended again, both behind the map's end: what was logged before has an LSN
+	case !lost && r.Fork == cluster.VM:
+		var err error
+		if lost, err = p.stale(ctx, r, block, was, is); err != nil {
+			return err
+		}
 	}
+	if lost {
+		p.missed.add(Missed{path, block, before, now})
+	}
+	return nil
 }
 
-// prove looks, after everything was read, for pages which the log should have named.
+// prove looks, after everything was read, for pages which the log should have named. What was stored must be readable.
 func (s *snapshot) prove(ctx context.Context, now *repo.Manifest, start wal.LSN) error {
 	b, err := s.before, s.beforeErr
 	var m *changed.Map
@@ -85,7 +81,13 @@ func (s *snapshot) prove(ctx context.Context, now *repo.Manifest, start wal.LSN)
 	if err != nil {
 		return err
 	}
+	root, err := now.RootID()
+	if err != nil {
+		return err
+	}
 	p := s.proof(m)
+	heap := &storedHeap{reader: s.repo.Reader(), root: root, dir: s.info.TablespaceDir(), blocks: p.blocks}
+	p.heap = heap.page
 	tree, old, fresh := s.repo.Reader(), s.repo.Reader(), s.repo.Reader()
 	err = tree.Diff(ctx, b.manifest, now, func(path string, was, is *repo.Entry) error {
 		r, ok := cluster.ParsePath(path)
@@ -94,7 +96,7 @@ func (s *snapshot) prove(ctx context.Context, now *repo.Manifest, start wal.LSN)
 		}
 		return p.file(ctx, r, path, was, is, old, fresh)
 	})
-	s.report.Compared, s.report.Missed = p.pages, p.missed
+	s.report.Compared = p.pages
 	return err
 }
 
@@ -113,14 +115,14 @@ func (p *proof) file(ctx context.Context, r cluster.Relation, path string, was, 
 			}
 		}
 		first := r.FirstBlock(p.blocks) + uint32(n)*pagesOfPart
-		if err := p.part(ctx, path, r.Fork, first, change, before, now, old, fresh); err != nil {
+		if err := p.part(ctx, path, r, first, change, before, now, old, fresh); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *proof) part(ctx context.Context, path string, fork cluster.Fork, first uint32, change changed.Change, before, now *repo.FilePart, old, fresh *repo.Reader) error {
+func (p *proof) part(ctx context.Context, path string, r cluster.Relation, first uint32, change changed.Change, before, now *repo.FilePart, old, fresh *repo.Reader) error {
 	var differ []int
 	for i := range now.Len() {
 		is, whole := now.Whole(i)
@@ -145,7 +147,9 @@ func (p *proof) part(ctx context.Context, path string, fork cluster.Fork, first 
 			if at+repo.PageSize > len(was) || change.Has(block) {
 				continue // behind the end of what was there: read in any case
 			}
-			p.page(path, fork, block, was[at:at+repo.PageSize], is[at:at+repo.PageSize])
+			if err := p.page(ctx, path, r, block, was[at:at+repo.PageSize], is[at:at+repo.PageSize]); err != nil {
+				return err
+			}
 		}
 		return nil
 	}, nil)

@@ -2,7 +2,6 @@ package capture
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,8 +34,11 @@ type SnapshotConfig struct {
 	// then ErrNoCheckpoint.
 	AfterCheckpoint bool
 	Scan            Scan
-	Codec           repo.Codec // for relation files; may be nil
-	Workers         int        // 0: one for each processor that Go may use
+	// Found are pages that a try before found to have changed in silence, when it could not take the snapshot that has to
+	// follow: it is taken now. Everything is read, and they are told of as if this one had found them.
+	Found   []Missed
+	Codec   repo.Codec // for relation files; may be nil
+	Workers int        // 0: one for each processor that Go may use
 	// WaitLog returns when the repository holds the log of a timeline up to end, or says why it will not. It
 	// decides whether the snapshot can be restored alone, so the snapshot exists only after it returned nil.
 	WaitLog  func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error
@@ -55,10 +57,15 @@ type SnapshotReport struct {
 	FullScan string `json:"fullScan,omitempty"`
 	Pages    int64  `json:"pages"` // pages of relations that were read and checked
 	Torn     int64  `json:"torn"`  // pages that were read again because PostgreSQL was writing them
-	// Compared is how many pages that the log did not name were compared with the snapshot before, and Missed those of
-	// them that differ: changes of which the log should have told.
-	Compared    int64    `json:"compared,omitempty"`
+	// Unread is how many pages were taken from the snapshot before, at most: the log did not name them. Compared is how
+	// many such pages were read all the same, or, of everything, differed and were compared; and Unseen how likely a
+	// change of which the log did not tell stayed unseen, nil where everything was read.
+	Unread   int64      `json:"unread,omitempty"`
+	Compared int64      `json:"compared,omitempty"`
+	Unseen   *pg.Unseen `json:"unseen,omitempty"`
+	// Missed are the first of the pages that differ, MissedPages how many do: changes of which the log should have told.
 	Missed      []Missed `json:"missed,omitempty"`
+	MissedPages int64    `json:"missedPages,omitempty"`
 	NotCompared string   `json:"notCompared,omitempty"` // why there was nothing to compare with
 	// Problems are the pages and files that are damaged at the source. They are stored as they are.
 	Problems []Problem `json:"problems,omitempty"`
@@ -77,6 +84,9 @@ func Snapshot(ctx context.Context, r *repo.Repository, cfg SnapshotConfig) (*Sna
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
 	s := &snapshot{repo: r, cfg: cfg, conn: conn, info: info, report: &SnapshotReport{}}
+	for _, m := range cfg.Found {
+		s.missed.add(m)
+	}
 	defer func() { _ = s.conn.Close(context.WithoutCancel(ctx)) }() // the backup's end was checked
 	if cfg.AfterCheckpoint {
 		if err := needed(ctx, conn, r, cfg.System); err != nil {
@@ -89,6 +99,9 @@ func Snapshot(ctx context.Context, r *repo.Repository, cfg SnapshotConfig) (*Sna
 	}
 	err = s.take(ctx)
 	if err = errors.Join(err, s.w.Close(context.WithoutCancel(ctx))); err != nil {
+		if s.missed.count > 0 {
+			err = &MissedError{s.missed.list, err}
+		}
 		return nil, fmt.Errorf("snapshot of %s: %w", cfg.System, err)
 	}
 	s.report.Total = time.Since(began)
@@ -148,8 +161,10 @@ type snapshot struct {
 	entries   []treeEntry     // in no order until they are put into the tree
 	links     []string        // paths of the tablespaces' links that were met
 	size      int64           // about how many bytes there are to read
-	before    *base           // the snapshot before, or
+	latest    *repo.Manifest  // the snapshot before; nil: there is none
+	before    *base           // that, or
 	beforeErr error           // why it cannot serve
+	missed    missedPages     // what changed in silence
 	edits     []repo.TreeEdit // where it takes what changed: what differs from the snapshot before
 	files     clusterFiles    // where they are read, but for BASE_BACKUP
 	least     logPosition     // the log has to be replayed so far at least, before what is taken over is consistent
@@ -184,27 +199,35 @@ func (s *snapshot) take(ctx context.Context) error {
 		}
 	}
 	s.report.Log += time.Since(began)
-	m, err := s.manifest(ctx, before, result, end.Timeline)
+	m, err := s.manifest(ctx, before, result)
 	if err != nil {
 		return err
 	}
-	s.report.Snapshot = m
-	if err := s.w.Commit(ctx, m); err != nil {
-		return err
-	}
-	if s.cfg.Scan == ScanFull {
-		if err := s.prove(ctx, m, result.Start); err != nil { // the snapshot exists all the same
+	if s.cfg.Scan == ScanFull || s.missed.count > 0 {
+		if err := s.w.Finish(ctx); err != nil {
+			return err
+		}
+		if err := s.prove(ctx, m, result.Start); err != nil { // what was stored is right all the same
 			s.report.NotCompared = err.Error()
 		}
 	}
-	return nil
+	s.report.Missed, s.report.MissedPages = s.missed.list, s.missed.count
+	if m.Facts, err = s.facts(ctx, result, end.Timeline); err != nil {
+		return err
+	}
+	s.report.Snapshot = m
+	return s.w.Commit(ctx, m)
 }
 
 // content stores what the snapshot consists of: what changed since the snapshot before, which it returns, or everything.
 func (s *snapshot) content(ctx context.Context) (cluster.Result, *base, error) {
-	if s.before, s.beforeErr = s.base(ctx); s.cfg.Scan == ScanFull {
-		s.report.FullScan = "it was asked for"
-	} else {
+	s.before, s.beforeErr = s.base(ctx)
+	switch {
+	case s.cfg.Scan == ScanFull:
+		s.report.FullScan = askedFor
+	case s.missed.count > 0:
+		s.report.FullScan = foundBySample + s.missed.list[0].String()
+	default:
 		b, err := s.before, s.beforeErr
 		var result cluster.Result
 		if err == nil {
@@ -220,10 +243,13 @@ func (s *snapshot) content(ctx context.Context) (cluster.Result, *base, error) {
 		}
 		// What was stored so far is found again by its content.
 		s.entries, s.edits, s.links, s.least = nil, nil, nil, logPosition{}
-		s.report = &SnapshotReport{FullScan: doubt.reason, Missed: s.report.Missed}
+		s.report = &SnapshotReport{FullScan: doubt.reason}
 		s.cfg.Log.Info("the snapshot reads everything", dr.KeySystem, s.cfg.System, dr.KeyReason, doubt.reason)
 		if err := s.again(ctx); err != nil {
 			return cluster.Result{}, nil, err
+		}
+		if s.missed.count > 0 {
+			s.before, s.beforeErr = s.base(ctx) // what is read now is compared: the server may have another history by now
 		}
 	}
 	s.size = cluster.DatabaseBytes(ctx, s.conn)
@@ -234,6 +260,8 @@ func (s *snapshot) content(ctx context.Context) (cluster.Result, *base, error) {
 	result, err := s.local(ctx)
 	return result, nil, err
 }
+
+const askedFor = "it was asked for"
 
 // openFiles finds a way to read single pages.
 func (s *snapshot) openFiles(ctx context.Context) error {
@@ -278,14 +306,10 @@ func (s *snapshot) again(ctx context.Context) error {
 	return nil
 }
 
-// manifest puts the entries into the tree and describes the snapshot.
-func (s *snapshot) manifest(ctx context.Context, before *base, result cluster.Result, stopTimeline wal.TimelineID) (*repo.Manifest, error) {
-	facts, err := s.facts(ctx, result, stopTimeline)
-	if err != nil {
-		return nil, err
-	}
+// manifest puts the entries into the tree and describes the snapshot, but for its facts.
+func (s *snapshot) manifest(ctx context.Context, before *base, result cluster.Result) (*repo.Manifest, error) {
 	m := &repo.Manifest{
-		Engine: pg.Engine, Facts: facts,
+		Engine: pg.Engine,
 		// A server reads whole segments.
 		Log: repo.LogRange{Stream: repo.StreamID(result.Timeline), Start: uint64(s.info.WALSegmentSize.Floor(result.Start)), End: uint64(result.Stop)},
 	}
@@ -325,37 +349,4 @@ func (s *snapshot) leaveOutNewTablespaces(known []cluster.Tablespace) {
 		s.entries = slices.DeleteFunc(s.entries, func(e treeEntry) bool { return within(e.path) })
 		s.edits = slices.DeleteFunc(s.edits, func(e repo.TreeEdit) bool { return within(e.Path) })
 	}
-}
-
-// keptSettings decide whether a server that replays this cluster's log, or accepts its sessions, starts at all.
-var keptSettings = []string{
-	"max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions",
-	"max_locks_per_transaction", "wal_level", "track_commit_timestamp", "shared_preload_libraries", "shared_buffers",
-	"huge_pages", "lc_messages", "config_file", "hba_file", "ident_file", "port", "timezone",
-}
-
-func (s *snapshot) facts(ctx context.Context, result cluster.Result, stopTimeline wal.TimelineID) (json.RawMessage, error) {
-	f := pg.Facts{
-		Version: s.info.VersionNum, SystemID: s.info.SystemID,
-		Timeline: result.Timeline, StopTimeline: stopTimeline, StartLSN: result.Start, StopLSN: result.Stop,
-		SegmentSize: uint32(s.info.WALSegmentSize), PageSize: s.info.BlockSize, Checksums: s.info.Checksums,
-		FromStandby: result.FromStandby, Remote: s.cfg.DataDir == "", BackupLabel: string(result.LabelFile),
-		DataDir: s.info.DataDir, Settings: map[string]string{},
-	}
-	names := map[uint32]string{}
-	for _, t := range s.info.Tablespaces {
-		names[t.OID] = t.Name
-	}
-	for _, t := range result.Tablespaces {
-		f.Tablespaces = append(f.Tablespaces, pg.Tablespace{OID: t.OID, Name: names[t.OID], Location: t.Location})
-	}
-	rows, err := s.conn.Query(ctx, "SELECT name, setting || COALESCE(unit, '') FROM pg_settings WHERE name = ANY($1) AND setting <> ''", keptSettings)
-	if err != nil {
-		return nil, fmt.Errorf("read the settings: %w", err)
-	}
-	var name, value string
-	if _, err := pgx.ForEachRow(rows, []any{&name, &value}, func() error { f.Settings[name] = value; return nil }); err != nil {
-		return nil, fmt.Errorf("read the settings: %w", err)
-	}
-	return json.Marshal(f)
 }

@@ -21,9 +21,12 @@ type created struct {
 			NewBytes int64 `json:"newBytes"`
 		} `json:"written"`
 	} `json:"snapshot"`
-	FullScan    string   `json:"fullScan"`
-	Pages       int64    `json:"pages"`
-	Compared    int64    `json:"compared"`
+	FullScan string `json:"fullScan"`
+	Pages    int64  `json:"pages"`
+	Compared int64  `json:"compared"`
+	Unseen   *struct {
+		Page float64 `json:"page"`
+	} `json:"unseen"`
 	Missed      []any    `json:"missed"`
 	NotCompared string   `json:"notCompared"`
 	Problems    []any    `json:"problems"`
@@ -35,6 +38,9 @@ func (w *world) snapshot(args ...string) created {
 	c := decode[created](w.t, w.run(append([]string{"snapshot", "create", system, "-o", "json"}, args...)...))
 	if len(c.Missed) > 0 {
 		w.t.Errorf("the log did not tell of %v", c.Missed)
+	}
+	if (c.FullScan == "") != (c.Unseen != nil) || c.FullScan == "" && c.Compared == 0 {
+		w.t.Errorf("everything was read because of %q, %d pages were compared, the chances are %v", c.FullScan, c.Compared, c.Unseen)
 	}
 	return c
 }

@@ -29,6 +29,7 @@ type Facts struct {
 	Settings     map[string]string `json:"settings,omitempty"` // those that a standby must not undercut, such as max_connections
 	DataDir      string            `json:"dataDir,omitempty"`  // at the source
 	History      string            `json:"history,omitempty"`  // content of the timeline's history file; empty for timeline 1
+	Audit        *Audit            `json:"audit,omitempty"`    // nil where a holdfast took it that told nothing of it
 }
 
 // Tablespace is a tablespace outside of the data directory. Its files are in the tree below pg_tblspc/OID.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
@@ -214,10 +215,12 @@ type outcome struct {
 	err     error
 	stopped bool // it was interrupted by the end of the agent: no failure
 
-	last     *LastSnapshot // of a snapshot
-	again    bool          // a snapshot is wanted once more: the log has a gap behind its start
-	unneeded bool          // no snapshot was taken: there is nothing to gain from one
-	waits    bool          // a collection waits for writers
+	last     *LastSnapshot    // of a snapshot
+	again    bool             // a snapshot is wanted once more: the log has a gap behind its start
+	unneeded bool             // no snapshot was taken: there is nothing to gain from one
+	alarmed  bool             // the snapshot tells of an alarm
+	found    []capture.Missed // by a snapshot that failed afterwards
+	waits    bool             // a collection waits for writers
 
 	stored        int64              // bytes that a snapshot had to store, before compression
 	rewritten     int64              // bytes that an optimization has stored again, before compression
@@ -240,6 +243,9 @@ func ended(s State, t task, now time.Time, o outcome, p plan) State {
 	r := s.run(t)
 	r.Running = false
 	r.Finished = now
+	if len(o.found) > 0 {
+		s.Found = o.found // those of before among them
+	}
 	if o.stopped {
 		return s
 	}
@@ -255,7 +261,7 @@ func ended(s State, t task, now time.Time, o outcome, p plan) State {
 			return s
 		}
 		r.Pending = o.again
-		s.Last = o.last
+		s.Last, s.Found = o.last, nil
 		s.Retention.Pending, s.Retention.Failures = true, 0
 		if p.optimize > 0 {
 			s.Optimize.Pending, s.Optimize.Failures = true, 0
@@ -293,10 +299,18 @@ func resumed(s State, now time.Time) State {
 	return s
 }
 
-// learned returns the state after the repository told of its newest snapshot, which others may have taken.
-func learned(s State, last *LastSnapshot, wanted bool) State {
-	s.Last = last
-	s.Snapshot.Pending = wanted
+// known is what the repository tells of a system's snapshots, which others may have taken.
+type known struct {
+	last   *LastSnapshot  // the newest one that can be read and was begun before now; nil: none
+	wanted bool           // nothing after it can be recovered, because the log has a gap
+	alarm  *capture.Alarm // nil: none
+}
+
+// learned returns the state after the repository told.
+func learned(s State, k known) State {
+	last := k.last
+	s.Last, s.Alarm = last, k.alarm
+	s.Snapshot.Pending = k.wanted
 	switch {
 	case last == nil:
 		s.Snapshot.Succeeded = time.Time{}

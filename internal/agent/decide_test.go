@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
@@ -193,11 +194,25 @@ func TestTransitions(t *testing.T) {
 	if s := ended(s, taskSnapshot, t0, outcome{last: last, stored: 1000}, plan{}); s.Optimize.Pending || s.Budget != 0 {
 		t.Errorf("without a budget: %+v", s)
 	}
+	found := []capture.Missed{{Path: "base/5/1", Block: 7}}
+	for _, o := range []outcome{{err: errors.New("boom"), found: found}, {err: errors.New("boom"), stopped: true, found: found}} {
+		failed := ended(s, taskSnapshot, t0, o, p)
+		if len(failed.Found) != 1 || len(learned(failed, known{last: last}).Found) != 1 {
+			t.Errorf("a snapshot failed after it had found a miss: %+v", failed)
+		}
+		if done := ended(failed, taskSnapshot, t0, outcome{last: last}, p); done.Found != nil {
+			t.Errorf("a snapshot told of the miss: %+v", done)
+		}
+	}
+	alarm := &capture.Alarm{Doubtful: []repo.SnapshotID{"x"}}
+	if l := learned(s, known{last: last, alarm: alarm}); l.Alarm != alarm || learned(l, known{last: last}).Alarm != nil {
+		t.Errorf("after the repository told of an alarm: %+v", l)
+	}
 	newer := &LastSnapshot{ID: "y", Started: t0.Add(time.Hour)}
-	if l := learned(bad, newer, false); l.Snapshot.Succeeded != newer.Started || l.Snapshot.Failures != 0 {
+	if l := learned(bad, known{last: newer}); l.Snapshot.Succeeded != newer.Started || l.Snapshot.Failures != 0 {
 		t.Errorf("after somebody else took a snapshot: %+v", l.Snapshot)
 	}
-	if l := learned(good, nil, false); !l.Snapshot.Succeeded.IsZero() || l.Last != nil {
+	if l := learned(good, known{}); !l.Snapshot.Succeeded.IsZero() || l.Last != nil {
 		t.Errorf("after the repository has none any more: %+v", l)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
@@ -18,9 +19,7 @@ import (
 
 // operations are what a keeper does to its system. They are called by one goroutine, one at a time.
 type operations interface {
-	// newest returns the newest snapshot that can be read and was begun before now, or nil; wanted tells that
-	// nothing after it can be recovered, because the log has a gap.
-	newest(ctx context.Context, now time.Time) (last *LastSnapshot, wanted bool, err error)
+	newest(ctx context.Context, now time.Time) (known, error)
 	// settle gives the snapshots that an agent was taking, or writing anew, when it died the outcome "aborted".
 	settle(ctx context.Context) error
 	do(ctx context.Context, j job, progress dr.ProgressFunc) outcome
@@ -29,8 +28,9 @@ type operations interface {
 // job is a task to be done now.
 type job struct {
 	task   task
-	budget int64     // of an optimization: bytes that it may store again
-	until  time.Time // when the next snapshot is due: an optimization ends early then; zero: never
+	budget int64            // of an optimization: bytes that it may store again
+	until  time.Time        // when the next snapshot is due: an optimization ends early then; zero: never
+	found  []capture.Missed // for a snapshot: see State.Found
 }
 
 // logStream receives the log. It ends with ctx, or because a person must decide something.
@@ -165,14 +165,14 @@ func (k *keeper) resume(ctx context.Context) {
 
 // learn asks the repository, which knows better than the state file. Where it does not answer, the file counts.
 func (k *keeper) learn(ctx context.Context) {
-	last, wanted, err := k.ops.newest(ctx, k.now())
+	told, err := k.ops.newest(ctx, k.now())
 	if err != nil {
 		if ctx.Err() == nil {
 			k.log.Warn("the repository does not tell of its snapshots", dr.KeyRepository, k.system.Repository, dr.KeyError, err)
 		}
 		return
 	}
-	k.set(learned(k.state, last, wanted))
+	k.set(learned(k.state, told))
 }
 
 // perform does one task, and remembers how it went.
@@ -195,7 +195,7 @@ func (k *keeper) perform(ctx context.Context, t task) {
 	k.save()
 	began := time.Now()
 	k.log.Debug("task begins", "task", string(t))
-	o := k.ops.do(ctx, job{t, k.state.Budget, k.state.Next}, k.report)
+	o := k.ops.do(ctx, job{t, k.state.Budget, k.state.Next, k.state.Found}, k.report)
 	o.stopped = o.err != nil && ctx.Err() != nil
 	k.mu.Lock()
 	k.state, k.task, k.progress = ended(k.state, t, k.now(), o, k.plan), "", nil
@@ -205,6 +205,9 @@ func (k *keeper) perform(ctx context.Context, t task) {
 	k.failures[failureDamage] += int64(o.problems)
 	k.mu.Unlock()
 	k.tell(t, o, time.Since(began))
+	if o.alarmed || o.last != nil && k.state.Alarm != nil {
+		k.learn(ctx) // which snapshots are doubtful
+	}
 	k.foresee(k.now())
 	k.save()
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
 
@@ -29,6 +31,9 @@ type journal struct {
 	fail     map[task]int // how often it fails from now on
 	last     *LastSnapshot
 	wanted   bool
+	alarm    *capture.Alarm   // that the repository tells of after a snapshot that was told of found
+	found    []capture.Missed // by a snapshot that fails
+	away     bool             // the repository does not answer
 	parallel int
 	most     int
 }
@@ -42,10 +47,13 @@ func (j *journal) settle(context.Context) error {
 	return nil
 }
 
-func (j *journal) newest(context.Context, time.Time) (*LastSnapshot, bool, error) {
+func (j *journal) newest(context.Context, time.Time) (known, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.last, j.wanted, nil
+	if j.away {
+		return known{}, errors.New("away")
+	}
+	return known{last: j.last, wanted: j.wanted, alarm: j.alarm}, nil
 }
 
 func (j *journal) do(ctx context.Context, job job, _ dr.ProgressFunc) outcome {
@@ -62,14 +70,17 @@ func (j *journal) do(ctx context.Context, job job, _ dr.ProgressFunc) outcome {
 	j.parallel--
 	if j.fail[t] > 0 || ctx.Err() != nil {
 		j.fail[t]--
-		return outcome{err: errors.New("boom")}
+		return outcome{err: errors.New("boom"), found: j.found}
 	}
 	if t != taskSnapshot {
 		return outcome{}
 	}
 	j.last = &LastSnapshot{ID: repo.NewSnapshotID(began), Started: began, Finished: j.now()}
 	j.wanted = false
-	return outcome{last: j.last}
+	if len(job.found) > 0 {
+		j.alarm = &capture.Alarm{Alarm: pg.Alarm{Missed: int64(len(job.found)), Snapshot: string(j.last.ID)}, Doubtful: []repo.SnapshotID{"before"}}
+	}
+	return outcome{last: j.last, alarmed: j.alarm != nil}
 }
 
 func (j *journal) times(t task) []string {
@@ -173,6 +184,40 @@ func TestLoopRetries(t *testing.T) {
 			"01:00:00", "01:00:30", "01:01:30", "02:00:00")
 		if k.failures["snapshot"] != 8 || k.state.Snapshot.Failures != 0 {
 			t.Errorf("counted %v, state %+v", k.failures, k.state.Snapshot)
+		}
+	})
+}
+
+// What was missed is known until a snapshot tells of it, and the alarm until the repository tells of none.
+func TestLoopKeepsWhatWasMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		j := newJournal(utc)
+		j.fail[taskSnapshot], j.found = 1, []capture.Missed{{Path: "base/5/1", Block: 7}}
+		alarmed := func(k *keeper) bool {
+			s := k.status(k.now())
+			return !s.Healthy && slices.ContainsFunc(s.Reasons, func(r string) bool { return strings.Contains(r, "the log did not tell") })
+		}
+		k := newKeeper(t, j, dir)
+		play(t, k, 10*time.Second)
+		if !alarmed(k) || k.state.Alarm != nil {
+			t.Errorf("the snapshot that was to tell of it has failed: %+v", k.status(k.now()))
+		}
+		k = newKeeper(t, j, dir)
+		play(t, k, time.Minute)
+		if !alarmed(k) || k.state.Alarm == nil || k.state.Found != nil {
+			t.Errorf("a snapshot tells of it: %+v", k.state)
+		}
+		j.away = true
+		k = newKeeper(t, j, dir)
+		play(t, k, time.Minute)
+		if !alarmed(k) {
+			t.Errorf("after a restart, without the repository: %+v", k.state)
+		}
+		j.away, j.alarm = false, nil
+		play(t, k, 3*time.Hour)
+		if alarmed(k) {
+			t.Errorf("the repository tells of no alarm: %+v", k.state)
 		}
 	})
 }

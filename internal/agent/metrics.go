@@ -61,6 +61,18 @@ var metrics = []metric{
 	snapshot("holdfast_snapshot_last_added_bytes", "Bytes that the newest snapshot added to the store.",
 		func(l *LastSnapshot) float64 { return float64(l.Added) }),
 	{
+		"holdfast_snapshot_missed_pages", "Pages that changed without a word in the log, while snapshots are kept that may lack such changes.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			n := int64(len(s.State.Found))
+			if s.State.Alarm != nil {
+				n += s.State.Alarm.Missed
+			}
+			if s.State.Last != nil || n > 0 {
+				emit(float64(n))
+			}
+		},
+	},
+	{
 		"holdfast_snapshot_fragmentation_ratio", "Pages decoded to read the newest snapshot, for each page that it has.", prometheus.GaugeValue, nil,
 		func(s SystemStatus, emit func(float64, ...string)) {
 			if s.State.Fragmentation > 0 {

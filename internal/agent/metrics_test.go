@@ -14,8 +14,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
 )
 
@@ -27,7 +30,9 @@ func fullStatus() Status {
 		System: "orders-db", Repository: "main", Site: "here", RecoveryPoint: at, RPO: 5, RTO: 60, Healthy: true,
 		State: State{
 			Snapshot: run, Retention: run, Collection: run, Check: run, Next: at, Optimize: run, Fragmentation: 1.2, Budget: 1000,
-			Last: &LastSnapshot{ID: "x", Started: at, Finished: at.Add(2 * time.Second), Bytes: 1000, Added: 10},
+			Last:  &LastSnapshot{ID: "x", Started: at, Finished: at.Add(2 * time.Second), Bytes: 1000, Added: 10},
+			Alarm: &capture.Alarm{Alarm: pg.Alarm{Snapshot: "w", Found: at, Missed: 3}, Doubtful: []repo.SnapshotID{"v"}},
+			Found: []capture.Missed{{Path: "base/5/1", Block: 7}},
 		},
 		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30},
 		Failures: newFailures(),
@@ -111,6 +116,7 @@ func TestMetricsText(t *testing.T) {
 		`holdfast_snapshot_last_duration_seconds{system="orders-db"} 2`,
 		`holdfast_task_last_success_timestamp_seconds{system="orders-db",task="check"} 1.7724600005e+09`,
 		`holdfast_log_lag_bytes{system="orders-db"} 40`,
+		`holdfast_snapshot_missed_pages{system="orders-db"} 4`,
 		`holdfast_store_requests_total{operation="put",repository="main",result="ok",system="orders-db"} 7`,
 		`holdfast_store_bytes_total{direction="received",repository="main",system="orders-db"} 70`,
 		`# TYPE holdfast_failures_total counter`,
@@ -148,6 +154,18 @@ func TestHealth(t *testing.T) {
 		{"overdue", SystemStatus{State: State{Next: ago(3 * time.Hour)}}, []string{"a snapshot is overdue since 2026-03-02T11:00:00Z"}},
 		{"overdue, and it runs", SystemStatus{State: State{Next: ago(3 * time.Hour), Snapshot: TaskRun{Running: true}}}, nil},
 		{"damage", SystemStatus{State: State{Damage: "1 objects"}}, []string{"the repository: 1 objects"}},
+		{
+			"the log did not tell",
+			SystemStatus{State: State{Alarm: &capture.Alarm{
+				Alarm: pg.Alarm{Snapshot: "c", Missed: 2, Pages: []string{"base/5/1: block 7", "base/5/1: block 8"}}, Doubtful: []repo.SnapshotID{"a", "b"},
+			}}},
+			[]string{"2 pages changed of which the log did not tell, as snapshot c found, which holds them: 2 snapshots from a to b may lack such changes, the first: base/5/1: block 7"},
+		},
+		{
+			"the log did not tell, and no snapshot has all since",
+			SystemStatus{State: State{Found: []capture.Missed{{Path: "base/5/1", Block: 7, Was: 8, Is: 16}}}},
+			[]string{"pages changed of which the log did not tell, and no snapshot was taken since that holds them: base/5/1: block 7 changed, from LSN 0/8 to 0/10, and the log did not tell"},
+		},
 	} {
 		if diff := cmp.Diff(c.want, illnesses(c.s, nil, now)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)

@@ -81,7 +81,7 @@ func (o *systemOperations) try(ctx context.Context, j job, progress dr.ProgressF
 	}
 	switch j.task {
 	case taskSnapshot:
-		return o.snapshot(ctx, sys, progress)
+		return o.snapshot(ctx, sys, j.found, progress)
 	case taskRetention:
 		return o.retain(ctx, sys)
 	case taskCollection:
@@ -94,14 +94,15 @@ func (o *systemOperations) try(ctx context.Context, j job, progress dr.ProgressF
 	return outcome{err: fmt.Errorf("task %q is unknown", j.task)}
 }
 
-func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
+func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, found []capture.Missed, progress dr.ProgressFunc) outcome {
 	if o.stream != nil {
 		if err := o.stream.connected(ctx, connectLimit); err != nil {
 			return outcome{err: err}
 		}
 	}
 	cfg := o.ws.SnapshotConfig(sys, workspace.SnapshotOptions{Progress: progress})
-	cfg.Workers, cfg.Log, cfg.AfterCheckpoint = o.workers, o.log, sys.Policy.Schedule.Continuous()
+	cfg.Workers, cfg.Log, cfg.Found = o.workers, o.log, found
+	cfg.AfterCheckpoint = sys.Policy.Schedule.Continuous() && len(found) == 0
 	if inRepository := cfg.WaitLog; o.stream != nil {
 		// Our own stream knows when it is worth asking the repository, which has the last word.
 		cfg.WaitLog = func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
@@ -117,11 +118,15 @@ func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, p
 		return outcome{unneeded: true}
 	}
 	if err != nil {
-		return outcome{err: err}
+		out := outcome{err: err}
+		if missed := new(capture.MissedError); errors.As(err, &missed) {
+			out.found = missed.Missed
+			o.logMissed(missed.Missed, int64(len(missed.Missed)), "the snapshot that reads everything has failed, and is tried again: see the next message")
+		}
+		return out
 	}
-	for _, m := range report.Missed {
-		o.log.Error("a page changed of which the log did not tell", dr.KeySnapshot, report.Snapshot.ID, "page", m.String(),
-			dr.KeyNext, "report it with the server's version; this snapshot holds everything, earlier ones may lack such changes")
+	if report.MissedPages > 0 {
+		o.logMissed(report.Missed, report.MissedPages, "report them with the server's version; snapshot "+string(report.Snapshot.ID)+" holds everything, earlier ones may lack such changes")
 	}
 	for _, p := range report.Problems {
 		o.log.Error("the source is damaged; it is stored as it is", dr.KeySnapshot, report.Snapshot.ID, "problem", p.String(),
@@ -132,7 +137,19 @@ func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, p
 		// The snapshot is there. What the gaps say is asked for again before the next one.
 		o.log.Warn("the gaps of the log cannot be read", dr.KeyError, err)
 	}
-	return outcome{last: lastSnapshot(report.Snapshot), again: cutOff(report.Snapshot, gaps), stored: report.Snapshot.Written.NewBytes}
+	return outcome{
+		last: lastSnapshot(report.Snapshot), again: cutOff(report.Snapshot, gaps), stored: report.Snapshot.Written.NewBytes,
+		alarmed: capture.Alarmed(report.Snapshot),
+	}
+}
+
+// logMissed names pages that changed in silence.
+func (o *systemOperations) logMissed(pages []capture.Missed, n int64, next string) {
+	var names []string
+	for _, m := range pages {
+		names = append(names, m.String())
+	}
+	o.log.Error("pages changed of which the log did not tell", "count", n, "pages", names, dr.KeyNext, next)
 }
 
 func lastSnapshot(m *repo.Manifest) *LastSnapshot {
@@ -149,30 +166,41 @@ func cutOff(m *repo.Manifest, gaps []capture.LogGap) bool {
 	return false
 }
 
-func (o *systemOperations) newest(ctx context.Context, now time.Time) (*LastSnapshot, bool, error) {
+func (o *systemOperations) newest(ctx context.Context, now time.Time) (known, error) {
 	sys, err := o.open(ctx)
 	if err != nil {
-		return nil, false, err
+		return known{}, err
 	}
-	list, err := sys.Repo.Snapshots(ctx, o.name())
+	list, err := o.readable(ctx, sys, now)
 	if err != nil {
-		return nil, false, err
+		return known{}, err
 	}
 	var newest *repo.Manifest
+	for _, m := range list {
+		if newest == nil || !m.Started.Before(newest.Started) { // of two of one moment the one that was written anew
+			newest = m
+		}
+	}
+	if newest == nil {
+		return known{}, nil
+	}
+	gaps, err := capture.ReadLogGaps(ctx, sys.Repo.Log(o.name()))
+	return known{lastSnapshot(newest), cutOff(newest, gaps), capture.AlarmOf(list)}, err
+}
+
+// readable returns the system's snapshots that can be read, oldest first.
+func (o *systemOperations) readable(ctx context.Context, sys workspace.System, now time.Time) (out []*repo.Manifest, err error) {
+	list, err := sys.Repo.Snapshots(ctx, o.name())
 	for _, l := range list {
 		switch {
 		case l.Err != nil:
 			o.log.Error("a snapshot cannot be read", dr.KeySnapshot, l.ID, dr.KeyError, l.Err)
 		case l.Manifest.Started.After(now): // by a clock that is wrong, or was: it says nothing about today
-		case newest == nil || !l.Manifest.Started.Before(newest.Started): // of two of one moment the one that was written anew
-			newest = l.Manifest
+		default:
+			out = append(out, l.Manifest)
 		}
 	}
-	if newest == nil {
-		return nil, false, nil
-	}
-	gaps, err := capture.ReadLogGaps(ctx, sys.Repo.Log(o.name()))
-	return lastSnapshot(newest), cutOff(newest, gaps), err
+	return out, err
 }
 
 func (o *systemOperations) settle(ctx context.Context) error {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
 
@@ -24,6 +25,10 @@ type State struct {
 	Last       *LastSnapshot `json:"last,omitempty"`   // the newest snapshot; nil where there is none
 	Damage     string        `json:"damage,omitempty"` // what the last check found; empty: nothing
 	Next       time.Time     `json:"next,omitzero"`    // when the next snapshot is due
+	// Alarm is that pages changed of which the log did not tell, as the repository says; nil: no snapshot is doubtful.
+	Alarm *capture.Alarm `json:"alarm,omitempty"`
+	// Found are such pages of which no snapshot tells yet: the one that has to read everything then has failed.
+	Found []capture.Missed `json:"found,omitempty"`
 	// Budget is how many bytes an optimization may store again by now, before compression.
 	Budget        int64   `json:"budget,omitempty"`
 	Fragmentation float64 `json:"fragmentation,omitempty"` // of the newest snapshot when that was looked at last; 0: never

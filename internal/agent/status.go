@@ -107,6 +107,12 @@ func illnesses(s SystemStatus, refused error, now time.Time) []string {
 	} else if next := s.State.Next; !next.IsZero() && now.Sub(next) > snapshotGrace && !s.State.Snapshot.Running {
 		add("a snapshot is overdue since %s", next.Format(time.RFC3339))
 	}
+	if f := s.State.Found; len(f) > 0 {
+		add("pages changed of which the log did not tell, and no snapshot was taken since that holds them: %s", f[0])
+	}
+	if s.State.Alarm != nil {
+		add("%s", s.State.Alarm)
+	}
 	if s.State.Damage != "" {
 		add("the repository: %s", s.State.Damage)
 	}

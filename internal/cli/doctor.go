@@ -179,6 +179,11 @@ func (e *examination) recoverable(ctx context.Context, s workspace.System) {
 	default:
 		e.ok("recoverable up to %s UTC (timeline %d, %s)", stamp(plan.Range.ToTime), plan.Range.Timeline, plan.Range.To)
 	}
+	if a := alarmOf(v); a != nil {
+		e.fail(dr.Fail("snapshots may lack changes", errors.New(a.String()),
+			"report the pages with the server's version. Where an older snapshot and the log are kept, forget the doubtful ones: their moments are recovered from those. "+
+				"To keep them, and end the alarm: holdfast snapshot create "+e.system+" --full-scan"))
+	}
 	programs, err := boot.FindBinaries(v.Snapshots[len(v.Snapshots)-1].Facts.Major(), s.Postgres.BinDirectory)
 	if err != nil {
 		e.fail(err)

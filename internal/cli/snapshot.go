@@ -35,6 +35,7 @@ type shownSnapshot struct {
 	Log      string          `json:"log,omitempty"`
 	facts    *pg.Facts
 
+	Unseen        *pg.Unseen          `json:"unseen,omitempty"`
 	Fragmentation *repo.Fragmentation `json:"fragmentation,omitempty"` // for snapshot show
 }
 
@@ -49,7 +50,7 @@ func showSnapshot(system string, l repo.Listed) shownSnapshot {
 		s.Error = err.Error()
 		return s
 	}
-	s.facts, s.Start, s.Stop = f, f.StartLSN, f.StopLSN
+	s.facts, s.Start, s.Stop, s.Unseen = f, f.StartLSN, f.StopLSN, f.Audit.Unseen()
 	s.Engine = fmt.Sprintf("PostgreSQL %d.%d", f.Major(), f.Version%10000)
 	s.Log = fmt.Sprintf("timeline %d, %s to %s", f.Timeline, f.StartLSN, f.StopLSN)
 	return s
@@ -233,6 +234,7 @@ func (s shownSnapshot) writeText(w io.Writer) error {
 			rows = append(rows, [2]string{"tablespace", fmt.Sprintf("%s (%d) at %s", t.Name, t.OID, t.Location)})
 		}
 	}
+	rows = append(rows, s.audit()...)
 	for _, p := range m.Problems {
 		rows = append(rows, [2]string{"PROBLEM", p})
 	}
@@ -242,6 +244,29 @@ func (s shownSnapshot) writeText(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// audit says what was not read, and how sure it is that the log told of everything.
+func (s shownSnapshot) audit() (rows [][2]string) {
+	if s.facts == nil || s.facts.Audit == nil {
+		return nil
+	}
+	a := s.facts.Audit
+	switch {
+	case a.FullScan != "" && a.Compared > 0:
+		rows = append(rows, [2]string{"read", fmt.Sprintf("everything: %s; %s compared of which the log did not tell", a.FullScan, count(int(a.Compared), "page"))})
+	case a.FullScan != "":
+		rows = append(rows, [2]string{"read", "everything: " + a.FullScan})
+	default:
+		rows = append(rows, [2]string{"read", "what changed; " + unseen(a.Unread, a.Compared, s.Unseen)})
+	}
+	for _, p := range a.Pages {
+		rows = append(rows, [2]string{"MISSED", p})
+	}
+	if a.Alarm != nil && a.Alarm.Snapshot != string(s.ID) {
+		rows = append(rows, [2]string{"alarm", fmt.Sprintf("snapshot %s found %s of which the log did not tell", a.Alarm.Snapshot, count(int(a.Alarm.Missed), "page"))})
+	}
+	return rows
 }
 
 // forgotten is what snapshot forget did, or would do.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -35,6 +38,10 @@ that no log describes. Recovery then begins at the last checkpoint that the serv
 the server unless there was none since the last snapshot. Where it is not certain what changed, it says why, and reads
 everything. --full-scan reads everything, compares it with what the log told, and names every page that the log should
 have told of: there must be none.
+
+Some pages that the log did not name, drawn by chance, are compared each time, and it says how likely a change of which
+the log did not tell stayed unseen. If one is found, everything is read and compared, and there is an alarm: the agent
+and holdfast status tell of it until the snapshots that may lack such changes are gone, or --full-scan finds nothing more.
 
 Every page's checksum is verified while it is read. A page that is damaged in the database is named and stored as
 it is; the exit code is then 3.`,
@@ -74,9 +81,9 @@ func (s *snapshotCreate) run(ctx context.Context, system string) error {
 	if err := s.app.emit(createdSnapshot{report}); err != nil {
 		return err
 	}
-	if n := len(report.Missed); n > 0 {
+	if n := report.MissedPages; n > 0 {
 		return missed(dr.Fail(fmt.Sprintf("snapshot %s of %s was taken, and holds everything", report.Snapshot.ID, system),
-			fmt.Errorf("%s changed of which the log did not tell: earlier snapshots of what changed may lack such changes", count(n, "page")),
+			fmt.Errorf("%s changed of which the log did not tell: earlier snapshots of what changed may lack such changes", count(int(n), "page")),
 			"report the pages above with the server's version; restore from this snapshot or from one with --full-scan"))
 	}
 	if n := len(report.Problems); n > 0 {
@@ -97,6 +104,9 @@ func (c createdSnapshot) writeText(w io.Writer) error {
 	for _, m := range c.Missed {
 		fmt.Fprintln(w, "MISSED:", m)
 	}
+	if more := c.MissedPages - int64(len(c.Missed)); more > 0 {
+		fmt.Fprintf(w, "MISSED: and %d more\n", more)
+	}
 	for _, s := range c.Skipped {
 		fmt.Fprintln(w, "not a part of the database, left out:", s)
 	}
@@ -110,12 +120,25 @@ func (c createdSnapshot) writeText(w io.Writer) error {
 	switch {
 	case c.NotCompared != "":
 		fmt.Fprintf(w, "  not compared with what the log told: %s\n", c.NotCompared)
-	case c.Compared > 0:
-		fmt.Fprintf(w, "  of which the log did not tell, compared: %s, %d of them changed in silence\n", count(int(c.Compared), "page"), len(c.Missed))
+	case c.Unseen != nil:
+		fmt.Fprintf(w, "  %s\n", unseen(c.Unread, c.Compared, c.Unseen))
+	default:
+		fmt.Fprintf(w, "  of which the log did not tell, compared: %s, %d of them changed in silence\n", count(int(c.Compared), "page"), c.MissedPages)
 	}
 	_, err := fmt.Fprintf(w, "  took %s: checkpoint %s, copy %s (%s/s), log %s\n", round(c.Total), round(c.Checkpoint), round(c.Copy),
 		dr.Bytes(float64(m.Bytes)/max(c.Copy.Seconds(), 1e-3)), round(c.Log))
 	return err
+}
+
+// unseen says how sure it is that the log told of everything.
+func unseen(unread, compared int64, u *pg.Unseen) string {
+	return fmt.Sprintf("of %s that the log did not name %d were compared: had it missed one, that stayed unseen with a chance of %s; had it missed 1 %% of them, %s; had it missed 0.1 %%, %s",
+		count(int(unread), "page"), compared, percent(u.Page), percent(u.Hundredth), percent(u.Thousandth))
+}
+
+// percent rounds up: a chance is never said to be less than it is, but for what floating point makes of it.
+func percent(p float64) string {
+	return strconv.FormatFloat(math.Ceil(max(p*1e4-1e-6, 0))/100, 'f', -1, 64) + " %"
 }
 
 func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

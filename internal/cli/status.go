@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
@@ -110,11 +111,23 @@ func statusOf(ctx context.Context, s workspace.System, now time.Time) (systemSta
 		out.Point = plan.Range.MarkTime // idle since: nothing was committed in between
 	}
 	out.RPO = max(now.Sub(out.Point), 0)
+	alarm := alarmOf(v)
 	switch {
 	case len(v.Unread) > 0:
 		out.Problem = fmt.Sprintf("%s cannot be read", count(len(v.Unread), "snapshot"))
+	case alarm != nil:
+		out.Problem = alarm.String()
 	case out.Objective > 0 && out.RPO > out.Objective:
 		out.Problem = "the RPO objective is missed"
 	}
 	return out, nil
+}
+
+// alarmOf returns what the snapshots tell of changes that the log did not; nil where nothing matters.
+func alarmOf(v *points.View) *capture.Alarm {
+	var list []*repo.Manifest
+	for _, s := range v.Snapshots {
+		list = append(list, s.Manifest)
+	}
+	return capture.AlarmOf(list)
 }

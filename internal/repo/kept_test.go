@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -26,7 +27,9 @@ type keptFiles map[SnapshotID]map[string]string
 
 // Repositories that an earlier holdfast wrote restore for ever, and are written to.
 func TestKeptRepositories(t *testing.T) {
-	for name, write := range map[string]func(*testing.T, *storetest.Memory) map[SnapshotID]files{"1-patched": keptPatched} {
+	for name, write := range map[string]func(*testing.T, *storetest.Memory) map[SnapshotID]files{
+		"1-patched": keptPatched, "2-nodes": keptNodes, "3-sized-nodes": keptNodes,
+	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("testdata", "kept", name)
 			if _, err := os.Stat(path + ".tar"); errors.Is(err, os.ErrNotExist) && *keep {
@@ -82,6 +85,15 @@ func keptPatched(t *testing.T, st *storetest.Memory) map[SnapshotID]files {
 	t.Logf("kinds of lists: %v", kinds)
 	mustCollect(t, r, CollectOptions{MinLive: 0.9})
 	return all
+}
+
+// keptNodes has a tree of more than one level.
+func keptNodes(t *testing.T, st *storetest.Memory) map[SnapshotID]files {
+	fs := files{}
+	for i := range 300 {
+		fs[fmt.Sprintf("base/5/%05d", i)] = []byte(fmt.Sprint("file ", i%3))
+	}
+	return map[SnapshotID]files{mustSave(t, newRepository(t, st), fs).ID: fs}
 }
 
 func writeKept(t *testing.T, path string, write func(*testing.T, *storetest.Memory) map[SnapshotID]files) {

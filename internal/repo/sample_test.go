@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -118,10 +119,38 @@ func TestSizesComeWithTheFirstEdit(t *testing.T) {
 	if want := old.build(t, split, entries); now != want {
 		t.Error("the edited tree is not the one of the same entries")
 	}
-	top := node{level: 1, keys: []string{"a"}, values: [][]byte{make([]byte, plainRef)}}
-	if _, known, err := top.total(); known || err != nil {
-		t.Errorf("a node without sizes tells them: %v", err)
+}
+
+// A tree without sizes cannot be sampled, and one that was made of it can.
+func TestSampleOfKeptTrees(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]error{"2-nodes": ErrNoSizes, "3-sized-nodes": nil} {
+		st, sums := readKept(t, filepath.Join("testdata", "kept", name))
+		r := reopen(t, st)
+		for id := range sums {
+			m := must(r.Manifest(t.Context(), "orders-db", id))
+			if n, err := drawn(t, r, m); !errors.Is(err, want) || err == nil && n != 50 {
+				t.Errorf("%s: %d of 50 bytes are drawn, %v", name, n, err)
+			}
+			w := must(r.Begin(t.Context(), "orders-db", DefaultGroup))
+			now := &Manifest{Engine: "test"}
+			if ok, err := w.MayCarry(t.Context(), m); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			if err := errors.Join(w.EditTree(t.Context(), m, []TreeEdit{{Path: "base/5/00007"}}, now), w.Commit(t.Context(), now)); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := drawn(t, r, now); n != 50 || err != nil {
+				t.Errorf("%s, edited: %d of 50 bytes are drawn, %v", name, n, err)
+			}
+		}
 	}
+}
+
+func drawn(t *testing.T, r *Repository, m *Manifest) (n int, err error) {
+	t.Helper()
+	err = r.Reader().Sample(t.Context(), must(m.RootID()), rand.New(rand.NewPCG(1, 2)), 50, func(string, *Entry, int64) error { n++; return nil })
+	return n, err
 }
 
 // withoutSizes writes a tree as older holdfasts did.

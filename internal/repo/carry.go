@@ -24,7 +24,8 @@ func (w *Writer) MayCarry(ctx context.Context, m *Manifest) (bool, error) {
 	if m.Group != w.group {
 		return false, nil
 	}
-	if w.known != nil && m.Generation < w.generation && !slices.Contains(w.considered, name) {
+	here := m.Generation >= w.generation && m.Replica == w.replica
+	if w.known != nil && !here && !slices.Contains(w.considered, name) {
 		return false, nil
 	}
 	// After the intent, or what the snapshot needs may have been condemned between its end and our beginning.

@@ -181,6 +181,8 @@ func (c *checker) small(ctx context.Context) error {
 		{prefixSigners, seal.KindSigner, true},
 		{prefixIntents, seal.KindIntent, true},
 		{prefixCollect, seal.KindCollection, true},
+		{prefixGraves, seal.KindCollection, true},
+		{replicaName, seal.KindReplica, true},
 		{prefixLogFiles, seal.KindLogFile, true},
 		{prefixMarks, seal.KindMark, true},
 		{prefixSummaries, seal.KindSummary, false},

@@ -120,15 +120,7 @@ func (c *checker) pack(ctx context.Context, k packKey, size int64) error {
 	}
 	ix := c.private.index
 	for from := 0; from < len(places); {
-		n, bytes := 1, int64(places[from].stored)
-		for from+n < len(places) && places[from+n].offset == places[from+n-1].offset+places[from+n-1].stored && bytes+int64(places[from+n].stored) <= maxRead {
-			bytes += int64(places[from+n].stored)
-			n++
-		}
-		run := make([]location, n)
-		for i := range run {
-			run[i] = location{ref, places[from+i]}
-		}
+		run := firstRun(ref, len(places)-from, func(i int) chunkPlace { return places[from+i] })
 		next, err := c.tree.run(ctx, from, run, func(i int, _ []byte) error {
 			return c.indexed(ref, places[i])
 		})
@@ -235,7 +227,7 @@ func (c *checker) leftovers(ctx context.Context) error {
 	}
 	known := []string{
 		markerName, prefixKeys, prefixEpochs, prefixPacks, prefixIndex, prefixBase, prefixSystems, prefixSnapshots, prefixIntents, prefixCollect,
-		prefixLog, prefixLogFiles, prefixMarks, prefixSummaries, prefixSigners, "probe/",
+		prefixLog, prefixLogFiles, prefixMarks, prefixSummaries, prefixSigners, prefixGraves, replicaName, "probe/",
 	}
 	strange, undecided := 0, 0
 	err := c.r.store.List(ctx, "", "", func(i store.Info) error {

@@ -108,7 +108,7 @@ func (c *collector) await(ctx context.Context, intents []string) (bool, error) {
 
 // settle looks at one intent, and aborts its writer where patience has ended.
 func (c *collector) settle(ctx context.Context, name string) error {
-	snapshot := prefixSnapshots + strings.TrimPrefix(name, prefixIntents)
+	snapshot := outcomeOf(name)
 	// The intent first: a writer creates the snapshot before it removes the intent.
 	intent, err := c.r.exists(ctx, name)
 	if err != nil {
@@ -286,6 +286,9 @@ func (c *collector) sweep(ctx context.Context, p *published, d *done, intents []
 		return nil
 	}
 	dead := d.doomed(p)
+	if err := c.bury(ctx, p.Number, dead); err != nil {
+		return err
+	}
 	for _, k := range slices.SortedFunc(maps.Values(dead), func(a, b packKey) int { return cmp.Compare(a.String(), b.String()) }) {
 		i, err := c.r.store.Stat(ctx, k.name())
 		if errors.Is(err, store.ErrNotExist) {
@@ -370,7 +373,7 @@ func (c *collector) sweepIntents(ctx context.Context, intents []string) error {
 		if !there {
 			continue
 		}
-		snapshot := prefixSnapshots + strings.TrimPrefix(name, prefixIntents)
+		snapshot := outcomeOf(name)
 		body, err := c.r.store.Get(ctx, snapshot, maxSmall)
 		if err != nil {
 			continue // what cannot be read now is left to a later collection

@@ -145,12 +145,14 @@ func (p *patience) forget(intent string) {
 
 // AbortWriters settles what dead writers of a system left: an undecided intent gets the outcome "aborted". Whoever
 // calls it knows that no writer of that system is alive; if one is, its Commit fails with ErrAborted, and nothing
-// else happens. It returns how many there were.
+// else happens. Copiers, of which there may be others, are left alone. It returns how many there were.
 func (r *Repository) AbortWriters(ctx context.Context, system string) (int, error) {
 	prefix := prefixIntents + r.keys.NameHash(system) + "/"
 	var ids []SnapshotID
 	err := r.store.List(ctx, prefix, "", func(i store.Info) error {
-		ids = append(ids, SnapshotID(i.Name[len(prefix):]))
+		if id := SnapshotID(i.Name[len(prefix):]); r.intentName(system, id) == i.Name && outcomeOf(i.Name) == r.snapshotName(system, id) {
+			ids = append(ids, id)
+		}
 		return nil
 	})
 	if err != nil {

@@ -76,15 +76,14 @@ func lowered(floors map[StreamID]uint64, snapshots []Listed) map[StreamID]uint64
 
 // undecided returns the number of the system's intents that have no outcome.
 func (r *Repository) undecided(ctx context.Context, system string) (int, error) {
-	prefix := prefixIntents + r.keys.NameHash(system) + "/"
-	var ids []SnapshotID
-	err := r.store.List(ctx, prefix, "", func(i store.Info) error {
-		ids = append(ids, SnapshotID(i.Name[len(prefix):]))
+	var outcomes []string
+	err := r.store.List(ctx, prefixIntents+r.keys.NameHash(system)+"/", "", func(i store.Info) error {
+		outcomes = append(outcomes, outcomeOf(i.Name))
 		return nil
 	})
 	n := 0
-	for _, id := range ids {
-		there, statErr := r.exists(ctx, r.snapshotName(system, id))
+	for _, name := range outcomes {
+		there, statErr := r.exists(ctx, name)
 		if err = errors.Join(err, statErr); err == nil && !there {
 			n++
 		}

@@ -74,15 +74,7 @@ func (c *collector) newRewriter(m *marking, number uint32) *rewriter {
 func (w *rewriter) pack(ctx context.Context, ref *packRef, places []metaPlace, broken func(metaPlace, error) error) error {
 	slices.SortFunc(places, func(a, b metaPlace) int { return cmp.Compare(a.offset, b.offset) })
 	for len(places) > 0 {
-		n, size := 1, int64(places[0].stored)
-		for n < len(places) && places[n].offset == places[n-1].offset+places[n-1].stored && size+int64(places[n].stored) <= maxRead {
-			size += int64(places[n].stored)
-			n++
-		}
-		run := make([]location, n)
-		for i, p := range places[:n] {
-			run[i] = location{ref, p.chunkPlace}
-		}
+		run := firstRun(ref, len(places), func(i int) chunkPlace { return places[i].chunkPlace })
 		next, err := w.rd.run(ctx, 0, run, func(i int, plain []byte) error {
 			// The chunk was just proven; what is copied is its encoded form, sealed again.
 			return w.add(ctx, ref.group, places[i], len(plain))

@@ -11,18 +11,32 @@ import (
 // where that side has no such path. Leaves that both trees share are not read: the cost is that of the inner
 // nodes and of what changed. A changed time or mode counts as a difference.
 func (rd *Reader) Diff(ctx context.Context, from, to *Manifest, fn func(path string, old, now *Entry) error) error {
+	before, now, err := rd.sides(ctx, rd, from, to)
+	if err != nil {
+		return err
+	}
+	return diffLeaves(ctx, before, now, fn)
+}
+
+// sides returns cursors over the leaves that two snapshots do not share, of which one is read by another reader.
+func (rd *Reader) sides(ctx context.Context, other *Reader, from, to *Manifest) (before, now *leafCursor, err error) {
 	var leaves [2][]seal.ChunkID
-	for i, m := range []*Manifest{from, to} {
-		root, err := m.RootID()
-		if err != nil {
-			return err
+	for i, side := range []struct {
+		rd *Reader
+		m  *Manifest
+	}{{other, from}, {rd, to}} {
+		root, err := side.m.RootID()
+		if err == nil {
+			leaves[i], err = side.rd.leaves(ctx, root, nil)
 		}
-		if leaves[i], err = rd.leaves(ctx, root, nil); err != nil {
-			return err
+		if err != nil {
+			return nil, nil, err
 		}
 	}
-	old := rd.cursor(without(leaves[0], leaves[1]))
-	now := rd.cursor(without(leaves[1], leaves[0]))
+	return other.cursor(without(leaves[0], leaves[1])), rd.cursor(without(leaves[1], leaves[0])), nil
+}
+
+func diffLeaves(ctx context.Context, old, now *leafCursor, fn func(path string, old, now *Entry) error) error {
 	for {
 		a, err := old.peek(ctx)
 		if err != nil {

@@ -15,13 +15,18 @@ import (
 
 // readDirectory reads what a pack of size bytes says of itself: all that an index object says of it.
 func (r *Repository) readDirectory(ctx context.Context, k packKey, size int64) (*packRef, []chunkPlace, error) {
+	return r.directory(k, size, func(at int64, dst []byte) error { return r.store.GetRange(ctx, k.name(), at, dst) })
+}
+
+// directory is readDirectory of a pack whose bytes get gives.
+func (r *Repository) directory(k packKey, size int64, get func(at int64, dst []byte) error) (*packRef, []chunkPlace, error) {
 	name := k.name()
 	damaged := func(at int64, reason string) error { return &seal.DamagedError{Name: name, Offset: at, Reason: reason} }
 	if size < packFrame || size > maxPack {
 		return nil, nil, damaged(0, fmt.Sprintf("%d bytes are no pack", size))
 	}
 	head := make([]byte, seal.HeaderSize)
-	if err := r.store.GetRange(ctx, name, 0, head); err != nil {
+	if err := get(0, head); err != nil {
 		return nil, nil, err
 	}
 	h, err := seal.ParseHeader(name, head)
@@ -32,7 +37,7 @@ func (r *Repository) readDirectory(ctx context.Context, k packKey, size int64) (
 		return nil, nil, damaged(4, fmt.Sprintf("it is of kind %d", h.Kind))
 	}
 	trailer := make([]byte, packTrailerSize)
-	if err := r.store.GetRange(ctx, name, size-packTrailerSize, trailer); err != nil {
+	if err := get(size-packTrailerSize, trailer); err != nil {
 		return nil, nil, err
 	}
 	n := int64(binary.LittleEndian.Uint32(trailer))
@@ -41,7 +46,7 @@ func (r *Repository) readDirectory(ctx context.Context, k packKey, size int64) (
 		return nil, nil, damaged(size-packTrailerSize, "its trailer is not that of a pack")
 	}
 	sealed := make([]byte, n)
-	if err := r.store.GetRange(ctx, name, limit, sealed); err != nil {
+	if err := get(limit, sealed); err != nil {
 		return nil, nil, err
 	}
 	o, err := r.keys.Object(h, name)

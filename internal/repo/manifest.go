@@ -38,6 +38,9 @@ type Manifest struct {
 	Problems   []string        `json:"problems,omitempty"` // damage found at the source, stored as it was
 	// Generation is the number of the last collection that was published before the writer read the index.
 	Generation uint32 `json:"generation,omitempty"`
+	// Replica is the replica for which Generation counts: the one into which the snapshot was written. Other replicas have other
+	// collections.
+	Replica string `json:"replica,omitempty"`
 	// Rewrites is the snapshot as it was taken, where this one has the same content and facts in a better layout; empty where
 	// this is the one that was taken. See Moment.
 	Rewrites SnapshotID `json:"rewrites,omitempty"`
@@ -285,16 +288,17 @@ func (r *Repository) LatestSnapshot(ctx context.Context, system string) (*Manife
 func (id SnapshotID) second() string { return string(id[:max(len(id)-9, 0)]) }
 
 // Forget makes a snapshot cease to exist. Its chunks go with the next collection, where nobody else has them.
-// While its writer's intent is there, the writer may be about to repeat its Commit: a tombstone then keeps the
-// name taken.
+// While an intent of its writer, or of a copier, is there, that one may be about to repeat its Commit: a tombstone then keeps
+// the name taken.
 func (r *Repository) Forget(ctx context.Context, system string, id SnapshotID) error {
 	name := r.snapshotName(system, id)
-	_, err := r.store.Stat(ctx, r.intentName(system, id))
+	intents := 0
+	err := r.store.List(ctx, r.intentName(system, id), "", func(store.Info) error { intents++; return nil })
 	switch {
-	case errors.Is(err, store.ErrNotExist):
-		return r.store.Delete(ctx, name)
 	case err != nil:
 		return err
+	case intents == 0:
+		return r.store.Delete(ctx, name)
 	}
 	body, err := r.tombstone(name, "forgotten")
 	if err != nil {

@@ -51,24 +51,13 @@ func (l *Log) PutMark(ctx context.Context, m Mark) error {
 	if err != nil {
 		return fmt.Errorf("store the high-water mark: %w", err)
 	}
-	var old []string
-	err = l.r.store.List(ctx, prefix, "", func(i store.Info) error {
-		if i.Name < name {
-			old = append(old, i.Name)
-		}
-		return nil
-	})
-	for _, o := range old {
-		err = errors.Join(err, l.r.store.Delete(ctx, o))
-	}
-	return err
+	return l.dropMarks(ctx, m.Stream, name)
 }
 
 // Mark returns the highest mark of a stream; ok is false where there is none.
 func (l *Log) Mark(ctx context.Context, s StreamID) (m Mark, ok bool, err error) {
-	var name string
-	prefix := l.markPrefix(s)
-	if err := l.r.store.List(ctx, prefix, "", func(i store.Info) error { name = i.Name; return nil }); err != nil || name == "" {
+	name, err := l.markObject(ctx, s)
+	if err != nil || name == "" {
 		return m, false, err
 	}
 	b, err := l.r.store.Get(ctx, name, maxSmall)
@@ -92,7 +81,7 @@ func (l *Log) Mark(ctx context.Context, s StreamID) (m Mark, ok bool, err error)
 	if err := l.r.verifySignature(ctx, name, m.Signer, purposeMark, body, signature); err != nil {
 		return m, false, err
 	}
-	lsn, _, _ := strings.Cut(name[len(prefix):], "-")
+	lsn, _, _ := strings.Cut(name[len(l.markPrefix(s)):], "-")
 	if v, err := strconv.ParseUint(lsn, 16, 64); err != nil || v != m.LSN || m.Stream != s {
 		return m, false, &seal.DamagedError{Name: name, Reason: "it holds another mark than its name says"}
 	}

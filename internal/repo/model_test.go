@@ -62,6 +62,7 @@ func runModel(t *testing.T, runs int, prepare func(s *sim)) {
 type sim struct {
 	rnd  *rand.Rand
 	st   *storetest.Memory
+	far  *storetest.Memory // another replica; nil: there is none
 	keys *seal.Keyring
 	sign *seal.Signer
 	ops  []modelOp

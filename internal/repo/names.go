@@ -29,6 +29,8 @@ const (
 	prefixMarks     = "marks/"
 	prefixSummaries = "summaries/"
 	prefixSigners   = "signers/"
+	prefixGraves    = "graves/"
+	replicaName     = "replica"
 )
 
 // ResidencyGroup names the systems whose data may share a pack: 1 to 32 characters of [a-z0-9-].
@@ -116,6 +118,13 @@ func (r *Repository) snapshotName(system string, id SnapshotID) string {
 
 func (r *Repository) intentName(system string, id SnapshotID) string {
 	return prefixIntents + r.keys.NameHash(system) + "/" + string(id)
+}
+
+// outcomeOf returns the snapshot object that decides an intent. Of a snapshot that is copied there may be several: each copier
+// has its own, whose name goes on behind the snapshot's ID.
+func outcomeOf(intent string) string {
+	snapshot, _, _ := strings.Cut(strings.TrimPrefix(intent, prefixIntents), ".")
+	return prefixSnapshots + snapshot
 }
 
 func (r *Repository) systemName(system string) string { return prefixSystems + r.keys.NameHash(system) }

@@ -72,6 +72,36 @@ func (r *Repository) Systems(ctx context.Context) ([]System, error) {
 	return all, nil
 }
 
+// replicaObject is the content of the object that makes a replica another one than its copies.
+type replicaObject struct {
+	ID string `json:"id"`
+}
+
+// Replica returns the name of this replica: 32 hexadecimal digits, which its first writer draws. Numbers of collections mean
+// something within one replica only.
+func (r *Repository) Replica(ctx context.Context) (string, error) {
+	if id := r.replica.Load(); id != nil {
+		return *id, nil
+	}
+	var o replicaObject
+	err := r.readJSON(ctx, seal.KindReplica, replicaName, &o)
+	if errors.Is(err, store.ErrNotExist) {
+		o.ID = randomHex(16)
+		var body []byte
+		if body, err = r.sealJSON(seal.KindReplica, replicaName, o); err != nil {
+			return "", err
+		}
+		if err = r.store.Create(ctx, replicaName, body); errors.Is(err, store.ErrExists) {
+			err = r.readJSON(ctx, seal.KindReplica, replicaName, &o)
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("name the replica: %w", err)
+	}
+	r.replica.Store(&o.ID)
+	return o.ID, nil
+}
+
 type signerObject struct {
 	Public []byte    `json:"public"`
 	Host   string    `json:"host,omitempty"`

@@ -29,6 +29,9 @@ type Writer struct {
 	id        SnapshotID
 	started   time.Time
 	rewrites  *Manifest // the snapshot that this one takes the place of; nil: none
+	copies    bool      // the snapshot exists in another replica
+	intent    string    // the object that announces the writer
+	replica   string    // in which generation counts
 	condemned map[PackID]bool
 	// generation is the number of the last collection that was published before the index was read.
 	generation uint32
@@ -106,7 +109,15 @@ func (r *Repository) begin(ctx context.Context, w *Writer) (*Writer, error) {
 	if err := r.registerSigner(ctx); err != nil {
 		return nil, err
 	}
+	var err error
+	if w.replica, err = r.Replica(ctx); err != nil {
+		return nil, err
+	}
 	w.claimed = map[seal.ChunkID]bool{}
+	w.intent = r.intentName(system, w.id)
+	if w.copies {
+		w.intent += "." + randomHex(4) // another copier may be at it: each is waited for
+	}
 	if err := w.createIntent(ctx); err != nil {
 		return nil, err
 	}
@@ -129,8 +140,7 @@ func (w *Writer) createIntent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name := w.r.intentName(w.system, w.id)
-	if err := w.r.store.Create(ctx, name, w.r.keys.SealWhole(seal.KindIntent, name, body)); err != nil {
+	if err := w.r.store.Create(ctx, w.intent, w.r.keys.SealWhole(seal.KindIntent, w.intent, body)); err != nil {
 		return fmt.Errorf("announce the snapshot: %w", err)
 	}
 	return nil
@@ -139,7 +149,7 @@ func (w *Writer) createIntent(ctx context.Context) error {
 func (w *Writer) deleteIntent(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return w.r.store.Delete(ctx, w.r.intentName(w.system, w.id))
+	return w.r.store.Delete(ctx, w.intent)
 }
 
 func (w *Writer) start(ctx context.Context) {
@@ -308,7 +318,7 @@ func (w *Writer) drain() error {
 }
 
 // Commit stores what is left, then creates the snapshot with this manifest, whose fields System, ID, Group,
-// Repository, Host, Started, Finished, Generation, Written and Signer it sets. When it returns nil the snapshot exists, durably.
+// Repository, Host, Started, Finished, Generation, Replica, Written and Signer it sets. When it returns nil the snapshot exists, durably.
 func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
 	if w.closed {
 		return errors.New("commit of a closed writer")
@@ -318,7 +328,8 @@ func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
 		return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 	}
 	m.Version, m.Repository, m.System, m.ID, m.Group = 1, w.r.id, w.system, w.id, w.group
-	m.Started, m.Finished, m.Host, m.Written, m.Generation = w.started, w.r.opts.Now().UTC(), w.r.opts.Host, w.Stats(), w.generation
+	m.Started, m.Finished, m.Host, m.Written = w.started, w.r.opts.Now().UTC(), w.r.opts.Host, w.Stats()
+	m.Generation, m.Replica = w.generation, w.replica
 	if o := w.rewrites; o != nil {
 		m.Started, m.Finished, m.Host, m.Rewrites = o.Started, o.Finished, o.Host, o.Moment()
 	}
@@ -327,7 +338,12 @@ func (w *Writer) Commit(ctx context.Context, m *Manifest) error {
 	if err != nil {
 		return errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 	}
-	err = w.r.store.Create(ctx, name, w.r.keys.SealWhole(seal.KindSnapshot, name, body))
+	return w.create(ctx, name, w.r.keys.SealWhole(seal.KindSnapshot, name, body))
+}
+
+// create makes the snapshot exist, if its name is not taken.
+func (w *Writer) create(ctx context.Context, name string, object []byte) error {
+	err := w.r.store.Create(ctx, name, object)
 	switch {
 	case errors.Is(err, store.ErrExists):
 		// The name is taken for ever, so nobody needs to wait for us.

@@ -27,6 +27,7 @@ const (
 	KindMark       Kind = 9
 	KindSigner     Kind = 10
 	KindSummary    Kind = 11
+	KindReplica    Kind = 12
 )
 
 const (

@@ -1,0 +1,68 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// Beside opens another replica of the repository with the keys of this one.
+func (r *Repository) Beside(ctx context.Context, st store.Store, opts Options) (*Repository, error) {
+	opts.setDefaults()
+	m, err := readMarker(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	if m.ID != r.id {
+		return nil, dr.Fail(fmt.Sprintf("open a replica in %s", st), fmt.Errorf("repository %s is there, and this one is %s", m.ID, r.id),
+			"give each repository places of its own")
+	}
+	return open(st, r.keys, opts)
+}
+
+// CopyKeys copies who can open the repository into another place, and makes that a replica where it is empty: the slots
+// of the newest epoch, the epochs, the marker, in this order. It may be repeated. Rotations in both replicas, which did not know
+// of each other, are an error: nobody would find the keys of what was sealed since in the other.
+func (r *Repository) CopyKeys(ctx context.Context, to store.Store) error {
+	newest, err := currentEpoch(ctx, r.store, r.id)
+	if err != nil {
+		return err
+	}
+	put := func(i store.Info) error {
+		_, err := copyPlain(ctx, r.store, to, i.Name)
+		return err
+	}
+	if err := r.store.List(ctx, slotName(r.id, newest.Generation, ""), "", put); err != nil {
+		return err
+	}
+	err = r.store.List(ctx, prefixEpochs+r.id+"/", "", func(i store.Info) error {
+		differs, err := copyPlain(ctx, r.store, to, i.Name)
+		if err == nil && differs {
+			return dr.Fail(fmt.Sprintf("copy the keys to %s", to), fmt.Errorf("object %s is another one there: the keys were rotated in both replicas", i.Name),
+				"say which replica is right, and make the other one anew from it")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	_, err = copyPlain(ctx, r.store, to, markerName)
+	return err
+}
+
+// copyPlain creates an object of another store in this one. It tells whether a different one is there, which stays.
+func copyPlain(ctx context.Context, from, to store.Store, name string) (differs bool, err error) {
+	b, err := from.Get(ctx, name, maxSmall)
+	if err != nil {
+		return false, err
+	}
+	if err = to.Create(ctx, name, b); !errors.Is(err, store.ErrExists) {
+		return false, err
+	}
+	have, err := to.Get(ctx, name, maxSmall)
+	return err == nil && !bytes.Equal(have, b), err
+}

@@ -14,7 +14,7 @@ import (
 // collect. That one changes between two calls to this one. What is copied, forgotten and collected here may be copied again,
 // while a collector that was late goes on with its deletions.
 func TestCopyModel(t *testing.T) {
-	runModel(t, 2**modelRuns, func(s *sim) {
+	runModel(t, *modelRuns, func(s *sim) {
 		s.ops, s.someFiles, s.carries = slices.Concat(carryOps, copyOps), pagedFiles, true
 		s.far = s.st.Clone()
 	})

@@ -17,6 +17,7 @@ import (
 
 // repoPrune applies retention and gives space back.
 type repoPrune struct {
+	site     string
 	app      *app
 	name     string
 	dryRun   bool
@@ -51,6 +52,7 @@ a writer may stay so before it is aborted.`,
 	f.BoolVar(&p.alone, "alone", false, "promise that nobody else writes: needed where the store has no exclusive creation")
 	f.DurationVar(&p.wait, "wait", 0, "how long to wait for writers that are at work")
 	f.DurationVar(&p.patience, "patience", 0, "how long a writer may stay undecided before it is aborted (default 24h)")
+	addSite(c, &p.site)
 	f.StringVar(&p.confirm, "confirm", "", "the `name` of the repository, instead of the question")
 	return c
 }
@@ -99,6 +101,7 @@ func (p *repoPrune) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.Site = p.site
 	defer w.Close() //nolint:errcheck // what was written is durable
 	name, err := repositoryName(w.Config, p.name)
 	if err != nil {

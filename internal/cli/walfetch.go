@@ -122,6 +122,9 @@ func (a *app) repositoryArgs(b *breakGlass) []string {
 	if a.configPath != "" {
 		args = append(args, "--config", absolute(a.configPath))
 	}
+	if b.site != "" {
+		args = append(args, "--site", b.site)
+	}
 	return args
 }
 

@@ -21,7 +21,9 @@ import (
 
 // breakGlass opens a repository without any configuration: with the binary, a replica and a key, what is stored
 // can be listed and restored when every server of ours is gone.
+// A configuration may name several replicas, of which it may be told to use one.
 type breakGlass struct {
+	site       string
 	url        string
 	passphrase string
 	identities []string
@@ -29,6 +31,7 @@ type breakGlass struct {
 
 func (b *breakGlass) addFlags(c *cobra.Command) {
 	f := c.Flags()
+	addSite(c, &b.site)
 	f.StringVar(&b.url, "repo", "", "`URL` of a repository, instead of the configuration's: a directory or s3://bucket/prefix?…")
 	f.StringVar(&b.passphrase, "passphrase-file", "", "`file` with the passphrase of --repo")
 	f.StringArrayVar(&b.identities, "identity", nil, "age identity `file` that opens --repo; may be repeated")
@@ -44,7 +47,14 @@ func (a *app) workspace(b *breakGlass) (*workspace.Workspace, error) {
 		if err != nil {
 			return nil, err
 		}
-		return workspace.New(c, a.logger()), nil
+		w := workspace.New(c, a.logger())
+		if b != nil {
+			w.Site = b.site
+		}
+		return w, nil
+	}
+	if b.site != "" {
+		return nil, usage(errors.New("--site chooses among the configuration's replicas, and --repo names one: give one of the two"))
 	}
 	c, err := b.config()
 	if err != nil {

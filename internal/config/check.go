@@ -71,6 +71,7 @@ func (c *Config) check(r *report) {
 		c.checkSystem(r, c.Systems[dr.SystemName(name)])
 	}
 	c.checkSlots(r)
+	c.checkResidency(r)
 	for _, name := range slices.Sorted(maps.Keys(c.Policies)) {
 		checkPolicy(r, c.Policies[name])
 	}
@@ -78,14 +79,20 @@ func (c *Config) check(r *report) {
 
 func (c *Config) checkRepository(r *report, repo Repository) {
 	path := "repositories." + repo.Name
-	if n := len(repo.Replicas); n != 1 {
-		r.addAt(path+".replicas", fmt.Sprintf("repository %s has %d replicas", quote(repo.Name), n),
-			"this version writes exactly one replica", "")
+	if len(repo.Replicas) == 0 {
+		r.addAt(path+".replicas", fmt.Sprintf("repository %s has no replica", quote(repo.Name)), "it is nowhere", "give it one")
 	}
+	at := map[string]bool{}
 	for i, rep := range repo.Replicas {
+		where := index(path+".replicas", i) + ".site"
 		if _, ok := c.Sites[rep.Site]; !ok {
-			c.undeclared(r, index(path+".replicas", i)+".site", "site", rep.Site, slices.Sorted(maps.Keys(c.Sites)))
+			c.undeclared(r, where, "site", rep.Site, slices.Sorted(maps.Keys(c.Sites)))
 		}
+		if at[rep.Site] {
+			r.addAt(where, fmt.Sprintf("repository %s has two replicas at site %s", quote(repo.Name), quote(rep.Site)),
+				"a site is lost as a whole", "name the site of each; declare another one where they can be lost apart")
+		}
+		at[rep.Site] = true
 	}
 	k := repo.Keys
 	switch {
@@ -159,4 +166,59 @@ func checkPolicy(r *report, p Policy) {
 		r.addAt(path+".objectives.rto", fmt.Sprintf("the RTO of policy %s is longer than its MTD", quote(p.Name)),
 			fmt.Sprintf("%s is more than %s", printDuration(o.RTO), printDuration(o.MTD)), "the business is lost before the objective is; correct one of them")
 	}
+}
+
+// checkResidency refuses systems whose data would have to be where it may not be. Packs hold data of all systems of a residency
+// group, so that these may be at the same sites.
+func (c *Config) checkResidency(r *report) {
+	type group struct{ repository, residency string }
+	first := map[group]System{}
+	for _, name := range c.SystemNames() {
+		s := c.Systems[dr.SystemName(name)]
+		path := "systems." + name + ".jurisdictions"
+		for i, j := range s.Jurisdictions {
+			if !slices.ContainsFunc(slices.Collect(maps.Values(c.Sites)), func(site dr.Site) bool { return site.Jurisdiction == j }) {
+				c.undeclared(r, index(path, i), "jurisdiction", j, c.jurisdictions())
+			}
+		}
+		if replicas := c.Repositories[s.Repository].Replicas; len(replicas) > 0 {
+			if site, ok := c.Sites[replicas[0].Site]; ok && !s.MayBeAt(site) {
+				r.addAt(path, fmt.Sprintf("the data of system %s may not be in repository %s", quote(name), quote(s.Repository)),
+					fmt.Sprintf("that is written to at site %s, whose jurisdiction is %s", quote(site.Name), quote(site.Jurisdiction)),
+					"use a repository whose first replica is at a site that is allowed, or allow this one")
+			}
+		}
+		g := group{s.Repository, s.Residency}
+		other, ok := first[g]
+		if !ok {
+			first[g] = s
+			continue
+		}
+		if !slices.Equal(c.allowed(s), c.allowed(other)) {
+			r.addAt(path, fmt.Sprintf("systems %s and %s may not be at the same sites, and share packs", quote(string(other.Name)), quote(name)),
+				fmt.Sprintf("both are of residency group %s in repository %s", quote(s.Residency), quote(s.Repository)),
+				"give one of them another residency group, or both the same jurisdictions")
+		}
+	}
+}
+
+// allowed returns the sites at which a system's data may be.
+func (c *Config) allowed(s System) []string {
+	var sites []string
+	for _, name := range slices.Sorted(maps.Keys(c.Sites)) {
+		if s.MayBeAt(c.Sites[name]) {
+			sites = append(sites, name)
+		}
+	}
+	return sites
+}
+
+func (c *Config) jurisdictions() []string {
+	seen := map[string]bool{}
+	for _, s := range c.Sites {
+		if s.Jurisdiction != "" {
+			seen[s.Jurisdiction] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
 }

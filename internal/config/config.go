@@ -22,7 +22,7 @@ type Config struct {
 // Repository is one logical store of snapshots and logs.
 type Repository struct {
 	Name     string
-	Replicas []Replica // exactly one
+	Replicas []Replica // the first is the one that is written to; the others get copies. Each has a site of its own
 	Keys     Keys
 	Cache    string // directory for what may be read again; absolute
 }
@@ -45,8 +45,10 @@ type System struct {
 	Name       dr.SystemName
 	Repository string
 	Residency  string // residency group: whose data may share a pack with it
-	Policy     string
-	Postgres   Postgres
+	// Jurisdictions are those of the sites at which its data may be; none means everywhere.
+	Jurisdictions []string
+	Policy        string
+	Postgres      Postgres
 }
 
 // Postgres is a PostgreSQL cluster.
@@ -56,6 +58,11 @@ type Postgres struct {
 	BinDirectory  string // absolute; empty means to look for PostgreSQL's programs
 	Slot          string // physical replication slot of the log stream
 	Checkpoint    Checkpoint
+}
+
+// MayBeAt tells whether the system's data may be at a site.
+func (s System) MayBeAt(site dr.Site) bool {
+	return len(s.Jurisdictions) == 0 || slices.Contains(s.Jurisdictions, site.Jurisdiction)
 }
 
 // Local tells whether the cluster's files are read in place.
@@ -153,6 +160,18 @@ func (c *Config) RepositoryOf(s System) Repository { return c.Repositories[s.Rep
 
 // PolicyOf returns the policy of a system of c.
 func (c *Config) PolicyOf(s System) Policy { return c.Policies[s.Policy] }
+
+// Replica returns the replica of a repository at a site; the first one where site is empty. The error lists what there is.
+func (c *Config) Replica(r Repository, site string) (Replica, error) {
+	var sites []string
+	for _, rep := range r.Replicas {
+		if site == "" || rep.Site == site {
+			return rep, nil
+		}
+		sites = append(sites, rep.Site)
+	}
+	return Replica{}, c.unknown("replica of "+r.Name+" at site", site, sites)
+}
 
 // SystemNames returns the names of all systems, sorted.
 func (c *Config) SystemNames() []string {

@@ -89,7 +89,7 @@ func TestLoadFull(t *testing.T) {
 		t.Errorf("policy (-want +got):\n%s", diff)
 	}
 	wantSystem := System{
-		Name: "orders-db", Repository: "main", Residency: "eu", Policy: "gold",
+		Name: "orders-db", Repository: "main", Residency: "eu", Jurisdictions: []string{"EU", "CH"}, Policy: "gold",
 		Postgres: Postgres{
 			Connection:    "host=/var/run/postgresql user=holdfast dbname=postgres",
 			DataDirectory: "/var/lib/postgresql/15/main", BinDirectory: "/usr/lib/postgresql/15/bin",
@@ -101,7 +101,7 @@ func TestLoadFull(t *testing.T) {
 	}
 	wantRepo := Repository{
 		Name: "main", Cache: "/var/cache/holdfast",
-		Replicas: []Replica{{"frankfurt", "s3://backups/pg?region=eu-central-1&endpoint=https://s3.example.com&path-style=true"}},
+		Replicas: []Replica{{"frankfurt", "s3://backups/pg?region=eu-central-1&endpoint=https://s3.example.com&path-style=true"}, {"zurich", "file:///mnt/zurich/holdfast"}},
 		Keys:     Keys{PassphraseFile: "/etc/holdfast/passphrase", IdentityFiles: []string{"/etc/holdfast/age.key"}},
 	}
 	if diff := cmp.Diff(wantRepo, c.RepositoryOf(s)); diff != "" {

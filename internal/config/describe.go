@@ -30,7 +30,7 @@ var site = object[dr.Site]{
 
 var repository = object[Repository]{
 	key("replicas", list[Replica]{replica}, func(r *Repository) *[]Replica { return &r.Replicas },
-		"The repository's copies. This version writes exactly one.").must(),
+		"The repository's replicas, each at a site of its own. Snapshots and log are written to the first; the others get copies.").must(),
 	key("keys", keys, func(r *Repository) *Keys { return &r.Keys },
 		"Where the secrets are found that open the repository.").or("{}"),
 	key("cache", absolutePath, func(r *Repository) *string { return &r.Cache },
@@ -58,6 +58,8 @@ var system = object[System]{
 		"The repository that keeps the system's snapshots and log.").or("main"),
 	key("residency", name, func(s *System) *string { return &s.Residency },
 		"Residency group: systems of one group may share packs; data of two groups never mix.").or("main"),
+	key("jurisdictions", list[string]{word}, func(s *System) *[]string { return &s.Jurisdictions },
+		"Jurisdictions of the sites at which the system's data may be, such as [EU, CH]. Left out, it may be anywhere."),
 	key("policy", name, func(s *System) *string { return &s.Policy },
 		"The policy by which the system is protected.").or("standard"),
 	key("postgres", postgres, func(s *System) *Postgres { return &s.Postgres },

@@ -83,6 +83,7 @@ type world struct {
 // setup is what tests choose. The zero value is a local directory, and snapshots from the files.
 type setup struct {
 	url        string   // of the repository
+	other      string   // URL of a replica at the site there; none
 	connection string   // to the server
 	remote     bool     // read over the replication protocol
 	log        string   // the policy's log, as YAML
@@ -152,11 +153,15 @@ func (w *world) configure(s setup) {
 		fmt.Fprintf(&systems, "  %s:\n    repository: main\n    policy: gold\n    postgres: {connection: %q, %sbin-directory: %s, checkpoint: fast}\n",
 			name, s.connection, dataDir, w.server.BinDir)
 	}
+	other := ""
+	if s.other != "" {
+		other = fmt.Sprintf(", {site: there, url: %q}", s.other)
+	}
 	w.config = w.write("holdfast.yaml", fmt.Sprintf(`version: 1
-sites: {here: {jurisdiction: EU}}
+sites: {here: {jurisdiction: EU}, there: {jurisdiction: CH}}
 repositories:
   main:
-    replicas: [{site: here, url: %[2]q}]
+    replicas: [{site: here, url: %[2]q}%[6]s]
     keys: {passphrase-file: %[1]s/passphrase}
     cache: %[1]s/cache
 systems:
@@ -167,7 +172,7 @@ systems:
     log: %[4]s
     retention: {keep-last: %[5]d, keep-hourly: 0, keep-daily: 0, keep-weekly: 0, keep-monthly: 0}
 agent: {state: %[1]s/state, listen: "127.0.0.1:0"}
-`, w.dir, s.url, systems.String(), s.log, s.keep))
+`, w.dir, s.url, systems.String(), s.log, s.keep, other))
 }
 
 // write makes a file of the world's directory, for the servers' user.

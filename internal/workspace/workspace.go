@@ -24,6 +24,7 @@ import (
 type Workspace struct {
 	Config *config.Config
 	Meter  *meter.Meter // counts what is asked of the stores that are opened from now on; nil: nobody counts
+	Site   string       // of the replicas that are worked with; empty: each repository's first
 	log    *slog.Logger
 	codec  *page.Codec
 
@@ -82,15 +83,19 @@ func (w *Workspace) Repository(ctx context.Context, name string) (*repo.Reposito
 	if err != nil {
 		return nil, err
 	}
+	rep, err := w.Config.Replica(c, w.Site)
+	if err != nil {
+		return nil, err
+	}
 	credentials, err := Credentials(c.Keys)
 	if err != nil {
 		return nil, err
 	}
-	st, err := open.Store(ctx, string(c.Replicas[0].URL), open.Options{Meter: w.Meter})
+	st, err := open.Store(ctx, string(rep.URL), open.Options{Meter: w.Meter})
 	if err != nil {
 		return nil, err
 	}
-	r, err := repo.Open(ctx, st, credentials, w.options(c))
+	r, err := repo.Open(ctx, st, credentials, w.options(c, rep))
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -130,7 +135,11 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 	if _, err := Signer(w.Config.Agent.State); err != nil {
 		return nil, abilities, err
 	}
-	st, err := open.Create(ctx, string(c.Replicas[0].URL), open.Options{Meter: w.Meter})
+	rep, err := w.Config.Replica(c, w.Site)
+	if err != nil {
+		return nil, abilities, err
+	}
+	st, err := open.Create(ctx, string(rep.URL), open.Options{Meter: w.Meter})
 	if err != nil {
 		return nil, abilities, err
 	}
@@ -138,7 +147,7 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 	if err != nil {
 		return nil, abilities, errors.Join(err, st.Close())
 	}
-	r, err := repo.Init(ctx, st, recipients, w.options(c))
+	r, err := repo.Init(ctx, st, recipients, w.options(c, rep))
 	if err != nil {
 		return nil, abilities, errors.Join(err, st.Close())
 	}
@@ -148,7 +157,7 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 	return r, abilities, nil
 }
 
-func (w *Workspace) options(c config.Repository) repo.Options {
+func (w *Workspace) options(c config.Repository, rep config.Replica) repo.Options {
 	// Reading needs no signing key: a recovery must not fail because another user's state cannot be read.
 	signer, err := Signer(w.Config.Agent.State)
 	if err != nil {
@@ -159,6 +168,9 @@ func (w *Workspace) options(c config.Repository) repo.Options {
 		host = "unknown"
 	}
 	cache := c.Cache
+	if rep != c.Replicas[0] {
+		cache = filepath.Join(cache, "at-"+rep.Site) // each replica has an index of its own
+	}
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		// The cache only saves time. Without it the index is read anew by each run.
 		w.log.Warn("the cache directory cannot be used", dr.KeyFile, cache, dr.KeyError, err)

@@ -78,16 +78,8 @@ func (v *View) loadSnapshots(ctx context.Context, r *repo.Repository) error {
 			v.Unread = append(v.Unread, fmt.Errorf("snapshot %s cannot be read: %w", l.ID, l.Err))
 			continue
 		}
-		facts, err := pg.ParseFacts(l.Manifest.Engine, l.Manifest.Facts)
-		if err != nil {
+		if err := v.add(l.Manifest); err != nil {
 			v.Unread = append(v.Unread, fmt.Errorf("snapshot %s cannot be used: %w", l.ID, err))
-			continue
-		}
-		v.Snapshots = append(v.Snapshots, Snapshot{l.Manifest, facts})
-		if facts.History != "" && v.ways[facts.Timeline] == nil {
-			if way, err := wal.ParseHistory(facts.Timeline, []byte(facts.History)); err == nil {
-				v.ways[facts.Timeline] = way
-			}
 		}
 	}
 	if len(v.Snapshots) > 0 {
@@ -192,4 +184,31 @@ func join(tls []wal.TimelineID) string {
 		fmt.Fprintf(&b, "%d", tl)
 	}
 	return b.String()
+}
+
+// With returns the view as it would be with these snapshots, of whichever replica, instead of its own.
+func (v *View) With(snapshots []*repo.Manifest) (*View, error) {
+	other := *v
+	other.Snapshots, other.Unread, other.ways = nil, nil, maps.Clone(v.ways)
+	for _, m := range snapshots {
+		if err := other.add(m); err != nil {
+			return nil, fmt.Errorf("snapshot %s cannot be used: %w", m.ID, err)
+		}
+	}
+	return &other, nil
+}
+
+// add adds a snapshot, and the way that it knows.
+func (v *View) add(m *repo.Manifest) error {
+	facts, err := pg.ParseFacts(m.Engine, m.Facts)
+	if err != nil {
+		return err
+	}
+	v.Snapshots = append(v.Snapshots, Snapshot{m, facts})
+	if facts.History != "" && v.ways[facts.Timeline] == nil {
+		if way, err := wal.ParseHistory(facts.Timeline, []byte(facts.History)); err == nil {
+			v.ways[facts.Timeline] = way
+		}
+	}
+	return nil
 }

@@ -1,0 +1,148 @@
+package geo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// Options are those of Copy.
+type Options struct {
+	// Keep returns which of the snapshots of all replicas, oldest first, the policy keeps.
+	Keep func([]*repo.Manifest) []*repo.Manifest
+	// Floors returns from which position of each stream on snapshots need the log: what CopyLog takes.
+	Floors func(context.Context, []*repo.Manifest) (map[repo.StreamID]uint64, error)
+	// Progress is told what is being done; may be nil.
+	Progress dr.ProgressFunc
+}
+
+// Report says what Copy has brought.
+type Report struct {
+	Snapshots []repo.SnapshotID `json:"snapshots"` // in this order
+	Refused   []repo.SnapshotID `json:"refused"`   // that were forgotten here, or whose copiers were given up: they stay away
+	Packs     int               `json:"packs"`
+	Bytes     int64             `json:"bytes"` // stored, of snapshots and log
+	Extents   int               `json:"extents"`
+}
+
+// Copy brings what one replica lacks of a system from another. It may be interrupted, and goes on where it was. Of a snapshot
+// that cannot be copied, because it is damaged there, the error tells; the others are copied all the same.
+func Copy(ctx context.Context, from, to *repo.Repository, system string, o Options) (Report, error) {
+	report := Report{Snapshots: []repo.SnapshotID{}, Refused: []repo.SnapshotID{}}
+	theirs, broken, err := manifests(ctx, from, system)
+	if err != nil {
+		return report, err
+	}
+	ours, _, err := manifests(ctx, to, system)
+	if err != nil {
+		return report, err
+	}
+	wanted := Wanted(theirs, ours, o.Keep)
+	c := &copier{from: from, to: to, system: system, options: o, here: ours, report: &report}
+	failed := slices.Clone(broken)
+	for i := len(wanted) - 1; i >= 0; i-- {
+		switch {
+		case i == len(wanted)-1:
+			err = c.log(ctx, wanted[i:])
+		case i == len(wanted)-2:
+			err = c.log(ctx, wanted[:i+1]) // of all the others at once
+		}
+		if err != nil {
+			return report, errors.Join(append(failed, err)...)
+		}
+		if err := c.snapshot(ctx, wanted[i]); err != nil {
+			failed = append(failed, err)
+		}
+		if ctx.Err() != nil {
+			return report, errors.Join(failed...)
+		}
+	}
+	if len(wanted) == 0 && len(ours) > 0 {
+		failed = append(failed, c.log(ctx, nil))
+	}
+	return report, errors.Join(failed...)
+}
+
+// manifests returns the snapshots that can be read, oldest first, and why others cannot.
+func manifests(ctx context.Context, r *repo.Repository, system string) (all []*repo.Manifest, broken []error, err error) {
+	list, err := r.Snapshots(ctx, system)
+	for _, l := range list {
+		if l.Err != nil {
+			broken = append(broken, fmt.Errorf("snapshot %s of %s in %s: %w", l.ID, system, r.Store(), l.Err))
+			continue
+		}
+		all = append(all, l.Manifest)
+	}
+	return all, broken, err
+}
+
+// Wanted returns which snapshots of one replica are to be copied into another, oldest first: keep says which of both the policy keeps.
+func Wanted(theirs, ours []*repo.Manifest, keep func([]*repo.Manifest) []*repo.Manifest) (out []*repo.Manifest) {
+	have := map[repo.SnapshotID]bool{}
+	for _, m := range ours {
+		have[m.Moment()] = true
+	}
+	all := slices.Clone(ours)
+	superseded := repo.Superseded(theirs)
+	for _, m := range theirs {
+		if _, ok := superseded[m.ID]; !ok && !have[m.Moment()] {
+			all = append(all, m)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *repo.Manifest) int { return a.Started.Compare(b.Started) })
+	for _, m := range keep(all) {
+		if !have[m.Moment()] {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// copier copies one system.
+type copier struct {
+	from, to *repo.Repository
+	system   string
+	options  Options
+	here     []*repo.Manifest // snapshots
+	report   *Report
+}
+
+// log copies the log that the snapshots here and some others need.
+func (c *copier) log(ctx context.Context, others []*repo.Manifest) error {
+	c.progress("copying the log of " + c.system)
+	floors, err := c.options.Floors(ctx, slices.Concat(c.here, others))
+	if err != nil {
+		return err
+	}
+	copied, err := c.to.CopyLog(ctx, c.from, c.system, floors)
+	c.report.Extents, c.report.Bytes = c.report.Extents+copied.Extents, c.report.Bytes+copied.Bytes
+	return err
+}
+
+func (c *copier) snapshot(ctx context.Context, m *repo.Manifest) error {
+	c.progress(fmt.Sprintf("copying snapshot %s of %s", m.ID, c.system))
+	copied, err := c.to.CopySnapshot(ctx, c.from, c.system, m.ID)
+	c.report.Packs, c.report.Bytes = c.report.Packs+copied.Packs, c.report.Bytes+copied.Bytes
+	switch {
+	case errors.Is(err, repo.ErrRefused):
+		c.report.Refused = append(c.report.Refused, m.ID)
+		return nil
+	case err != nil:
+		return fmt.Errorf("copy snapshot %s of %s: %w", m.ID, c.system, err)
+	}
+	if !copied.There {
+		c.report.Snapshots = append(c.report.Snapshots, m.ID)
+	}
+	c.here = append(c.here, m)
+	return nil
+}
+
+func (c *copier) progress(phase string) {
+	if c.options.Progress != nil {
+		c.options.Progress(dr.Progress{Phase: phase})
+	}
+}

@@ -1,0 +1,200 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/geo"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/open"
+)
+
+// Others returns the replicas of a system's repository beside the one that is worked with, as far as its data may be there.
+func (w *Workspace) Others(s System) []config.Replica {
+	c := w.Config.RepositoryOf(s.System)
+	own, err := w.Config.Replica(c, w.Site)
+	var out []config.Replica
+	for _, rep := range c.Replicas {
+		if (err != nil || rep != own) && s.MayBeAt(w.Config.Sites[rep.Site]) {
+			out = append(out, rep)
+		}
+	}
+	return out
+}
+
+// CopyTo brings what the replica at a site lacks of a system from the one that is worked with, and makes it where it is not.
+func (w *Workspace) CopyTo(ctx context.Context, s System, site string, progress dr.ProgressFunc) (geo.Report, error) {
+	r, err := w.beside(ctx, s, site, true)
+	if err != nil {
+		return geo.Report{}, err
+	}
+	defer closeReplica(r)
+	return geo.Copy(ctx, s.Repo, r, string(s.Name), geo.Options{
+		Keep: func(all []*repo.Manifest) []*repo.Manifest { return kept(s.Policy.Retention, all) },
+		Floors: func(ctx context.Context, snapshots []*repo.Manifest) (map[repo.StreamID]uint64, error) {
+			v, err := points.Load(ctx, s.Repo, string(s.Name))
+			if err == nil {
+				v, err = v.With(snapshots)
+			}
+			if err != nil {
+				return nil, err
+			}
+			return logFloors(v), nil
+		},
+		Progress: progress,
+	})
+}
+
+// kept returns the snapshots that a retention keeps.
+func kept(retention dr.Retention, all []*repo.Manifest) (out []*repo.Manifest) {
+	taken := make([]time.Time, len(all))
+	for i, m := range all {
+		taken[i] = m.Started
+	}
+	for i, reasons := range retention.Select(taken) {
+		if len(reasons) > 0 {
+			out = append(out, all[i])
+		}
+	}
+	return out
+}
+
+// beside opens the replica at a site, with the keys of the one that is worked with.
+func (w *Workspace) beside(ctx context.Context, s System, site string, create bool) (*repo.Repository, error) {
+	c := w.Config.RepositoryOf(s.System)
+	rep, err := w.Config.Replica(c, site)
+	if err != nil {
+		return nil, err
+	}
+	if where := w.Config.Sites[rep.Site]; !s.MayBeAt(where) {
+		return nil, &dr.Failure{
+			What:   fmt.Sprintf("copy %s to site %s", s.Name, rep.Site),
+			Reason: fmt.Sprintf("its data may not be there: the site's jurisdiction is %q, and the system's jurisdictions are %q", where.Jurisdiction, s.Jurisdictions),
+			Next:   "choose another site; what is allowed is systems." + string(s.Name) + ".jurisdictions",
+			Err:    ErrResidency,
+		}
+	}
+	if own, err := w.Config.Replica(c, w.Site); err == nil && own == rep {
+		return nil, dr.Fail(fmt.Sprintf("copy %s to site %s", s.Name, rep.Site), errors.New("it would be copied from there"), "choose another site with --to, or copy from another with --site")
+	}
+	openStore := open.Store
+	if create {
+		openStore = open.Create
+	}
+	st, err := openStore(ctx, string(rep.URL), open.Options{Meter: w.Meter})
+	if err != nil {
+		return nil, err
+	}
+	if create {
+		err = s.Repo.CopyKeys(ctx, st)
+	}
+	var r *repo.Repository
+	if err == nil {
+		r, err = s.Repo.Beside(ctx, st, w.options(c, rep))
+	}
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return r, nil
+}
+
+// ErrResidency is the error of a copy to a site where the system's data may not be.
+var ErrResidency = errors.New("the system's data may not be at this site")
+
+func closeReplica(r *repo.Repository) {
+	_ = errors.Join(r.Close(), r.Store().Close()) // what was written is durable
+}
+
+// ReplicaStatus says what a site holds of a system.
+type ReplicaStatus struct {
+	System    string          `json:"system"`
+	Site      string          `json:"site"`
+	Snapshots int             `json:"snapshots"`
+	Newest    repo.SnapshotID `json:"newestSnapshot,omitempty"`
+	Point     time.Time       `json:"newestRecoveryPoint,omitzero"`
+	Lag       time.Duration   `json:"lagNs"`        // behind the newest recovery point of all sites
+	Missing   int             `json:"missing"`      // snapshots that are to be copied there
+	Bytes     int64           `json:"missingBytes"` // that these added where they were taken
+	Problem   string          `json:"problem,omitempty"`
+}
+
+// Replicas says what each site holds of a system, the one that is worked with first.
+func (w *Workspace) Replicas(ctx context.Context, s System) ([]ReplicaStatus, error) {
+	own, err := w.Config.Replica(w.Config.RepositoryOf(s.System), w.Site)
+	if err != nil {
+		return nil, err
+	}
+	first, ours := replicaStatus(ctx, s.Repo, s, own.Site)
+	out := []ReplicaStatus{first}
+	for _, rep := range w.Others(s) {
+		r, err := w.beside(ctx, s, rep.Site, false)
+		if err != nil {
+			missing := kept(s.Policy.Retention, ours)
+			out = append(out, ReplicaStatus{System: string(s.Name), Site: rep.Site, Missing: len(missing), Bytes: added(missing), Problem: unreachable(err)})
+			continue
+		}
+		st, theirs := replicaStatus(ctx, r, s, rep.Site)
+		missing := geo.Wanted(ours, theirs, func(all []*repo.Manifest) []*repo.Manifest { return kept(s.Policy.Retention, all) })
+		st.Missing, st.Bytes = len(missing), added(missing)
+		out = append(out, st)
+		closeReplica(r)
+	}
+	var newest time.Time
+	for _, st := range out {
+		if st.Point.After(newest) {
+			newest = st.Point
+		}
+	}
+	for i := range out {
+		if !out[i].Point.IsZero() {
+			out[i].Lag = newest.Sub(out[i].Point)
+		}
+	}
+	return out, nil
+}
+
+// unreachable says why a replica tells nothing.
+func unreachable(err error) string {
+	if errors.Is(err, store.ErrNotExist) {
+		return "there is no replica yet"
+	}
+	return err.Error()
+}
+
+func added(all []*repo.Manifest) (n int64) {
+	for _, m := range all {
+		n += m.Written.StoredBytes
+	}
+	return n
+}
+
+// replicaStatus looks at one replica, and returns its snapshots.
+func replicaStatus(ctx context.Context, r *repo.Repository, s System, site string) (ReplicaStatus, []*repo.Manifest) {
+	out := ReplicaStatus{System: string(s.Name), Site: site}
+	v, err := points.Load(ctx, r, string(s.Name))
+	if err != nil {
+		out.Problem = unreachable(err)
+		if errors.Is(err, store.ErrNotExist) {
+			out.Problem = "nothing can be recovered: there is no snapshot"
+		}
+		return out, nil
+	}
+	var all []*repo.Manifest
+	for _, x := range v.Snapshots {
+		all = append(all, x.Manifest)
+	}
+	out.Snapshots, out.Newest = len(all), all[len(all)-1].ID
+	plan, err := v.Plan(ctx, points.Target{Kind: points.Latest}, points.Timeline{}, points.RefuseLoss)
+	if err != nil {
+		out.Problem = err.Error()
+		return out, all
+	}
+	out.Point = plan.Range.ToTime
+	return out, all
+}

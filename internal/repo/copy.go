@@ -283,11 +283,11 @@ func (rd *Reader) innerNodes(ctx context.Context, id seal.ChunkID, out []seal.Ch
 		return out, err
 	}
 	out = append(out, id)
-	for _, v := range n.values {
+	for i := range n.keys {
 		if n.level == 1 {
 			break
 		}
-		if out, err = rd.innerNodes(ctx, seal.ChunkID(v), out); err != nil {
+		if out, err = rd.innerNodes(ctx, n.child(i), out); err != nil {
 			return nil, err
 		}
 	}

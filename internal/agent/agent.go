@@ -151,6 +151,10 @@ func (a *agent) add(s config.System) error {
 		ops.stream = &systemStream{ws: open(), system: s, policy: policy, blocks: a.share.blocks, takeover: takeover, log: log}
 		k.stream = ops.stream
 	}
+	w := a.cfg.Workspace
+	for _, rep := range w.Others(workspace.System{System: s, Policy: policy}) {
+		k.copies = append(k.copies, &mirror{ws: open(), system: s, site: rep.Site, every: policy.Log.Interval, look: k.home, log: log})
+	}
 	a.keepers = append(a.keepers, k)
 	return nil
 }

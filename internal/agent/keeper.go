@@ -49,6 +49,7 @@ type keeper struct {
 	file   *stateFile
 	ops    operations
 	stream logStream // nil where the policy streams no log
+	copies []*mirror // to other sites
 	heavy  chan struct{}
 	now    func() time.Time
 	log    *slog.Logger
@@ -98,6 +99,9 @@ func (k *keeper) run(ctx context.Context) error {
 			}
 			return err
 		})
+	}
+	for _, m := range k.copies {
+		g.Go(func() error { m.run(ctx); return nil })
 	}
 	g.Go(func() error { k.loop(ctx); return nil })
 	return g.Wait()
@@ -301,9 +305,25 @@ func (k *keeper) status(now time.Time) SystemStatus {
 		totals := k.requests.Read()
 		s.Store = &totals
 	}
+	for _, m := range k.copies {
+		s.Replicas = append(s.Replicas, m.read())
+	}
 	s.Reasons = illnesses(s, refused, now)
 	s.Healthy = len(s.Reasons) == 0
 	return s
+}
+
+// home says what a mirror copies from.
+func (k *keeper) home() (seen, time.Time) {
+	s := k.status(k.now())
+	out := seen{}
+	if s.State.Last != nil {
+		out.snapshot = s.State.Last.ID
+	}
+	if s.Stream != nil {
+		out.timeline, out.durable = s.Stream.Timeline, s.Stream.Durable
+	}
+	return out, s.RecoveryPoint
 }
 
 // refusedAll is the error of Run where no system is left.

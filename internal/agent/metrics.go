@@ -26,8 +26,17 @@ var metrics = []metric{
 			if !s.RecoveryPoint.IsZero() {
 				emit(seconds(s.RecoveryPoint.UnixNano()), s.Repository, s.Site)
 			}
+			for _, r := range s.Replicas {
+				if !r.RecoveryPoint.IsZero() {
+					emit(seconds(r.RecoveryPoint.UnixNano()), s.Repository, r.Site)
+				}
+			}
 		},
 	},
+	replica("holdfast_replica_reachable", "1 while a system can be copied to another site, otherwise 0.", prometheus.GaugeValue,
+		func(r ReplicaStatus) float64 { return truth(r.Error == "") }),
+	replica("holdfast_replica_failures_total", "Tries to copy to another site that failed since the agent was started.", prometheus.CounterValue,
+		func(r ReplicaStatus) float64 { return float64(r.Failures) }),
 	stream("holdfast_log_stream_connected", "1 while the log is received, otherwise 0.", prometheus.GaugeValue,
 		func(s *StreamStatus) float64 { return truth(s.Connected) }),
 	stream("holdfast_log_received_lsn_bytes", "Position up to which the log was received.", prometheus.GaugeValue,
@@ -172,6 +181,14 @@ func stream(name, help string, kind prometheus.ValueType, read func(*StreamStatu
 	return metric{name, help, kind, nil, func(s SystemStatus, emit func(float64, ...string)) {
 		if s.Stream != nil {
 			emit(read(s.Stream))
+		}
+	}}
+}
+
+func replica(name, help string, kind prometheus.ValueType, read func(ReplicaStatus) float64) metric {
+	return metric{name, help, kind, []string{"repository", "site"}, func(s SystemStatus, emit func(float64, ...string)) {
+		for _, r := range s.Replicas {
+			emit(read(r), s.Repository, r.Site)
 		}
 	}}
 }

@@ -37,9 +37,10 @@ type SystemStatus struct {
 	Task     string           `json:"task,omitempty"` // what is being done at the moment
 	Phase    *dr.Progress     `json:"progress,omitempty"`
 	State    State            `json:"state"`
-	Stream   *StreamStatus    `json:"stream,omitempty"` // nil where the policy streams no log
-	Failures map[string]int64 `json:"failures"`         // since the agent was started, by kind
-	Store    *meter.Totals    `json:"store,omitempty"`  // what the agent asked of the store since it was started
+	Stream   *StreamStatus    `json:"stream,omitempty"`   // nil where the policy streams no log
+	Replicas []ReplicaStatus  `json:"replicas,omitempty"` // at other sites
+	Failures map[string]int64 `json:"failures"`           // since the agent was started, by kind
+	Store    *meter.Totals    `json:"store,omitempty"`    // what the agent asked of the store since it was started
 }
 
 // StreamStatus is how a system's log stream stands.
@@ -115,6 +116,11 @@ func illnesses(s SystemStatus, refused error, now time.Time) []string {
 	}
 	if s.State.Damage != "" {
 		add("the repository: %s", s.State.Damage)
+	}
+	for _, r := range s.Replicas {
+		if away := now.Sub(r.Since); r.Error != "" && (away > mirrorGrace || away < 0) {
+			add("nothing can be copied to site %s since %s: %s", r.Site, r.Since.Format(time.RFC3339), oneLine(r.Error))
+		}
 	}
 	if r := s.State.Check; r.Failures > maxRetries {
 		add("the last %d tries to check the repository failed: %s", r.Failures, oneLine(r.Error))

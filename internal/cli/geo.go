@@ -161,9 +161,7 @@ func (g *geoCopy) run(ctx context.Context, systems []string) error {
 			}
 		}
 		for _, site := range sites {
-			progress, stop := g.app.progress()
-			report, err := w.CopyTo(ctx, s, site, progress)
-			stop()
+			report, err := g.copy(ctx, w, s, site)
 			if err != nil {
 				failed = append(failed, fmt.Errorf("copy %s to site %s: %w", name, site, err))
 			}
@@ -173,4 +171,15 @@ func (g *geoCopy) run(ctx context.Context, systems []string) error {
 		}
 	}
 	return errors.Join(g.app.emit(out), errors.Join(failed...))
+}
+
+func (g *geoCopy) copy(ctx context.Context, w *workspace.Workspace, s workspace.System, site string) (geo.Report, error) {
+	r, err := w.Replica(ctx, s, site)
+	if err != nil {
+		return geo.Report{}, err
+	}
+	defer r.Close()
+	progress, stop := g.app.progress()
+	defer stop()
+	return r.Copy(ctx, progress)
 }

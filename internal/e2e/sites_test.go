@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
@@ -36,58 +39,109 @@ func (w *world) geoStatus() (here, there workspace.ReplicaStatus) {
 	return s[0], s[1]
 }
 
-// TestASiteIsLost copies a repository to a second site while the server works, now and then, loses the server and the first
-// site with everything in it, and recovers from the second.
-func TestASiteIsLost(t *testing.T) {
+// TestCopyByHand copies a repository to a second site, with no agent, and shows that each of the two lives by itself.
+func TestCopyByHand(t *testing.T) {
 	w := newWorld(t, pgtest.Options{Version: "15"})
-	w.configure(setup{other: "file://" + w.dir + "/there/replica"})
+	w.configure(setup{other: "file://" + w.dir + "/there/replica", keep: 2})
 	w.run("repo", "init")
 	if r := w.try("geo", "status"); r.code != 3 {
 		t.Errorf("with no replica there geo status ends with %d:\n%s", r.code, r.stderr)
 	}
-	agent := w.agent()
 	w.server.Exec("", "CREATE TABLE account (id int PRIMARY KEY, balance int)", "INSERT INTO account SELECT i, 0 FROM generate_series(1, 50000) i")
 	first := w.snapshot().Snapshot.ID
-	if c := w.geoCopy(); len(c.Snapshots) < 1 || c.Extents == 0 {
+	if c := w.geoCopy(); len(c.Snapshots) != 1 || c.Extents == 0 {
 		t.Errorf("the first copy: %+v", c)
 	}
-	full := w.geoCopy("orders-db", "--to", "there")
-	if len(full.Snapshots) != 0 {
-		t.Errorf("copied again: %+v", full)
+	if again := w.geoCopy("orders-db", "--to", "there"); len(again.Snapshots) != 0 || again.Bytes != 0 {
+		t.Errorf("copied again: %+v", again)
 	}
 	for range 3 {
 		w.server.Exec("", "UPDATE account SET balance = balance + 1 WHERE id % 500 = 7", "CHECKPOINT")
-		if s := w.snapshot(); s.FullScan != "" {
-			t.Errorf("a snapshot has read everything: %s", s.FullScan)
-		}
+		w.snapshot()
 	}
-	if _, there := w.geoStatus(); there.Missing != 3 || string(there.Newest) != first || there.Lag <= 0 {
+	if _, there := w.geoStatus(); there.Missing != 2 || string(there.Newest) != first || there.Lag <= 0 || there.Bytes == 0 {
 		t.Errorf("there: %+v", there)
 	}
-	if c := w.geoCopy(); len(c.Snapshots) != 3 || c.Bytes > 20<<20 {
-		t.Errorf("three snapshots of some pages: %+v", c)
+	if c := w.geoCopy(); len(c.Snapshots) != 2 { // the policy keeps no more
+		t.Errorf("snapshots that the policy keeps: %+v", c)
 	}
-	w.server.Exec("", "INSERT INTO account VALUES (100000, 1)")
-	source := digest(t, w.server.ConnString, false)
-	w.until("the repository has the log", func() bool {
-		w.geoCopy()
-		here, there := w.geoStatus()
-		return there.Missing == 0 && there.Problem == "" && here.Point.Equal(there.Point) && w.reached()
-	})
-	// Each site collects by itself, and the other does not lose anything by it.
+	w.run("repo", "prune", "--confirm", "main")
+	if here, there := w.geoStatus(); here.Snapshots != 2 || there.Snapshots != 3 || here.Problem+there.Problem != "" {
+		t.Errorf("what is forgotten here stays there: %+v, %+v", here, there)
+	}
 	w.run("repo", "prune", "--site", "there", "--confirm", "main")
 	w.run("repo", "check", "--site", "there", "--read-data")
-	w.geoCopy()
+	if c := w.geoCopy(); len(c.Snapshots) != 0 {
+		t.Errorf("what each site has forgotten came back: %+v", c)
+	}
+	source := digest(t, w.server.ConnString, false)
+	w.server.Stop(pgtest.Fast)
+	r := w.restore("back", "--site", "there", "--start", "--at", "immediate")
+	if d := cmp.Diff(source, digest(t, r.connString, false)); d != "" {
+		t.Errorf("-source +restored:\n%s", d)
+	}
+	r.stop()
+}
 
+// TestASiteIsLost lets the agent copy to a second site, cuts that off for a while, and then loses the server in the middle of a
+// load, and the first site with everything in it. What was committed some seconds before comes back from the second.
+func TestASiteIsLost(t *testing.T) {
+	w := newWorld(t, pgtest.Options{Version: "15"})
+	w.configure(setup{other: "file://" + w.dir + "/there/replica"})
+	w.mkdir("there")
+	w.run("repo", "init")
+	agent := w.agent()
+	w.server.Exec("", ledgerTable, "INSERT INTO book SELECT 'before ' || i, repeat(md5(i::text), 10) FROM generate_series(1, 20000) AS i", "CHECKPOINT")
+	alike := func() {
+		t.Helper()
+		end := w.server.Query("", "SELECT pg_current_wal_flush_lsn()")
+		w.logReaches(1, end)
+		w.until("the other site has everything", func() bool {
+			r := w.try("geo", "status", "-o", "json")
+			if r.code != 0 {
+				return false
+			}
+			s := decode[[]workspace.ReplicaStatus](t, r.out)
+			return s[1].Missing == 0 && !s[1].Point.Before(s[0].Point)
+		})
+	}
+	alike() // the agent takes the first snapshot, and copies it
+	w.snapshot()
+	away := filepath.Join(w.dir, "away")
+	if err := os.Rename(filepath.Join(w.dir, "there"), away); err != nil {
+		t.Fatal(err)
+	}
+	w.server.Exec("", "UPDATE book SET filler = '' WHERE entry LIKE 'before 1%'", "CHECKPOINT")
+	if s := w.snapshot(); s.FullScan != "" {
+		t.Errorf("a snapshot has read everything: %s", s.FullScan)
+	}
+	if err := os.Rename(away, filepath.Join(w.dir, "there")); err != nil {
+		t.Fatal(err)
+	}
+	w.geoCopy() // beside the agent, which knows only of the snapshots that it takes itself, for some minutes
+	alike()
+
+	l := startLedger(t, w.server, "load")
+	pause(6 * time.Second)
+	disaster := time.Now()
 	w.server.Kill9()
 	agent.kill9()
+	l.wg.Wait()
 	for _, gone := range []string{w.server.DataDir, filepath.Join(w.dir, "repository"), filepath.Join(w.dir, "cache"), filepath.Join(w.dir, "state")} {
 		if err := os.RemoveAll(gone); err != nil {
 			t.Fatal(err)
 		}
 	}
 	r := w.restore("back", "--site", "there", "--start")
-	compareRestored(t, r, source)
+	if m := l.missing(t, r, disaster.Add(-5*time.Second)); len(m) > 0 {
+		t.Errorf("of %d commits, %d that were acknowledged more than 5 s before %s are gone: %.1000q", len(l.commits), len(m), disaster.Format("15:04:05.000"), m)
+	}
+	if n := r.query("SELECT count(*) FROM book WHERE filler = ''"); n == "0" {
+		t.Error("what was changed while the site was away is not there")
+	}
+	t.Logf("%d commits, lost at all: %d", len(l.commits), len(l.missing(t, r, disaster.Add(time.Hour))))
+	r.stop()
+	w.run("repo", "check", "--site", "there", "--read-data")
 }
 
 // TestResidency copies nothing to where a system's data may not be, whoever asks for it.
@@ -112,9 +166,4 @@ func TestResidency(t *testing.T) {
 	if _, err := os.Stat(there); err == nil {
 		t.Error("something was made there")
 	}
-}
-
-// reached tells whether the repository has all log of the server.
-func (w *world) reached() bool {
-	return w.server.Query("", "SELECT bool_and(flush_lsn >= pg_current_wal_flush_lsn()) FROM pg_stat_replication") == "t"
 }

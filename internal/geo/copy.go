@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -27,6 +28,29 @@ type Report struct {
 	Packs     int               `json:"packs"`
 	Bytes     int64             `json:"bytes"` // stored, of snapshots and log
 	Extents   int               `json:"extents"`
+	// Ends are where the streams of the log end that is here now.
+	Ends Ends `json:"-"`
+}
+
+// Ends are positions in the streams of a log.
+type Ends map[repo.StreamID]uint64
+
+// Tail brings what came behind ends of a system's log, and returns where it ends now. It looks at the newest stream only, and so
+// asks little: where another stream has begun Copy is needed.
+func Tail(ctx context.Context, from, to *repo.Repository, system string, ends Ends) (Ends, error) {
+	floors, newest := map[repo.StreamID]uint64{}, repo.StreamID(0)
+	for s := range ends {
+		floors[s], newest = repo.NoLog, max(newest, s)
+	}
+	// From a whole extent before the end on: pieces that lie there may have been replaced.
+	floors[newest] = max(ends[newest], repo.MaxExtent) - repo.MaxExtent
+	copied, err := to.CopyLog(ctx, from, system, floors)
+	if err != nil {
+		return ends, err
+	}
+	now := maps.Clone(ends)
+	maps.Copy(now, copied.Ends)
+	return now, nil
 }
 
 // Copy brings what one replica lacks of a system from another. It may be interrupted, and goes on where it was. Of a snapshot
@@ -119,7 +143,7 @@ func (c *copier) log(ctx context.Context, others []*repo.Manifest) error {
 		return err
 	}
 	copied, err := c.to.CopyLog(ctx, c.from, c.system, floors)
-	c.report.Extents, c.report.Bytes = c.report.Extents+copied.Extents, c.report.Bytes+copied.Bytes
+	c.report.Extents, c.report.Bytes, c.report.Ends = c.report.Extents+copied.Extents, c.report.Bytes+copied.Bytes, copied.Ends
 	return err
 }
 

@@ -15,13 +15,18 @@ type LogCopyReport struct {
 	Extents int   `json:"extents"`
 	Others  int   `json:"others"` // summaries, files and marks
 	Bytes   int64 `json:"bytes"`  // of extents, stored
+	// Ends are where each stream ends that was looked at, as the other replica has it: it is here up to there.
+	Ends map[StreamID]uint64 `json:"-"`
 }
+
+// NoLog is the floor of a stream of which nothing is to be copied: it is not even looked at.
+const NoLog = ^uint64(0)
 
 // CopyLog copies what this replica lacks of a system's log, as far as another replica has it: extents in the order of their
 // positions, then summaries, the files of the log, and, when all that they promise is here, the marks. Of a stream with a floor
 // nothing is copied that ends at or before it; see CollectLog. It may run beside anything, and be interrupted anywhere.
 func (r *Repository) CopyLog(ctx context.Context, from *Repository, system string, floors map[StreamID]uint64) (LogCopyReport, error) {
-	var report LogCopyReport
+	report := LogCopyReport{Ends: map[StreamID]uint64{}}
 	if r.id != from.id {
 		return report, fmt.Errorf("copy to %s: it is another repository", r.store)
 	}
@@ -34,6 +39,9 @@ func (r *Repository) CopyLog(ctx context.Context, from *Repository, system strin
 		return report, err
 	}
 	for _, s := range streams {
+		if floors[s] == NoLog {
+			continue
+		}
 		if err := c.stream(ctx, s, floors[s]); err != nil {
 			return report, err
 		}
@@ -87,6 +95,9 @@ func (c *logCopier) stream(ctx context.Context, s StreamID, floor uint64) error 
 			return err
 		}
 		last = []Range{{e.Start, e.End}}
+	}
+	for _, e := range theirs {
+		c.report.Ends[s] = max(c.report.Ends[s], e.End)
 	}
 	if err := c.summaries(ctx, s, floor); err != nil || mark == "" {
 		return err

@@ -108,7 +108,7 @@ func TestCopyLog(t *testing.T) {
 	if b, err := r.Log("orders-db").Summary(t.Context(), Summary{1, 0, 6000}); err != nil || string(b) != "blocks" {
 		t.Errorf("the summary: %q, %v", b, err)
 	}
-	if c := copied(nil); c != (LogCopyReport{}) {
+	if c := copied(nil); c.Extents+c.Others > 0 || c.Bytes > 0 || c.Ends[1] != 6100 {
 		t.Errorf("copied again: %+v", c)
 	}
 
@@ -137,6 +137,10 @@ func TestCopyLog(t *testing.T) {
 		t.Errorf("copied %+v", c)
 	}
 	l.want(other, 1, 5000, 8000)
+	l.put(2, 9000, 9500)
+	if c := copied(map[StreamID]uint64{1: 5000, 2: NoLog}); c.Extents != 0 || c.Ends[2] != 0 {
+		t.Errorf("of a stream that is to be left alone: %+v", c)
+	}
 }
 
 // An extent that is damaged there is not copied, and the mark behind it promises nothing here.

@@ -28,14 +28,28 @@ func (w *Workspace) Others(s System) []config.Replica {
 	return out
 }
 
-// CopyTo brings what the replica at a site lacks of a system from the one that is worked with, and makes it where it is not.
-func (w *Workspace) CopyTo(ctx context.Context, s System, site string, progress dr.ProgressFunc) (geo.Report, error) {
+// Replica is another replica of a system's repository.
+type Replica struct {
+	system System
+	repo   *repo.Repository
+}
+
+// Replica opens the replica at a site, and makes it where there is none. It must be closed.
+func (w *Workspace) Replica(ctx context.Context, s System, site string) (*Replica, error) {
 	r, err := w.beside(ctx, s, site, true)
 	if err != nil {
-		return geo.Report{}, err
+		return nil, err
 	}
-	defer closeReplica(r)
-	return geo.Copy(ctx, s.Repo, r, string(s.Name), geo.Options{
+	return &Replica{s, r}, nil
+}
+
+// Close closes the replica.
+func (r *Replica) Close() { closeReplica(r.repo) }
+
+// Copy brings what the replica lacks of the system from the one that is worked with.
+func (r *Replica) Copy(ctx context.Context, progress dr.ProgressFunc) (geo.Report, error) {
+	s := r.system
+	return geo.Copy(ctx, s.Repo, r.repo, string(s.Name), geo.Options{
 		Keep: func(all []*repo.Manifest) []*repo.Manifest { return kept(s.Policy.Retention, all) },
 		Floors: func(ctx context.Context, snapshots []*repo.Manifest) (map[repo.StreamID]uint64, error) {
 			v, err := points.Load(ctx, s.Repo, string(s.Name))
@@ -49,6 +63,11 @@ func (w *Workspace) CopyTo(ctx context.Context, s System, site string, progress 
 		},
 		Progress: progress,
 	})
+}
+
+// Tail brings what came behind the ends that Copy, or Tail, has told.
+func (r *Replica) Tail(ctx context.Context, ends geo.Ends) (geo.Ends, error) {
+	return geo.Tail(ctx, r.system.Repo, r.repo, string(r.system.Name), ends)
 }
 
 // kept returns the snapshots that a retention keeps.

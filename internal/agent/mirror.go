@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/geo"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
+)
+
+const (
+	// copyAll is how often a site is compared as a whole, whether or not anything came: others write too.
+	copyAll = 10 * time.Minute
+	// mirrorRetry is before the second try; it doubles up to mirrorPatience.
+	mirrorRetry    = time.Second
+	mirrorPatience = time.Minute
+	// mirrorGrace is how long a site may be out of reach before the system counts as ill.
+	mirrorGrace = 10 * time.Minute
+)
+
+// ReplicaStatus is how the copy of a system at another site stands.
+type ReplicaStatus struct {
+	Site          string          `json:"site"`
+	RecoveryPoint time.Time       `json:"recoveryPoint,omitzero"` // zero until the first copy of this process
+	Snapshot      repo.SnapshotID `json:"snapshot,omitempty"`     // the newest that was copied
+	Copied        dr.Bytes        `json:"copiedBytes"`            // since the agent was started
+	Failures      int64           `json:"failures"`
+	Since         time.Time       `json:"since"` // since when all tries failed, or the last one that succeeded
+	Error         string          `json:"error,omitempty"`
+}
+
+// seen is what is at home at a moment, as its keeper knows without asking the store.
+type seen struct {
+	snapshot repo.SnapshotID
+	timeline wal.TimelineID
+	durable  wal.LSN
+}
+
+// mirror copies a system to another site: the log as it comes, and snapshots when they are taken.
+type mirror struct {
+	ws     *workspace.Workspace // its own
+	system config.System
+	site   string
+	every  time.Duration            // between two looks
+	look   func() (seen, time.Time) // what is at home, and the moment to which that can be recovered
+	log    *slog.Logger
+
+	mu     sync.Mutex // guards status
+	status ReplicaStatus
+}
+
+// copyState is what a mirror knows of the site while it is in reach.
+type copyState struct {
+	replica *workspace.Replica
+	done    seen      // of which everything is there
+	all     time.Time // when everything was compared
+	ends    geo.Ends
+}
+
+// run copies until ctx ends.
+func (m *mirror) run(ctx context.Context) {
+	m.note(func(s *ReplicaStatus) { s.Site, s.Since = m.site, time.Now().UTC() })
+	var c copyState
+	defer func() { m.close(&c) }()
+	defer m.ws.Close() //nolint:errcheck // what was written is durable
+	retry := mirrorRetry
+	for ctx.Err() == nil {
+		err := m.round(ctx, &c)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			retry = mirrorRetry
+			wait(ctx, m.every)
+			continue
+		}
+		m.failed(err)
+		m.close(&c) // begin anew: keys may have been rotated, or the place replaced
+		if rotated(err) {
+			err = m.ws.Reopen(m.system.Repository)
+		}
+		m.log.Debug("copying is tried again", dr.KeyError, err, "in", retry)
+		wait(ctx, retry)
+		retry = min(2*retry, mirrorPatience)
+	}
+}
+
+// close ends what is known of the site.
+func (m *mirror) close(c *copyState) {
+	if c.replica != nil {
+		c.replica.Close()
+	}
+	*c = copyState{}
+}
+
+// round copies what came since the last one, if anything did.
+func (m *mirror) round(ctx context.Context, c *copyState) error {
+	now, point := m.look()
+	whole := c.replica == nil || now.snapshot != c.done.snapshot || now.timeline != c.done.timeline || len(c.ends) == 0 || time.Since(c.all) > copyAll
+	var err error
+	switch {
+	case whole:
+		err = m.copy(ctx, c)
+	case now.durable != c.done.durable:
+		c.ends, err = c.replica.Tail(ctx, c.ends)
+	}
+	if err != nil {
+		return err
+	}
+	c.done = now
+	m.note(func(s *ReplicaStatus) {
+		if s.Error != "" {
+			m.log.Info("the site is in reach again", "site", m.site)
+		}
+		s.RecoveryPoint, s.Snapshot, s.Since, s.Error = point.UTC(), now.snapshot, time.Now().UTC(), ""
+	})
+	return nil
+}
+
+// copy compares everything.
+func (m *mirror) copy(ctx context.Context, c *copyState) error {
+	began := time.Now()
+	if c.replica == nil {
+		s, err := m.ws.System(ctx, string(m.system.Name))
+		if err != nil {
+			return err
+		}
+		if c.replica, err = m.ws.Replica(ctx, s, m.site); err != nil {
+			return err
+		}
+	}
+	report, err := c.replica.Copy(ctx, nil)
+	m.note(func(s *ReplicaStatus) { s.Copied += dr.Bytes(report.Bytes) })
+	if len(report.Snapshots) > 0 {
+		m.log.Info("snapshots copied", "site", m.site, "count", len(report.Snapshots), dr.KeySnapshot, report.Snapshots[0], dr.KeyBytes, report.Bytes)
+	}
+	for _, id := range report.Refused {
+		m.log.Debug("a snapshot was forgotten there, and stays away", "site", m.site, dr.KeySnapshot, id)
+	}
+	c.all, c.ends = began, report.Ends
+	return err
+}
+
+func (m *mirror) failed(err error) {
+	m.note(func(s *ReplicaStatus) {
+		if s.Error == "" {
+			m.log.Warn("copying to another site fails; it is tried again", "site", m.site, dr.KeyError, err, dr.KeyNext, dr.Advice(err))
+			s.Since = time.Now().UTC()
+		}
+		s.Failures, s.Error = s.Failures+1, err.Error()
+	})
+}
+
+func (m *mirror) note(change func(*ReplicaStatus)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(&m.status)
+}
+
+func (m *mirror) read() ReplicaStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status
+}

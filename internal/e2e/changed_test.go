@@ -77,7 +77,7 @@ func snapshotsOfWhatChanged(t *testing.T, version, how string) {
 		pause(time.Duration(chance.IntN(1000)) * time.Millisecond)
 		switch {
 		case i == 3 || i > 5 && chance.IntN(8) == 0:
-			crash(t, w.server)
+			w.server.Crash()
 			w.streams()
 		case i == 4 || i > 5 && chance.IntN(12) == 0:
 			w.promoteInPlace()

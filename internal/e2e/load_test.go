@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 	"testing"
@@ -244,30 +243,4 @@ func emptyDirectory(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// unloggedLeft is how a start fails after a crash amidst SET UNLOGGED, in all versions: replay has made the relation's main
-// fork, and the start wants to make it anew from the init fork.
-var unloggedLeft = regexp.MustCompile(`FATAL:  could not create file "([^"]+)": File exists`)
-
-// crash kills a server and starts it again.
-func crash(t *testing.T, s *pgtest.Server) {
-	t.Helper()
-	s.Kill9()
-	err := s.TryStart()
-	if err == nil {
-		return
-	}
-	left := unloggedLeft.FindStringSubmatch(err.Error())
-	if left == nil {
-		t.Fatal(err)
-	}
-	if _, noInit := os.Stat(filepath.Join(s.DataDir, left[1]+"_init")); noInit != nil {
-		t.Fatal(err)
-	}
-	t.Logf("as somebody would do: %s is removed, which an unlogged relation has from its init fork", left[1])
-	if err := os.Remove(filepath.Join(s.DataDir, left[1])); err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
 }

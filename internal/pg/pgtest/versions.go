@@ -76,6 +76,9 @@ var installations = sync.OnceValue(func() []installation {
 	}
 	var dirs []string
 	for _, root := range append(roots, filepath.SplitList(os.Getenv(moreVersions))...) {
+		if root == "" {
+			continue
+		}
 		more, _ := filepath.Glob(filepath.Join(root, "*", "bin"))
 		dirs = append(dirs, more...)
 	}

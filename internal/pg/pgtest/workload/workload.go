@@ -16,7 +16,7 @@ import (
 func Conf(more map[string]string) map[string]string {
 	conf := map[string]string{
 		"wal_keep_size": "8GB", "max_prepared_transactions": "10", "autovacuum_naptime": "1s", "checkpoint_timeout": "30s",
-		"max_wal_size": "64MB", "min_wal_size": "32MB",
+		"max_wal_size": "64MB", "min_wal_size": "32MB", "jit": "off",
 	}
 	maps.Copy(conf, more)
 	return conf

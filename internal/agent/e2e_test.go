@@ -85,13 +85,15 @@ type site struct {
 	server *pgtest.Server
 	dir    string
 	path   string // of holdfast.yaml
+
+	schedule string
 }
 
 const testSystem = "orders-db"
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, schedule string) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir(), server: pgtest.Start(t, pgtest.Options{Version: "15", Conf: map[string]string{"max_slot_wal_keep_size": "1GB"}})}
+	s := &site{t: t, dir: t.TempDir(), schedule: schedule, server: pgtest.Start(t, pgtest.Options{Version: "15", Conf: map[string]string{"max_slot_wal_keep_size": "1GB"}})}
 	s.path = s.write("holdfast.yaml", "state")
 	c, err := config.Load(s.path)
 	if err != nil {
@@ -124,13 +126,13 @@ systems:
     postgres: {connection: "%[3]s", data-directory: %[4]s, checkpoint: fast}
 policies:
   gold:
-    schedule: every 1m
+    schedule: %[5]s
     jitter: 0s
     log: {interval: 200ms}
     retention: {keep-last: 3}
     objectives: {rpo: 5s, rto: 10m}
 agent: {state: %[1]s/%[2]s}
-`, s.dir, state, s.server.ConnString(""), s.server.DataDir)
+`, s.dir, state, s.server.ConnString(""), s.server.DataDir, s.schedule)
 	path := filepath.Join(s.dir, name)
 	for file, content := range map[string]string{path: text, filepath.Join(s.dir, "passphrase"): "correct horse battery staple and some more\n"} {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
@@ -250,7 +252,7 @@ func (s *site) load(ctx context.Context) {
 }
 
 func TestAgentProtectsAServer(t *testing.T) {
-	s := newSite(t)
+	s := newSite(t, "every 1m")
 	s.server.Exec("", "CREATE TABLE ledger (n int, s text)")
 	boss := newManager(t, filepath.Join(s.dir, "notify"))
 	t.Setenv(envSocket, boss.name)

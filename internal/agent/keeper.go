@@ -30,6 +30,7 @@ type job struct {
 	task   task
 	budget int64            // of an optimization: bytes that it may store again
 	until  time.Time        // when the next snapshot is due: an optimization ends early then; zero: never
+	wanted bool             // of a snapshot: nothing can be recovered to now until there is one, so that it is taken in any case
 	found  []capture.Missed // for a snapshot: see State.Found
 }
 
@@ -199,7 +200,7 @@ func (k *keeper) perform(ctx context.Context, t task) {
 	k.save()
 	began := time.Now()
 	k.log.Debug("task begins", "task", string(t))
-	o := k.ops.do(ctx, job{t, k.state.Budget, k.state.Next, k.state.Found}, k.report)
+	o := k.ops.do(ctx, job{t, k.state.Budget, k.state.Next, k.state.Snapshot.Pending, k.state.Found}, k.report)
 	o.stopped = o.err != nil && ctx.Err() != nil
 	k.mu.Lock()
 	k.state, k.task, k.progress = ended(k.state, t, k.now(), o, k.plan), "", nil

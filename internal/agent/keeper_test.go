@@ -28,7 +28,9 @@ type journal struct {
 
 	mu       sync.Mutex // guards what follows
 	done     map[task][]time.Time
-	fail     map[task]int // how often it fails from now on
+	fail     map[task]int         // how often it fails from now on
+	still    func(time.Time) bool // tells that a snapshot would gain nothing; nil: never
+	asked    []bool               // for each snapshot, whether it was wanted in any case
 	last     *LastSnapshot
 	wanted   bool
 	alarm    *capture.Alarm   // that the repository tells of after a snapshot that was told of found
@@ -74,6 +76,10 @@ func (j *journal) do(ctx context.Context, job job, _ dr.ProgressFunc) outcome {
 	}
 	if t != taskSnapshot {
 		return outcome{}
+	}
+	j.asked = append(j.asked, job.wanted)
+	if j.still != nil && !job.wanted && j.still(began) {
+		return outcome{unneeded: true}
 	}
 	j.last = &LastSnapshot{ID: repo.NewSnapshotID(began), Started: began, Finished: j.now()}
 	j.wanted = false
@@ -171,6 +177,28 @@ func TestLoopDoesNotStarveRetention(t *testing.T) {
 		want(t, j, taskRetention, "01:10:00", "03:30:00", "05:50:00", "08:10:00", "10:30:00", "12:50:00", "15:10:00", "17:30:00",
 			"19:50:00", "22:10:00", "00:30:00", "04:00:00", "06:20:00")
 		want(t, j, taskCollection, "01:40:00")
+	})
+}
+
+// A continuous schedule looks every minute. Where nothing was checkpointed since the last snapshot nothing follows; one without
+// which nothing can be recovered is taken all the same.
+func TestLoopLooksEveryMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJournal(utc)
+		j.still = func(at time.Time) bool { return at.Minute()%5 != 0 }
+		k := newKeeper(t, j, t.TempDir())
+		k.plan.snapshots = mustTiming(t, "continuous", 0)
+		play(t, k, 6*time.Minute+30*time.Second)
+		want(t, j, taskSnapshot, "00:00:00", "00:01:00", "00:02:00", "00:03:00", "00:04:00", "00:05:00", "00:06:00")
+		want(t, j, taskRetention, "00:00:00", "00:05:00")
+		if last := j.last.Started.Format("15:04:05"); last != "00:05:00" || k.state.Last.ID != j.last.ID || k.state.Snapshot.Failures != 0 {
+			t.Errorf("the last snapshot is of %s, the state %+v", last, k.state)
+		}
+		j.wanted = true // the log has a gap behind it
+		play(t, newKeeper(t, j, t.TempDir()), 10*time.Second)
+		if !j.asked[len(j.asked)-1] || j.wanted {
+			t.Errorf("snapshots were asked for as %v", j.asked)
+		}
 	})
 }
 

@@ -81,7 +81,7 @@ func (o *systemOperations) try(ctx context.Context, j job, progress dr.ProgressF
 	}
 	switch j.task {
 	case taskSnapshot:
-		return o.snapshot(ctx, sys, j.found, progress)
+		return o.snapshot(ctx, sys, j, progress)
 	case taskRetention:
 		return o.retain(ctx, sys)
 	case taskCollection:
@@ -94,15 +94,15 @@ func (o *systemOperations) try(ctx context.Context, j job, progress dr.ProgressF
 	return outcome{err: fmt.Errorf("task %q is unknown", j.task)}
 }
 
-func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, found []capture.Missed, progress dr.ProgressFunc) outcome {
+func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, j job, progress dr.ProgressFunc) outcome {
 	if o.stream != nil {
 		if err := o.stream.connected(ctx, connectLimit); err != nil {
 			return outcome{err: err}
 		}
 	}
 	cfg := o.ws.SnapshotConfig(sys, workspace.SnapshotOptions{Progress: progress})
-	cfg.Workers, cfg.Log, cfg.Found = o.workers, o.log, found
-	cfg.AfterCheckpoint = sys.Policy.Schedule.Continuous() && len(found) == 0
+	cfg.Workers, cfg.Log, cfg.Found = o.workers, o.log, j.found
+	cfg.AfterCheckpoint = sys.Policy.Schedule.Continuous() && !j.wanted && len(j.found) == 0
 	if inRepository := cfg.WaitLog; o.stream != nil {
 		// Our own stream knows when it is worth asking the repository, which has the last word.
 		cfg.WaitLog = func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {

@@ -2,9 +2,8 @@ package e2e
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,21 +12,61 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 )
 
+const kills = 50
+
 // TestKilledAtRandomInstants kills commands at fifty random instants. The same command then succeeds, the repository
 // is whole, and what was listed before is listed still.
 func TestKilledAtRandomInstants(t *testing.T) {
-	const kills = 50
+	killedAtRandomInstants(t, false)
+}
+
+// TestKilledAmongChangedSnapshots does so beside an agent: snapshots read what the log tells to have changed, what they leave in
+// pieces is rewritten, and the agent is killed too.
+func TestKilledAmongChangedSnapshots(t *testing.T) {
+	killedAtRandomInstants(t, true)
+}
+
+func killedAtRandomInstants(t *testing.T, beside bool) {
 	chance := random(t)
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.configure(setup{keep: 3})
 	w.run("repo", "init")
 	w.server.Exec("", ledgerTable, "INSERT INTO book SELECT i::text, md5(i::text) FROM generate_series(1, 20000) AS i")
+	var agent *process
+	if beside {
+		agent = w.agent()
+	}
 	w.run("snapshot", "create", system)
-	cut := 0
+	cut, changed := 0, 0
 	for n := range kills {
 		w.server.Exec("", fmt.Sprintf("INSERT INTO book SELECT '%d ' || i, md5(i::text) FROM generate_series(1, 300) AS i", n))
-		if killOne(w, chance, n) {
+		k := kill{command: []string{"snapshot", "create", system}, within: 900 * time.Millisecond}
+		switch {
+		case n%4 == 1:
+			k = kill{command: []string{"repo", "prune", "--confirm", "main", "--patience", "1s"}, within: 200 * time.Millisecond, forgets: true}
+		case n%4 == 2 && beside:
+			k = kill{command: []string{"repo", "optimize", system, "--bound", "1.01"}, within: 100 * time.Millisecond}
+		case n%4 == 2:
+			k = kill{command: []string{"key", "rotate"}, within: 200 * time.Millisecond}
+		case n%4 == 3:
+			k = kill{command: []string{"restore", system, "--to", filepath.Join(w.dir, "back"), "--at", "immediate"}, within: 400 * time.Millisecond}
+		case beside:
+			k.within = 200 * time.Millisecond
+		}
+		if k.run(w, time.Duration(chance.Int64N(int64(k.within)))) {
 			cut++
+		}
+		if beside && n%4 == 0 {
+			w.server.Exec("", fmt.Sprintf("UPDATE book SET filler = md5(filler) WHERE abs(hashtext(entry)) %% 200 = %d", n), "CHECKPOINT")
+			if c := w.snapshot(); c.FullScan == "" {
+				changed++
+			} else {
+				t.Logf("after kill %d everything was read: %s", n, c.FullScan)
+			}
+		}
+		if beside && n%8 == 7 {
+			agent.kill9()
+			agent = w.agent()
 		}
 		if n%10 == 9 {
 			w.run("repo", "check", "--read-data")
@@ -36,6 +75,9 @@ func TestKilledAtRandomInstants(t *testing.T) {
 	t.Logf("%d of %d kills came before the command's end", cut, kills)
 	if cut < kills/4 {
 		t.Errorf("only %d of %d kills came before the command's end", cut, kills)
+	}
+	if beside && changed < kills/8 {
+		t.Errorf("only %d snapshots read what had changed", changed)
 	}
 	w.run("snapshot", "create", system)
 	want := digest(t, w.server.ConnString, false)
@@ -46,43 +88,39 @@ func TestKilledAtRandomInstants(t *testing.T) {
 	r.stop()
 }
 
-// killOne kills one command, runs it again to its end, and tells whether the kill came in time.
-func killOne(w *world, chance *rand.Rand, n int) bool {
+// kill is a command that is killed.
+type kill struct {
+	command []string
+	within  time.Duration // of its beginning
+	forgets bool          // snapshots: it applies the policy
+}
+
+// run kills the command, runs it again to its end, and tells whether the kill came in time.
+func (k kill) run(w *world, delay time.Duration) bool {
 	w.t.Helper()
-	target := filepath.Join(w.dir, fmt.Sprintf("back%d", n))
-	command := [][]string{
-		{"snapshot", "create", system},
-		{"repo", "prune", "--confirm", "main", "--patience", "1s"},
-		{"key", "rotate"},
-		{"restore", system, "--to", target, "--at", "immediate"},
-	}[n%4]
-	limit := []time.Duration{900, 200, 200, 400}[n%4] * time.Millisecond
+	back := &restored{w: w, dir: filepath.Join(w.dir, "back")}
 	before := w.snapshots()
-	p := w.start(command...)
-	delay := time.Duration(chance.Int64N(int64(limit)))
+	p := w.start(k.command...)
 	pause(delay)
 	p.kill9()
 	killed := p.cmd.ProcessState.ExitCode() < 0
-	if command[0] == "restore" && !killed {
-		if err := os.RemoveAll(target); err != nil {
-			w.t.Fatal(err)
+	if k.command[0] == "restore" && !killed {
+		back.remove()
+	}
+	if r := w.try(k.command...); r.code != 0 {
+		w.t.Errorf("%s, killed after %v, ends with %d when it is run again:\n%s", strings.Join(k.command, " "), delay, r.code, r.stderr)
+	}
+	back.remove()
+	after := map[string]bool{}
+	for _, s := range w.snapshots() {
+		after[s.moment()] = true
+		if s.Error != "" {
+			w.t.Errorf("%s, killed after %v: snapshot %s: %s", strings.Join(k.command, " "), delay, s.ID, s.Error)
 		}
 	}
-	if r := w.try(command...); r.code != 0 {
-		w.t.Errorf("%v, killed after %v, ends with %d when it is run again:\n%s", command, delay, r.code, r.stderr)
-	}
-	if err := os.RemoveAll(target); err != nil {
-		w.t.Fatal(err)
-	}
-	if command[1] != "prune" { // which applies the policy
-		after := map[string]bool{}
-		for _, s := range w.snapshots() {
-			after[s.ID] = s.Error == ""
-		}
-		for _, s := range before {
-			if !after[s.ID] {
-				w.t.Errorf("%v, killed after %v: snapshot %s is no longer listed whole", command, delay, s.ID)
-			}
+	for _, s := range before {
+		if !after[s.moment()] && !k.forgets {
+			w.t.Errorf("%s, killed after %v: snapshot %s is no longer listed", strings.Join(k.command, " "), delay, s.ID)
 		}
 	}
 	return killed

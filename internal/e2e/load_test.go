@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 	"testing"
@@ -21,7 +20,7 @@ import (
 // mover is a load of everything that makes, moves, truncates and removes files in a cluster.
 type mover struct {
 	server *pgtest.Server
-	dir    string // for tablespaces
+	dir    string // for tablespaces; empty: none
 	pace   time.Duration
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -64,9 +63,11 @@ func moveOn(t *testing.T, s *pgtest.Server, dir string, pace time.Duration) *mov
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	m := &mover{server: s, dir: dir, pace: pace, cancel: cancel, done: map[string]int{}}
-	for _, work := range []func(ctx context.Context, c *pgx.Conn, n int) error{
-		m.databases, m.tablespaces, m.rewrites, m.growth, m.indexes, m.kinds, m.business,
-	} {
+	works := []func(ctx context.Context, c *pgx.Conn, n int) error{m.databases, m.rewrites, m.growth, m.indexes, m.kinds, m.business}
+	if dir != "" {
+		works = append(works, m.tablespaces)
+	}
+	for _, work := range works {
 		m.wg.Go(func() { m.repeat(ctx, work) })
 	}
 	t.Cleanup(m.stop)
@@ -244,30 +245,4 @@ func emptyDirectory(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// unloggedLeft is how a start fails after a crash amidst SET UNLOGGED, in all versions: replay has made the relation's main
-// fork, and the start wants to make it anew from the init fork.
-var unloggedLeft = regexp.MustCompile(`FATAL:  could not create file "([^"]+)": File exists`)
-
-// crash kills a server and starts it again.
-func crash(t *testing.T, s *pgtest.Server) {
-	t.Helper()
-	s.Kill9()
-	err := s.TryStart()
-	if err == nil {
-		return
-	}
-	left := unloggedLeft.FindStringSubmatch(err.Error())
-	if left == nil {
-		t.Fatal(err)
-	}
-	if _, noInit := os.Stat(filepath.Join(s.DataDir, left[1]+"_init")); noInit != nil {
-		t.Fatal(err)
-	}
-	t.Logf("as somebody would do: %s is removed, which an unlogged relation has from its init fork", left[1])
-	if err := os.Remove(filepath.Join(s.DataDir, left[1])); err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
 }

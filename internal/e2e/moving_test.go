@@ -44,7 +44,7 @@ func movingFiles(t *testing.T, version string, long bool) {
 	// The crash meets a snapshot that is under way: it may come too late for it, never in silence.
 	during := w.start("snapshot", "create", system)
 	pause(300 * time.Millisecond)
-	crash(t, w.server)
+	w.server.Crash()
 	if r := during.wait(); r.code != 0 && r.stderr == "" {
 		t.Errorf("the snapshot that a crash interrupted ends with %d and says nothing", r.code)
 	}

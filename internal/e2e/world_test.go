@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -89,6 +90,7 @@ type setup struct {
 	log        string   // the policy's log, as YAML
 	keep       int      // keep-last; 50
 	systems    []string // names; orders-db
+	schedule   string   // of the agent; hourly
 }
 
 func newWorld(t *testing.T, o pgtest.Options) *world {
@@ -140,6 +142,9 @@ func (w *world) configure(s setup) {
 	if s.keep == 0 {
 		s.keep = 50
 	}
+	if s.schedule == "" {
+		s.schedule = "hourly"
+	}
 	if len(s.systems) == 0 {
 		s.systems = []string{system}
 	}
@@ -167,12 +172,12 @@ repositories:
 systems:
 %[3]spolicies:
   gold:
-    schedule: hourly
+    schedule: %[7]s
     jitter: 0s
     log: %[4]s
     retention: {keep-last: %[5]d, keep-hourly: 0, keep-daily: 0, keep-weekly: 0, keep-monthly: 0}
 agent: {state: %[1]s/state, listen: "127.0.0.1:0"}
-`, w.dir, s.url, systems.String(), s.log, s.keep, other))
+`, w.dir, s.url, systems.String(), s.log, s.keep, other, s.schedule))
 }
 
 // write makes a file of the world's directory, for the servers' user.
@@ -423,7 +428,9 @@ func (w *world) endProcesses() {
 	for _, p := range procs {
 		exe, _ := os.Readlink(filepath.Join(p, "exe"))
 		cwd, _ := os.Readlink(filepath.Join(p, "cwd"))
-		ours := exe == w.binary || strings.HasPrefix(cwd, w.dir+"/") && filepath.Base(exe) == "postgres"
+		env, _ := os.ReadFile(filepath.Join(p, "environ")) // other worlds run the same binary at the same time
+		ours := exe == w.binary && bytes.Contains(env, []byte("HOME="+w.dir+"\x00")) ||
+			strings.HasPrefix(cwd, w.dir+"/") && filepath.Base(exe) == "postgres"
 		if pid, err := strconv.Atoi(filepath.Base(p)); err == nil && ours {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
@@ -455,6 +462,13 @@ func (w *world) agent() *process {
 // listed is a snapshot as snapshot list -o json prints it.
 type listed struct {
 	System, ID, Error string
+	Manifest          struct {
+		Started string
+		Facts   struct {
+			StopLSN      string
+			StopTimeline int
+		}
+	}
 }
 
 func (w *world) snapshots() []listed {

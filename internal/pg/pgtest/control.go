@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -83,6 +84,30 @@ func (s *Server) Kill9() {
 	s.cmd = nil
 	// A killed postmaster cannot remove these; a new one would take a recycled process id for itself.
 	_ = os.Remove(filepath.Join(s.DataDir, "postmaster.pid"))
+}
+
+// unloggedLeft is how a start fails after a crash amidst SET UNLOGGED, in all versions: replay has made the relation's main
+// fork, and the start wants to make it anew from the init fork.
+var unloggedLeft = regexp.MustCompile(`FATAL:  could not create file "([^"]+)": File exists`)
+
+// Crash kills the server and starts it again.
+func (s *Server) Crash() {
+	s.t.Helper()
+	s.Kill9()
+	for err := s.TryStart(); err != nil; err = s.TryStart() {
+		left := unloggedLeft.FindAllStringSubmatch(err.Error(), -1)
+		if left == nil {
+			s.t.Fatal(err)
+		}
+		fork := left[len(left)-1][1] // the log's end is that of this start
+		if _, noInit := os.Stat(filepath.Join(s.DataDir, fork+"_init")); noInit != nil {
+			s.t.Fatal(err)
+		}
+		s.t.Logf("as somebody would do: %s is removed, which an unlogged relation has from its init fork", fork)
+		if gone := os.Remove(filepath.Join(s.DataDir, fork)); gone != nil {
+			s.t.Fatal(err, gone)
+		}
+	}
 }
 
 // killChild kills a process of this server and waits until it is gone: while one is left, a new server refuses

@@ -9,8 +9,8 @@
 //			standby := s.Standby(pgtest.Options{})
 //			…
 //
-// Binaries come from Debian's packages (/usr/lib/postgresql) and from the cache that scripts/pg-versions.sh
-// fills. Where a version is missing the test is skipped, with that reason. The cached ones hold no client
+// Binaries come from Debian's packages (/usr/lib/postgresql), from the cache that scripts/pg-versions.sh fills, and from the
+// directories that HOLDFAST_TEST_PG lists, as PATH does: each holds <version>/bin. Where a version is missing the test is skipped, with that reason. The cached ones hold no client
 // programs: speak to the server over ConnString.
 //
 // A failed test prints the end of the server's log. All methods fail the test themselves, except where they

@@ -18,6 +18,9 @@ const (
 	newest = 18
 )
 
+// moreVersions is the variable that names more directories in which versions lie, as below /usr/lib/postgresql.
+const moreVersions = "HOLDFAST_TEST_PG"
+
 // installation is one set of binaries.
 type installation struct {
 	version string // "15.18"
@@ -67,9 +70,16 @@ func (in installation) complete() bool {
 
 // installations looks once per process; ascending by major version.
 var installations = sync.OnceValue(func() []installation {
-	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	roots := []string{"/usr/lib/postgresql"}
 	if cache, err := os.UserCacheDir(); err == nil {
-		more, _ := filepath.Glob(filepath.Join(cache, "holdfast-test", "pg", "*", "bin"))
+		roots = append(roots, filepath.Join(cache, "holdfast-test", "pg"))
+	}
+	var dirs []string
+	for _, root := range append(roots, filepath.SplitList(os.Getenv(moreVersions))...) {
+		if root == "" {
+			continue
+		}
+		more, _ := filepath.Glob(filepath.Join(root, "*", "bin"))
 		dirs = append(dirs, more...)
 	}
 	var ins []installation

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest/workload"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 )
 
@@ -18,7 +19,7 @@ func BenchmarkDecode(b *testing.B) {
 		{"images", "on", "UPDATE t SET n = n + 1 WHERE i % 60 = 0"},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			s := pgtest.Start(b, pgtest.Options{Version: "15", Conf: testConf(map[string]string{"full_page_writes": c.pageWrites, "autovacuum": "off"})})
+			s := pgtest.Start(b, pgtest.Options{Version: "15", Conf: workload.Conf(map[string]string{"full_page_writes": c.pageWrites, "autovacuum": "off"})})
 			s.Exec("", "CREATE TABLE t AS SELECT i, 0 AS n, repeat('x', 60) AS v FROM generate_series(1, 200000) i", "CREATE INDEX ON t (i)", "CREATE INDEX ON t (n)", "VACUUM t")
 			s.Stop(pgtest.Fast)
 			from := takeImage(b, s).control

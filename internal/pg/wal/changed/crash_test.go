@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest/workload"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/record"
 )
@@ -19,7 +20,7 @@ func TestMapOverCrashesWhileWriting(t *testing.T) {
 	for i, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			t.Parallel()
-			s := pgtest.Start(t, pgtest.Options{Version: v, Checksums: i%2 == 0, InitArgs: []string{"--wal-segsize=1"}, Conf: testConf(map[string]string{
+			s := pgtest.Start(t, pgtest.Options{Version: v, Checksums: i%2 == 0, InitArgs: []string{"--wal-segsize=1"}, Conf: workload.Conf(map[string]string{
 				"shared_buffers": "1MB", "bgwriter_delay": "10ms", "bgwriter_lru_maxpages": "1000", "wal_writer_delay": "1ms", "checkpoint_timeout": "30s",
 			})})
 			s.Exec("", "CREATE TABLE t (id serial PRIMARY KEY, n int, v text)", "CREATE INDEX ON t USING gist (point(n, id))", "CREATE INDEX ON t USING gin (string_to_array(v, ','))",

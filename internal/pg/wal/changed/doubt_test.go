@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest/workload"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/record"
 )
@@ -91,7 +92,7 @@ func TestSettingsThatMakeDoubts(t *testing.T) {
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			t.Parallel()
-			s := pgtest.Start(t, pgtest.Options{Version: v, Conf: testConf(nil)})
+			s := pgtest.Start(t, pgtest.Options{Version: v, Conf: workload.Conf(nil)})
 			first := stopped(t, s)
 			last := DoubtKind(0) // the log begins with the checkpoint at which the server before was stopped
 			for _, c := range []struct {
@@ -104,7 +105,7 @@ func TestSettingsThatMakeDoubts(t *testing.T) {
 				{conf: map[string]string{"wal_level": "logical"}},
 				{conf: map[string]string{}},
 			} {
-				s = pgtest.Open(t, s.DataDir, pgtest.Options{Conf: testConf(c.conf)})
+				s = pgtest.Open(t, s.DataDir, pgtest.Options{Conf: workload.Conf(c.conf)})
 				s.Start()
 				s.Exec("", "CREATE TABLE x AS SELECT 1 AS i", "CHECKPOINT", "DROP TABLE x")
 				next := stopped(t, s)

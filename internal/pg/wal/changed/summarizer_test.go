@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest/workload"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 )
 
@@ -22,15 +23,13 @@ func TestMapAgreesWithSummarizer(t *testing.T) {
 		}
 		t.Run(v, func(t *testing.T) {
 			t.Parallel()
-			s := pgtest.Start(t, pgtest.Options{Version: v, InitArgs: []string{"--wal-segsize=1"}, Conf: testConf(map[string]string{"summarize_wal": "on"})})
-			s.Tablespace("one")
-			s.Tablespace("two")
-			s.Exec("", before...)
+			s := pgtest.Start(t, pgtest.Options{Version: v, InitArgs: []string{"--wal-segsize=1"}, Conf: workload.Conf(map[string]string{"summarize_wal": "on"})})
+			workload.Begin(s)
 			seed := cmp.Or(*truthSeed, rand.Uint64())
 			t.Logf("random statements of -truth.seed=%d", seed)
-			for _, part := range parts(s.Version) {
+			for _, part := range workload.Parts(s.Version) {
 				s.Exec("", part...)
-				churn(s, rand.New(rand.NewPCG(seed, 0)), 30)
+				workload.Churn(s, rand.New(rand.NewPCG(seed, 0)), 30)
 				s.Kill9()
 				s.Start()
 			}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest/workload"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/record"
 )
@@ -16,9 +17,9 @@ func TestMapOverPromotion(t *testing.T) {
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			t.Parallel()
-			p := pgtest.Start(t, pgtest.Options{Version: v, Checksums: true, Conf: testConf(map[string]string{"autovacuum": "off"})})
+			p := pgtest.Start(t, pgtest.Options{Version: v, Checksums: true, Conf: workload.Conf(map[string]string{"autovacuum": "off"})})
 			p.Exec("", "CREATE TABLE t AS SELECT i, repeat('a', 100) AS v FROM generate_series(1, 5000) i", "VACUUM (FREEZE) t", "CREATE SEQUENCE s")
-			standby := p.Standby(pgtest.Options{Conf: testConf(map[string]string{"wal_retrieve_retry_interval": "50ms"})})
+			standby := p.Standby(pgtest.Options{Conf: workload.Conf(map[string]string{"wal_retrieve_retry_interval": "50ms"})})
 			from := stopped(t, p)
 			p.Start()
 			p.Exec("", "DELETE FROM t WHERE i < 300", "SELECT nextval('s') FROM generate_series(1, 40)")

@@ -7,108 +7,135 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest/workload"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 )
 
 var (
-	rounds    = flag.Int("truth.rounds", 1, "how often the statements of each part are run between two images")
+	rounds    = flag.Int("truth.rounds", 1, "how often the statements of each part are run between two images; more than once also in every setting")
 	truthSeed = flag.Uint64("truth.seed", 0, "seed of the random statements; 0: another one each time")
 )
 
 // The truth: what differs between the files of two clean stops is in the map of the log between them.
 func TestMapHoldsEveryPageThatChanged(t *testing.T) {
 	versions := pgtest.Versions(t)
+	var all tally
+	var mu sync.Mutex // guards all
+	t.Cleanup(func() { t.Log("all together:", all) })
 	for i, v := range versions {
 		for _, hints := range []string{"unlogged", "checksums", "wal_log_hints"} {
-			if hints == "wal_log_hints" && i < len(versions)-1 {
+			if hints == "wal_log_hints" && i < len(versions)-1 && *rounds == 1 {
 				continue // to the log it is the same as checksums
 			}
 			t.Run(v+"/"+hints, func(t *testing.T) {
 				t.Parallel()
-				testTruth(t, v, hints)
+				one := testTruth(t, v, hints)
+				t.Log(one)
+				mu.Lock()
+				defer mu.Unlock()
+				all.add(one)
 			})
 		}
 	}
 }
 
-func testTruth(t *testing.T, version, hints string) {
-	o := pgtest.Options{Version: version, Checksums: hints == "checksums", InitArgs: []string{"--wal-segsize=1"}, Conf: testConf(nil)}
+func testTruth(t *testing.T, version, hints string) tally {
+	o := pgtest.Options{Version: version, Checksums: hints == "checksums", InitArgs: []string{"--wal-segsize=1"}, Conf: workload.Conf(nil)}
 	if hints == "wal_log_hints" {
 		o.Conf["wal_log_hints"] = "on"
 	}
 	s := pgtest.Start(t, o)
-	s.Tablespace("one")
-	s.Tablespace("two")
-	s.Exec("", before...)
-	images := []*image{stopped(t, s)}
-	images[0].hintsLogged = hints != "unlogged"
-	maps := []*Map{}
+	workload.Begin(s)
 	seed := cmp.Or(*truthSeed, rand.Uint64())
 	t.Logf("random statements of -truth.seed=%d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	for part, statements := range parts(s.Version) {
-		s.Start()
-		for range *rounds {
-			s.Exec("", statements...)
-			churn(s, r, 60)
-			if part != 1 {
-				s.Kill9()
-				s.Start()
-			}
-		}
-		images = append(images, stopped(t, s))
-		images[part+1].hintsLogged = hints != "unlogged"
-		m := mapBetween(t, s, images[part], images[part+1])
-		check(t, m, images[part], images[part+1])
-		maps = append(maps, m)
+	var sum tally
+	at := stopped(t, s)
+	at.hintsLogged = hints != "unlogged"
+	for range *rounds {
+		at = truthRound(t, s, r, at, &sum)
 	}
+	return sum
+}
 
+// truthRound looks at the files after each part of the workload, which ends in a crash. It returns how it left them.
+func truthRound(t *testing.T, s *pgtest.Server, r *rand.Rand, first *image, sum *tally) *image {
+	at, maps := first, []*Map{}
+	for _, statements := range workload.Parts(s.Version) {
+		s.Start()
+		s.Exec("", statements...)
+		workload.Churn(s, r, 60)
+		s.Crash()
+		now := stopped(t, s)
+		now.hintsLogged = first.hintsLogged
+		m := mapBetween(t, s, at, now)
+		sum.add(check(t, m, at, now))
+		at, maps = now, append(maps, m)
+	}
 	joined, err := Join(&wal.Timelines{Timeline: 1}, maps...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	check(t, joined, images[0], images[3])
+	sum.add(check(t, joined, first, at))
 	again, err := Decode(joined.Encode())
 	if err != nil {
 		t.Fatal(err)
 	}
-	check(t, again, images[0], images[3])
-	whole := mapBetween(t, s, images[0], images[3])
+	check(t, again, first, at)
+	whole := mapBetween(t, s, first, at)
 	if !bytes.Equal(joined.Encode(), whole.Encode()) {
 		t.Errorf("three maps joined differ from one map of the same log:\n%s", gocmp.Diff(text(joined), text(whole)))
 	}
+	return at
 }
 
-func check(t *testing.T, m *Map, from, to *image) {
+// tally is what was compared. A page counts as often as it was looked at.
+type tally struct{ maps, compared, changed, listed, missed int }
+
+func (a *tally) add(b tally) {
+	a.maps, a.compared, a.changed = a.maps+b.maps, a.compared+b.compared, a.changed+b.changed
+	a.listed, a.missed = a.listed+b.listed, a.missed+b.missed
+}
+
+// String tells of it on one line. Of the changed pages those that the map has not are of hints that nobody logs.
+func (a tally) String() string {
+	return fmt.Sprintf("%d maps: of %d pages that were compared %d had changed, the maps have %d; missed: %d", a.maps, a.compared, a.changed, a.listed, a.missed)
+}
+
+// check holds a map against what two images show.
+func check(t *testing.T, m *Map, from, to *image) tally {
 	t.Helper()
 	if len(m.Doubts) > 0 {
 		t.Errorf("doubts: %v", m.Doubts)
 	}
-	if lost := missed(m, from, to); len(lost) > 0 {
-		t.Errorf("%d changes are missing in the map:\n%s", len(lost), strings.Join(lost[:min(30, len(lost))], "\n"))
+	lost := missed(m, from, to)
+	if len(lost) > 0 {
+		t.Errorf("log %s to %s: %d changes are missing in the map:\n%s", m.Start, m.End, len(lost), strings.Join(lost[:min(30, len(lost))], "\n"))
 	}
-	listed, truly, size := 0, 0, len(m.Encode())
+	sum := tally{maps: 1, missed: len(lost)}
 	for f := range to.forks {
 		c := m.Lookup(f)
 		if !to.logged(f) {
 			continue
 		}
 		for block := range min(from.blocks(f), to.blocks(f)) {
+			sum.compared++
 			if c.Has(block) {
-				listed++
+				sum.listed++
 			}
 			if !bytes.Equal(from.page(f, block), to.page(f, block)) {
-				truly++
+				sum.changed++
 			}
 		}
 	}
-	t.Logf("log %s to %s: of the older image's pages %d changed, the map has %d, in %d bytes", m.Start, m.End, truly, listed, size)
+	return sum
 }
 
 func stopped(t *testing.T, s *pgtest.Server) *image {
@@ -133,7 +160,7 @@ func text(m *Map) string {
 // A heap whose visibility map has several blocks loses its tail: the map's own truncation is derived.
 func TestVisibilityMapOfTruncatedHeap(t *testing.T) {
 	for _, checksums := range []bool{false, true} {
-		s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: checksums, Conf: testConf(map[string]string{"autovacuum": "off"})})
+		s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: checksums, Conf: workload.Conf(map[string]string{"autovacuum": "off"})})
 		s.Exec("", "CREATE TABLE big (i int, v text) WITH (fillfactor = 10)",
 			"INSERT INTO big SELECT i, repeat('x', 850) FROM generate_series(0, 33999) i", "VACUUM (FREEZE) big")
 		// The deletion refers to these blocks too, so it has to lie before the log that is read.

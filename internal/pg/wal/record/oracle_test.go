@@ -2,7 +2,10 @@ package record
 
 import (
 	"bytes"
+	gocmp "cmp"
+	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,59 +18,88 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest/workload"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 )
 
 const oneMiB = wal.SegmentSize(1 << 20)
 
-// workload touches many resource managers, with records over page and segment borders.
-var workload = []string{
-	"CREATE TABLE t (id bigserial PRIMARY KEY, v text, p point, a int[])",
-	"INSERT INTO t (v, p, a) SELECT repeat(md5(i::text), 20), point(i, i), ARRAY[i, i % 7] FROM generate_series(1, 3000) i",
-	"CREATE INDEX ON t USING hash (v)", "CREATE INDEX ON t USING gin (a)", "CREATE INDEX ON t USING gist (p)",
-	"CREATE INDEX ON t USING spgist (p)", "CREATE INDEX ON t USING brin (id)",
-	"UPDATE t SET v = v || 'x' WHERE id % 3 = 0", "DELETE FROM t WHERE id % 5 = 0", "VACUUM t", "CHECKPOINT",
-	"UPDATE t SET v = 'y', a = ARRAY[1] WHERE id % 2 = 0",
-	"SELECT lo_from_bytea(0, decode(repeat('ab', 50000), 'hex'))",
-	"SELECT pg_logical_emit_message(false, 'x', repeat('z', 3000000))", // larger than is kept
-	"SELECT pg_switch_wal()", "VACUUM FULL t", "TRUNCATE t",
+// special is what the workload lacks: records larger than is kept, and over many pages and segments.
+var special = []string{
+	"CREATE TABLE large AS SELECT repeat(md5(i::text), 20) AS v FROM generate_series(1, 3000) i", "UPDATE large SET v = v || 'x'",
+	"SELECT lo_from_bytea(0, decode(repeat('ab', 50000), 'hex'))", "SELECT pg_logical_emit_message(false, 'x', repeat('z', 3000000))",
+	"SELECT pg_switch_wal()",
+}
+
+var oracleSeed = flag.Uint64("oracle.seed", 0, "seed of the random statements; 0: another one each time")
+
+// newLog lets a server do all that changes files, and crash, and returns where the log of it begins and ends.
+func newLog(t *testing.T, s *pgtest.Server) (start, end wal.LSN) {
+	t.Helper()
+	seed := gocmp.Or(*oracleSeed, rand.Uint64())
+	t.Logf("random statements of -oracle.seed=%d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	start = lsn(t, s.Query("", "SELECT pg_current_wal_lsn()"))
+	workload.Begin(s)
+	s.Exec("", special...)
+	for _, part := range workload.Parts(s.Version) {
+		s.Exec("", part...)
+		workload.Churn(s, r, 30)
+		s.Crash()
+	}
+	return start, lsn(t, s.Query("", "SELECT pg_current_wal_flush_lsn()"))
+}
+
+func startOracle(t *testing.T, version, compression string) *pgtest.Server {
+	t.Helper()
+	return pgtest.Start(t, pgtest.Options{Version: version, InitArgs: []string{"--wal-segsize=1"}, Conf: workload.Conf(map[string]string{
+		"autovacuum": "off", "wal_compression": compression,
+	})})
 }
 
 // pg_waldump of the server's own version sees the same records with the same block references.
 func TestRecordsAreThoseOfPgWaldump(t *testing.T) {
-	s := pgtest.Start(t, pgtest.Options{Version: "15", InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{
-		"autovacuum": "off", "wal_keep_size": "1GB", "wal_compression": "lz4", "max_wal_size": "64MB",
-	}})
-	start := lsn(t, s.Query("", "SELECT pg_current_wal_lsn()"))
-	s.Exec("", workload...)
-	end := lsn(t, s.Query("", "SELECT pg_current_wal_flush_lsn()"))
-	s.Stop(pgtest.Fast)
+	for _, v := range pgtest.Versions(t) {
+		t.Run(v, func(t *testing.T) {
+			t.Parallel()
+			s := startOracle(t, v, "on")
+			program := s.Bin("pg_waldump")
+			start, end := newLog(t, s)
+			s.Stop(pgtest.Fast)
+			out, err := exec.Command(program, "-p", filepath.Join(s.DataDir, "pg_wal"), "-s", start.String(), "-e", end.String()).Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := waldumpLines(t, string(out))
+			if len(want) < 20000 {
+				t.Fatalf("pg_waldump has only %d records", len(want))
+			}
+			t.Logf("%d records from %s to %s", len(want), start, end)
+			for _, piece := range []int{1 << 30, 8192, 1000, 7} {
+				compareRecords(t, s, start, end, piece, want)
+			}
+		})
+	}
+}
 
-	out, err := exec.Command(s.Bin("pg_waldump"), "-p", filepath.Join(s.DataDir, "pg_wal"), "-s", start.String(), "-e", end.String()).Output()
+// compareRecords reads the log in pieces of so many bytes.
+func compareRecords(t *testing.T, s *pgtest.Server, start, end wal.LSN, piece int, want []string) {
+	t.Helper()
+	var got []string
+	r, err := NewReader(Config{Start: start, Timeline: 1, SegmentSize: oneMiB}, func(r *Record) {
+		if r.Start < end {
+			got = append(got, line(r))
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := waldumpLines(t, string(out))
-	for _, piece := range []int{1 << 30, 8192, 1000, 7} {
-		var got []string
-		r, err := NewReader(Config{Start: start, Timeline: 1, SegmentSize: oneMiB}, func(r *Record) {
-			if r.Start < end {
-				got = append(got, line(r))
-			}
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = write(r, s.DataDir, piece)
-		if stop, ok := err.(*StopError); !ok || !stop.Ended || stop.At < end {
-			t.Errorf("pieces of %d bytes: reading ended with %v", piece, err)
-		}
-		if len(want) < 5000 {
-			t.Fatalf("pg_waldump has only %d records", len(want))
-		}
-		if d := cmp.Diff(want, got); d != "" {
-			t.Fatalf("pieces of %d bytes: records differ (-pg_waldump +ours):\n%s", piece, d)
-		}
+	err = write(r, s.DataDir, piece)
+	if stop, ok := err.(*StopError); !ok || !stop.Ended || stop.At < end {
+		t.Errorf("pieces of %d bytes: reading ended with %v", piece, err)
+	}
+	if !slices.Equal(want, got) {
+		t.Fatalf("pieces of %d bytes: records differ (-pg_waldump +ours):\n%s", piece, cmp.Diff(want, got))
 	}
 }
 
@@ -78,13 +110,10 @@ func TestBlocksAreThoseOfWalinspect(t *testing.T) {
 			continue
 		}
 		t.Run(v, func(t *testing.T) {
-			s := pgtest.Start(t, pgtest.Options{Version: v, InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{
-				"autovacuum": "off", "wal_keep_size": "1GB", "wal_compression": "pglz", "max_wal_size": "64MB",
-			}})
+			t.Parallel()
+			s := startOracle(t, v, "pglz")
 			s.Exec("", "CREATE EXTENSION pg_walinspect")
-			start := lsn(t, s.Query("", "SELECT pg_current_wal_lsn()"))
-			s.Exec("", workload...)
-			end := lsn(t, s.Query("", "SELECT pg_current_wal_flush_lsn()"))
+			start, end := newLog(t, s)
 			want := strings.Split(s.Query("", `SELECT start_lsn, reltablespace, reldatabase, relfilenode, relforknumber, relblocknumber, block_fpi_length IS NOT NULL AND block_fpi_length > 0
 				FROM pg_get_wal_block_info('`+start.String()+"', '"+end.String()+"', false) ORDER BY start_lsn, block_id"), "\n")
 			s.Stop(pgtest.Fast)
@@ -100,11 +129,12 @@ func TestBlocksAreThoseOfWalinspect(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = write(r, s.DataDir, 8192) // it ends behind end
-			if len(want) < 5000 {
+			if len(want) < 20000 {
 				t.Fatalf("pg_walinspect has only %d block references", len(want))
 			}
-			if d := cmp.Diff(want, got); d != "" {
-				t.Fatalf("block references differ (-pg_walinspect +ours):\n%s", d)
+			t.Logf("%d block references from %s to %s", len(want), start, end)
+			if !slices.Equal(want, got) {
+				t.Fatalf("block references differ (-pg_walinspect +ours):\n%s", cmp.Diff(want, got))
 			}
 		})
 	}

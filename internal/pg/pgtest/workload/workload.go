@@ -1,4 +1,6 @@
-package changed
+// Package workload is what tests let a server do where its log is read: statements that change files in all the ways that
+// a log tells of, and some of which it does not. It never looks at what came of it.
+package workload
 
 import (
 	"context"
@@ -10,18 +12,24 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 )
 
-// testConf keeps the whole log, so that it can be read afterwards.
-func testConf(more map[string]string) map[string]string {
+// Conf keeps the whole log, so that it can be read afterwards.
+func Conf(more map[string]string) map[string]string {
 	conf := map[string]string{
 		"wal_keep_size": "8GB", "max_prepared_transactions": "10", "autovacuum_naptime": "1s", "checkpoint_timeout": "30s",
-		"max_wal_size": "64MB", "min_wal_size": "32MB",
+		"max_wal_size": "64MB", "min_wal_size": "32MB", "jit": "off",
 	}
 	maps.Copy(conf, more)
 	return conf
 }
 
-// before makes what the parts change.
-var before = []string{
+// Begin makes what the parts change, in two tablespaces too.
+func Begin(s *pgtest.Server) {
+	s.Tablespace("one")
+	s.Tablespace("two")
+	s.Exec("", schema...)
+}
+
+var schema = []string{
 	"CREATE TABLE t (id bigserial PRIMARY KEY, v text, p point, a int[], n int)",
 	"INSERT INTO t (v, p, a, n) SELECT md5(i::text), point(i, i), ARRAY[i, i % 7], i FROM generate_series(1, 8000) i",
 	"CREATE INDEX t_hash ON t USING hash (v)", "CREATE INDEX t_gin ON t USING gin (a)",
@@ -45,8 +53,9 @@ var before = []string{
 	"VACUUM (FREEZE, ANALYZE)",
 }
 
-// parts returns the statements of each part, which can be run any number of times. Two of them end in crashes.
-func parts(version int) [][]string {
+// Parts returns the statements of three parts (rows, definitions, files that shrink and grow), which can be run any number
+// of times.
+func Parts(version int) [][]string {
 	ways := []string{""}
 	if version >= 15 {
 		ways = []string{" STRATEGY file_copy", " STRATEGY wal_log"}
@@ -91,10 +100,10 @@ func parts(version int) [][]string {
 	return [][]string{rows, ddl, shrinking}
 }
 
-// churn runs random statements, some of which fail, from several connections, some in transactions that stay open.
-func churn(s *pgtest.Server, r *rand.Rand, n int) {
+// Churn runs random statements, some of which fail, from several connections, some in transactions that stay open.
+func Churn(s *pgtest.Server, r *rand.Rand, n int) {
 	ctx := context.Background()
-	statements := slices.Concat(parts(13)[0], parts(13)[2], []string{
+	statements := slices.Concat(Parts(13)[0], Parts(13)[2], []string{
 		"BEGIN", "COMMIT", "ROLLBACK", "CHECKPOINT", "SELECT pg_switch_wal()", "VACUUM (FREEZE) t", "VACUUM FULL wide",
 		"TRUNCATE emptied RESTART IDENTITY", "ANALYZE", "REINDEX INDEX t_spgist", "ALTER TABLE wide SET (fillfactor = 50)",
 	})

@@ -129,7 +129,7 @@ type copier struct {
 	report   *CopyReport
 	src, dst *Reader
 	lane     *Lane // of data that is sealed again; nil: there was none yet
-	spent    map[PackID]packKey
+	spent    *graveyard
 	wanted   map[seal.ChunkID]bool // that have to be copied next; true for those of trees and lists
 }
 

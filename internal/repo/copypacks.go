@@ -89,7 +89,7 @@ func (c *copier) locate(ctx context.Context) (map[packKey]*packRef, map[packKey]
 
 // whole tells whether a pack is copied as it is: at least half of it is wanted, or it is small, and its name is free.
 func (c *copier) whole(ref *packRef, places []metaPlace) bool {
-	if _, spent := c.spent[ref.id]; spent || c.w.condemned[ref.id] || ref.group != c.w.group {
+	if _, spent := c.spent.packs[ref.id]; spent || c.spent.damaged || c.w.condemned[ref.id] || ref.group != c.w.group {
 		return false
 	}
 	wanted := int64(0)

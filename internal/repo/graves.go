@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -28,13 +29,12 @@ func (c *collector) bury(ctx context.Context, n uint32, dead map[PackID]packKey)
 	if len(dead) == 0 {
 		return nil
 	}
-	names, packs, err := c.r.graves(ctx)
+	before, err := c.r.graves(ctx)
 	if err != nil {
 		return err
 	}
-	for id, k := range dead {
-		packs[id] = k
-	}
+	packs := before.packs
+	maps.Copy(packs, dead)
 	g := grave{Packs: make([]string, 0, len(packs))}
 	all := map[packKey]bool{}
 	for _, k := range packs {
@@ -50,7 +50,7 @@ func (c *collector) bury(ctx context.Context, n uint32, dead map[PackID]packKey)
 	if err := c.r.store.Put(ctx, graveName(n), body); err != nil {
 		return err
 	}
-	for _, name := range names {
+	for _, name := range before.names {
 		// Those of others that come later, of this collection or an earlier one, stay until the next.
 		if name < graveName(n) {
 			if err := c.r.store.Delete(ctx, name); err != nil {
@@ -61,50 +61,59 @@ func (c *collector) bury(ctx context.Context, n uint32, dead map[PackID]packKey)
 	return nil
 }
 
-// graves returns the packs that collections have deleted, and the objects that say so.
-func (r *Repository) graves(ctx context.Context) (names []string, packs map[PackID]packKey, err error) {
-	err = r.store.List(ctx, prefixGraves, "", func(i store.Info) error {
+// graveyard is what collections have deleted.
+type graveyard struct {
+	packs   map[PackID]packKey
+	names   []string // the objects that say so
+	damaged bool     // an object cannot be read: others may have been deleted too
+}
+
+func (r *Repository) graves(ctx context.Context) (*graveyard, error) {
+	var listed []string
+	err := r.store.List(ctx, prefixGraves, "", func(i store.Info) error {
 		if n, err := strconv.ParseUint(strings.TrimPrefix(i.Name, prefixGraves), 16, 32); err == nil && graveName(uint32(n)) == i.Name {
-			names = append(names, i.Name)
+			listed = append(listed, i.Name)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	packs = map[PackID]packKey{}
-	for _, name := range names {
+	y := &graveyard{packs: map[PackID]packKey{}}
+	for _, name := range listed {
 		var g grave
 		err := r.readJSON(ctx, seal.KindCollection, name, &g)
-		if errors.Is(err, store.ErrNotExist) {
+		switch {
+		case errors.Is(err, store.ErrNotExist):
 			return r.graves(ctx) // a later one has it all
+		case err != nil && lost(err):
+			y.damaged = true // it stays, so that this is not forgotten
+			continue
+		case err != nil:
+			return nil, err
 		}
-		if err != nil {
-			return nil, nil, err
-		}
-		for id, k := range doomed(g.Packs, nil) {
-			packs[id] = k
-		}
+		y.names = append(y.names, name)
+		maps.Copy(y.packs, doomed(g.Packs, nil))
 	}
-	return names, packs, nil
+	return y, nil
 }
 
-// spent returns the packs whose names must not come back: whatever the newest collection condemned, and what is deleted.
-func (r *Repository) spent(ctx context.Context) (map[PackID]packKey, error) {
+// spent returns the packs whose names must not come back: whatever the newest collection condemned, and what is deleted. Where
+// an object that says so is damaged, nobody knows them all.
+func (r *Repository) spent(ctx context.Context) (*graveyard, error) {
 	highest, _, _, err := r.numbers(ctx)
 	if err != nil {
 		return nil, err
 	}
-	_, packs, err := r.graves(ctx)
+	y, err := r.graves(ctx)
 	if err != nil || highest == 0 {
-		return packs, err
+		return y, err
 	}
 	var p published
-	if err := r.readJSON(ctx, seal.KindCollection, collectionName(highest), &p); err != nil {
-		return nil, err
+	err = r.readJSON(ctx, seal.KindCollection, collectionName(highest), &p)
+	if err != nil && lost(err) && !errors.Is(err, store.ErrNotExist) {
+		y.damaged, err = true, nil
 	}
-	for id, k := range doomed(p.Condemned, nil) {
-		packs[id] = k
-	}
-	return packs, nil
+	maps.Copy(y.packs, doomed(p.Condemned, nil))
+	return y, err
 }

@@ -297,6 +297,7 @@ var changedAll = flag.Bool("changed.all", false, "each version with and without 
 
 // TestChanged takes a snapshot after each step, and compares it with the files.
 func TestChanged(t *testing.T) {
+	t.Parallel()
 	versions := pgtest.Versions(t)
 	for i, version := range versions {
 		for _, checksums := range []bool{true, false} {

@@ -45,6 +45,7 @@ func (c *changing) withoutStream(t *testing.T) {
 
 // A log that has a gap reads everything; a checkpoint that was made already must not stand in the way of that.
 func TestChangedGap(t *testing.T) {
+	t.Parallel()
 	for _, local := range []bool{true, false} {
 		for _, force := range []bool{false, true} {
 			t.Run(fmt.Sprintf("local=%v, checkpoint=%v", local, force), func(t *testing.T) {
@@ -64,6 +65,7 @@ func TestChangedGap(t *testing.T) {
 }
 
 func TestChangedMinimal(t *testing.T) {
+	t.Parallel()
 	c := begun(t, pgtest.Options{}, true)
 	c.withoutStream(t)
 	c.s.Stop(pgtest.Fast)
@@ -86,6 +88,7 @@ func fullPageWrites(t *testing.T, s *pgtest.Server, to string) {
 }
 
 func TestChangedWithoutFullPageWrites(t *testing.T) {
+	t.Parallel()
 	for _, local := range []bool{true, false} {
 		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
 			t.Parallel()
@@ -109,6 +112,7 @@ func TestChangedWithoutFullPageWrites(t *testing.T) {
 }
 
 func TestChangedChecksumsSwitched(t *testing.T) {
+	t.Parallel()
 	c := begun(t, pgtest.Options{Checksums: true}, true)
 	c.s.Stop(pgtest.Fast)
 	out, err := exec.Command(c.s.Bin("pg_checksums"), "--disable", "-D", c.s.DataDir).CombinedOutput()
@@ -121,6 +125,7 @@ func TestChangedChecksumsSwitched(t *testing.T) {
 }
 
 func TestChangedAnotherCluster(t *testing.T) {
+	t.Parallel()
 	c := begun(t, pgtest.Options{}, true)
 	s := pgtest.Start(t, pgtest.Options{Conf: quietConf(nil)})
 	c.s = s
@@ -129,6 +134,7 @@ func TestChangedAnotherCluster(t *testing.T) {
 }
 
 func TestChangedAfterDamage(t *testing.T) {
+	t.Parallel()
 	c := begun(t, pgtest.Options{Checksums: true}, true)
 	overwrite(t, c.s, c.s.Query("", "SELECT pg_relation_filepath('t')"), func(p []byte, block uint32) bool { p[4000] ^= 1; return block == 17 })
 	c.cfg.Scan = capture.ScanFull
@@ -144,6 +150,7 @@ func TestChangedAfterDamage(t *testing.T) {
 
 // A collection that does not know the snapshot before may remove what it needs.
 func TestChangedBesideACollection(t *testing.T) {
+	t.Parallel()
 	c := begun(t, pgtest.Options{}, true)
 	first, err := c.r.LatestSnapshot(t.Context(), "orders-db")
 	if err != nil {
@@ -208,6 +215,7 @@ func aSecondLater(t *testing.T, s *pgtest.Server) {
 // TestChangedStandby takes snapshots of a standby and of its primary in turns, and then of what the standby was
 // promoted to.
 func TestChangedStandby(t *testing.T) {
+	t.Parallel()
 	for _, local := range []bool{true, false} {
 		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
 			t.Parallel()
@@ -298,6 +306,7 @@ func stopOf(t *testing.T, r *capture.SnapshotReport) wal.LSN {
 // A role that may not read files over SQL gets everything over BASE_BACKUP, and is told what to grant; the statement
 // is enough.
 func TestChangedWithoutTheRight(t *testing.T) {
+	t.Parallel()
 	for _, version := range pgtest.Versions(t) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()

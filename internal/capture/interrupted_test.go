@@ -15,6 +15,7 @@ import (
 // A server that goes away in the middle is told with reason and next step, however it went and however it was read;
 // and nothing that looks like a snapshot is left.
 func TestServerGoesAwayInTheMiddleOfASnapshot(t *testing.T) {
+	t.Parallel()
 	for _, how := range []struct {
 		name string
 		end  func(*pgtest.Server)
@@ -25,6 +26,7 @@ func TestServerGoesAwayInTheMiddleOfASnapshot(t *testing.T) {
 	} {
 		for _, local := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, local=%v", how.name, local), func(t *testing.T) {
+				t.Parallel()
 				s := pgtest.Start(t, pgtest.Options{})
 				r := newRepository(t)
 				cfg := snapshotConfig(s, local)

@@ -46,8 +46,10 @@ func ready(t testing.TB, s *pgtest.Server) []string {
 }
 
 func TestPushStoresSegmentsOfEverySize(t *testing.T) {
+	t.Parallel()
 	for _, size := range []wal.SegmentSize{1 << 20, 16 << 20, 64 << 20} {
 		t.Run(fmt.Sprint(size>>20), func(t *testing.T) {
+			t.Parallel()
 			s := archiving(t, pgtest.Options{InitArgs: []string{fmt.Sprintf("--wal-segsize=%d", size>>20)}})
 			load(s, "a", 4)
 			s.Exec("", "SELECT pg_switch_wal()", "CREATE TABLE b ()", "SELECT pg_switch_wal()", "CREATE TABLE c ()")
@@ -223,6 +225,7 @@ func TestArchiverBesideAnotherServer(t *testing.T) {
 // Every call of the store fails once: what the archiver acknowledges is in the repository all the same and marked, and
 // what it refuses is pushed by the next attempt, which PostgreSQL makes.
 func TestArchiverMeetsEveryFault(t *testing.T) {
+	t.Parallel()
 	s := archiving(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}})
 	load(s, "a", 3)
 	s.Exec("", "SELECT pg_switch_wal()")

@@ -15,8 +15,12 @@ import (
 // Every call that a snapshot makes to the store fails once, before its effect and after it: the snapshot says so or
 // exists, and the next one succeeds in a clean repository.
 func TestSnapshotEveryFault(t *testing.T) {
+	t.Parallel()
 	for name, scan := range map[string]capture.Scan{"changed": capture.ScanChanged, "full": capture.ScanFull} {
-		t.Run(name, func(t *testing.T) { snapshotEveryFault(t, scan) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			snapshotEveryFault(t, scan)
+		})
 	}
 }
 

@@ -96,13 +96,17 @@ func tree(t *testing.T, r *repo.Repository, m *repo.Manifest) map[string][]byte 
 }
 
 func TestSnapshotHoldsTheCluster(t *testing.T) {
+	t.Parallel()
 	for _, version := range pgtest.Versions(t) {
 		for _, local := range []bool{true, false} {
 			name := version + "-remote"
 			if local {
 				name = version + "-local"
 			}
-			t.Run(name, func(t *testing.T) { testSnapshot(t, version, local) })
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				testSnapshot(t, version, local)
+			})
 		}
 	}
 }
@@ -166,6 +170,7 @@ func testSnapshot(t *testing.T, version string, local bool) {
 }
 
 func TestSnapshotNamesADamagedPage(t *testing.T) {
+	t.Parallel()
 	for _, local := range []bool{true, false} {
 		s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: true})
 		table := fill(t, s)

@@ -13,6 +13,7 @@ import (
 
 // The log makes it anew; files where it makes the link would end the recovery.
 func TestSnapshotLeavesOutATablespaceThatIsNewerThanIt(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, pgtest.Options{Version: "15"})
 	fill(t, s)
 	space := pgtest.TempDir(t)

@@ -192,7 +192,7 @@ func snapshotsOfWhatChanged(t *testing.T, version, how string) (sum totals) {
 	if *rounds > shortRounds { // here the last one has been looked at, with all of the log
 		sum.restored += int64(holds.compare(w, func() bool { clear(); return true }))
 	}
-	t.Log(sum)
+	t.Logf("%s/%s: %s", version, how, sum)
 	return sum
 }
 

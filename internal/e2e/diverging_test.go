@@ -81,6 +81,6 @@ func snapshotsOverSwitchovers(t *testing.T, version string, remote bool) (sum to
 	reasons.check(t)
 	w.run("repo", "check", "--read-data")
 	sum.restored += int64(holds.compare(w, func() bool { return true }))
-	t.Log(sum)
+	t.Logf("%s/remote=%v: %s", version, remote, sum)
 	return sum
 }

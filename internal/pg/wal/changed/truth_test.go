@@ -37,7 +37,7 @@ func TestMapHoldsEveryPageThatChanged(t *testing.T) {
 			t.Run(v+"/"+hints, func(t *testing.T) {
 				t.Parallel()
 				one := testTruth(t, v, hints)
-				t.Log(one)
+				t.Logf("%s/%s: %s", v, hints, one)
 				mu.Lock()
 				defer mu.Unlock()
 				all.add(one)

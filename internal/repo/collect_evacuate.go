@@ -16,13 +16,14 @@ func (c *collector) copyLate(ctx context.Context, p *published) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	return c.evacuate(ctx, p, sorted(names), late)
+	copies, _, err := c.evacuate(ctx, p, sorted(names), late)
+	return copies, err
 }
 
 // evacuate copies the chunks that snapshots need and that lie in condemned packs alone, as the index objects called
 // names say, and returns the index objects of the copies. A pack that cannot be read, or vanishes, is tried last; what
-// is nowhere else is reported as lost.
-func (c *collector) evacuate(ctx context.Context, p *published, names, snapshots []string) ([]string, error) {
+// is nowhere else is reported as lost. gone are snapshots that were not there any more.
+func (c *collector) evacuate(ctx context.Context, p *published, names, snapshots []string) (copies, gone []string, err error) {
 	c.progress("copying what snapshots need of the condemned packs")
 	condemned, bad := map[PackID]bool{}, map[PackID]bool{}
 	for id := range doomed(p.Condemned, nil) {
@@ -31,21 +32,22 @@ func (c *collector) evacuate(ctx context.Context, p *published, names, snapshots
 	for {
 		private, err := c.r.privateIndex(ctx, names, bad, condemned)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		e := evacuation{condemned: condemned, failed: map[PackID]bool{}}
 		err = errors.Join(e.run(ctx, c, private, snapshots, p.Number), private.Close())
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		gone = append(gone, e.gone...)
 		known := len(bad)
 		maps.Copy(bad, e.failed)
 		if len(bad) == known {
 			c.report.Problems = append(c.report.Problems, e.problems...)
-			return e.copies, nil
+			return e.copies, gone, nil
 		}
 		if err := c.discard(ctx, e.copies); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 }
@@ -56,6 +58,7 @@ type evacuation struct {
 	failed    map[PackID]bool
 	problems  []string
 	copies    []string
+	gone      []string // snapshots
 }
 
 func (e *evacuation) run(ctx context.Context, c *collector, private *Repository, snapshots []string, number uint32) error {
@@ -67,7 +70,7 @@ func (e *evacuation) run(ctx context.Context, c *collector, private *Repository,
 	if err != nil {
 		return err
 	}
-	c.report.Snapshots = max(c.report.Snapshots, n)
+	c.report.Snapshots, e.gone = max(c.report.Snapshots, n), m.gone
 	places, refs := map[packKey][]metaPlace{}, map[packKey]*packRef{}
 	err = m.each(func(l location, meta bool) error {
 		if k := (packKey{l.pack.group, l.pack.id}); e.condemned[k.id] {

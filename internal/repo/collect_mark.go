@@ -17,8 +17,14 @@ type marking struct {
 	r    *Repository // with the private index
 	tree *Reader
 	list *Reader
-	live bitmap // by rank of the chunk in the index
-	seen bitmap // tree nodes and lists that were gone through
+	live bitmap   // by rank of the chunk in the index
+	seen bitmap   // tree nodes and lists that were gone through
+	gone []string // snapshot objects that were listed, and were not there any more
+}
+
+// namesWithout returns the names that are not among others.
+func namesWithout(names, others []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(others, n) })
 }
 
 // everything marks all chunks, where nobody knows what is needed.
@@ -78,7 +84,8 @@ func (r *Repository) fillIndex(ctx context.Context, names []string, last []map[P
 	return r.index.settle()
 }
 
-// mark goes through the snapshots. One that is gone meanwhile was forgotten; one that cannot be read is an error.
+// mark goes through the snapshots. One that is gone meanwhile was forgotten, and nothing of it is marked: a copier may bring it
+// back, so nobody may take it for one that was considered. One that cannot be read is an error.
 func (r *Repository) mark(ctx context.Context, snapshots []string) (m *marking, manifests int, err error) {
 	m = &marking{r: r, tree: r.Reader(), list: r.Reader()}
 	n := r.index.base.count()
@@ -98,6 +105,9 @@ func (r *Repository) mark(ctx context.Context, snapshots []string) (m *marking, 
 func (m *marking) snapshot(ctx context.Context, name string) (bool, error) {
 	man, err := m.r.manifestObject(ctx, name)
 	if errors.Is(err, store.ErrNotExist) {
+		if !errors.Is(err, errTombstone) {
+			m.gone = append(m.gone, name)
+		}
 		return false, nil
 	}
 	if err == nil {
@@ -207,6 +217,9 @@ func (m *marking) each(fn func(l location, meta bool) error) error {
 	})
 }
 
+// errTombstone says that a snapshot does not exist, and never will.
+var errTombstone = fmt.Errorf("%w: its name holds a tombstone", store.ErrNotExist)
+
 // manifestObject reads a snapshot by its object's name.
 func (r *Repository) manifestObject(ctx context.Context, name string) (*Manifest, error) {
 	b, err := r.store.Get(ctx, name, maxSmall)
@@ -218,7 +231,7 @@ func (r *Repository) manifestObject(ctx context.Context, name string) (*Manifest
 	case err != nil:
 		return nil, err
 	case m == nil:
-		return nil, &store.Error{Op: "get", Name: name, Store: r.store.String(), Kind: store.Gone, Err: store.ErrNotExist}
+		return nil, &store.Error{Op: "get", Name: name, Store: r.store.String(), Kind: store.Gone, Err: errTombstone}
 	case r.snapshotName(m.System, m.ID) != name:
 		return nil, &seal.DamagedError{Name: name, Reason: fmt.Sprintf("it is snapshot %s of %s", m.ID, m.System)}
 	}

@@ -252,8 +252,8 @@ func (c *collector) replacement(ctx context.Context, n uint32) (*published, erro
 		Number: n + 1, Host: c.r.opts.Host, At: c.r.opts.Now().UTC(), Repairs: true,
 		Condemned: old.Condemned, Known: g.writers, Prepared: g.merger.names, Considered: snapshots,
 	}
-	copies, err := c.evacuate(ctx, p, append(g.merger.names, g.writers...), snapshots)
-	p.Prepared = append(p.Prepared, copies...)
+	copies, gone, err := c.evacuate(ctx, p, append(g.merger.names, g.writers...), snapshots)
+	p.Prepared, p.Considered = append(p.Prepared, copies...), namesWithout(snapshots, gone)
 	return p, err
 }
 

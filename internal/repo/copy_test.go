@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -280,4 +281,50 @@ func TestCopyKeys(t *testing.T) {
 	if _, err := other.CopySnapshot(t.Context(), f.r, "orders-db", f.last.ID); err == nil {
 		t.Error("a snapshot was copied into another repository")
 	}
+}
+
+// overtaken calls functions before calls of a store.
+type overtaken struct {
+	store.Store
+	get, create func(name string)
+}
+
+func (h *overtaken) Get(ctx context.Context, name string, max int64) ([]byte, error) {
+	h.get(name)
+	return h.Store.Get(ctx, name, max)
+}
+
+func (h *overtaken) Create(ctx context.Context, name string, body []byte) error {
+	h.create(name)
+	return h.Store.Create(ctx, name, body)
+}
+
+// A snapshot that a collection has listed is forgotten before it is marked, and copied again before the collection is
+// published: it was not considered, and what it needs is rescued.
+func TestCopiedBetweenListingAndPublication(t *testing.T) {
+	t.Parallel()
+	f := newFarAway(t, 9, 1)
+	here := storetest.NewMemory()
+	r := f.replica(t, here)
+	f.copyTo(t, r, f.last.ID)
+	name := r.snapshotName("orders-db", f.last.ID)
+	back := false
+	h := &overtaken{Store: here, get: func(n string) {
+		if n == name && !back {
+			if err := r.Forget(t.Context(), "orders-db", f.last.ID); err != nil {
+				t.Error(err)
+			}
+		}
+	}, create: func(n string) {
+		if n == collectionName(1) {
+			back = true
+			f.copyTo(t, r, f.last.ID)
+		}
+	}}
+	mustCollect(t, reopen(t, h), CollectOptions{})
+	if !back {
+		t.Fatal("nothing was published")
+	}
+	f.wantCopy(t, here, f.last.ID)
+	wantClean(t, here)
 }

@@ -385,3 +385,26 @@ func TestKeeperSettlesWhatAKilledAgentBegan(t *testing.T) {
 		}
 	})
 }
+
+// A site that is behind, or out of reach, for longer than a while makes the system ill.
+func TestSitesThatAreBehind(t *testing.T) {
+	now := time.Date(2026, 3, 2, 14, 0, 0, 0, time.UTC)
+	long, soon := now.Add(-time.Hour), now.Add(-time.Minute)
+	for _, c := range []struct {
+		replica ReplicaStatus
+		want    string // empty: well
+	}{
+		{ReplicaStatus{RecoveryPoint: soon, Since: soon}, ""},
+		{ReplicaStatus{RecoveryPoint: long, Since: long}, "site there is behind"},
+		{ReplicaStatus{RecoveryPoint: long, Since: soon, Error: "cut"}, ""},
+		{ReplicaStatus{RecoveryPoint: long, Since: long, Error: "cut"}, "nothing can be copied to site there since 2026-03-02T13:00:00Z: cut"},
+		{ReplicaStatus{Since: soon}, ""},
+		{ReplicaStatus{Since: long}, "site there cannot be recovered from yet"},
+	} {
+		c.replica.Site = "there"
+		got := strings.Join(illnesses(SystemStatus{RecoveryPoint: now, Replicas: []ReplicaStatus{c.replica}}, nil, now), "; ")
+		if !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+			t.Errorf("%+v: %q, want %q", c.replica, got, c.want)
+		}
+	}
+}

@@ -20,14 +20,14 @@ const (
 	// mirrorRetry is before the second try; it doubles up to mirrorPatience.
 	mirrorRetry    = time.Second
 	mirrorPatience = time.Minute
-	// mirrorGrace is how long a site may be out of reach before the system counts as ill.
+	// mirrorGrace is how far a site may be behind before the system counts as ill.
 	mirrorGrace = 10 * time.Minute
 )
 
 // ReplicaStatus is how the copy of a system at another site stands.
 type ReplicaStatus struct {
 	Site          string          `json:"site"`
-	RecoveryPoint time.Time       `json:"recoveryPoint,omitzero"` // zero until the first copy of this process
+	RecoveryPoint time.Time       `json:"recoveryPoint,omitzero"` // zero until the first copy of this process, and where no snapshot is there
 	Snapshot      repo.SnapshotID `json:"snapshot,omitempty"`     // the newest that was copied
 	Copied        dr.Bytes        `json:"copiedBytes"`            // since the agent was started
 	Failures      int64           `json:"failures"`
@@ -60,6 +60,7 @@ type copyState struct {
 	replica *workspace.Replica
 	done    seen      // of which everything is there
 	all     time.Time // when everything was compared
+	newest  repo.SnapshotID
 	ends    geo.Ends
 }
 
@@ -118,7 +119,10 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 		if s.Error != "" {
 			m.log.Info("the site is in reach again", "site", m.site)
 		}
-		s.RecoveryPoint, s.Snapshot, s.Since, s.Error = point.UTC(), now.snapshot, time.Now().UTC(), ""
+		s.RecoveryPoint, s.Snapshot, s.Since, s.Error = point.UTC(), c.newest, time.Now().UTC(), ""
+		if c.newest == "" {
+			s.RecoveryPoint = time.Time{}
+		}
 	})
 	return nil
 }
@@ -143,7 +147,7 @@ func (m *mirror) copy(ctx context.Context, c *copyState) error {
 	for _, id := range report.Refused {
 		m.log.Debug("a snapshot was forgotten there, and stays away", "site", m.site, dr.KeySnapshot, id)
 	}
-	c.all, c.ends = began, report.Ends
+	c.all, c.ends, c.newest = began, report.Ends, report.Newest
 	return err
 }
 

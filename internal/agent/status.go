@@ -118,14 +118,27 @@ func illnesses(s SystemStatus, refused error, now time.Time) []string {
 		add("the repository: %s", s.State.Damage)
 	}
 	for _, r := range s.Replicas {
-		if away := now.Sub(r.Since); r.Error != "" && (away > mirrorGrace || away < 0) {
-			add("nothing can be copied to site %s since %s: %s", r.Site, r.Since.Format(time.RFC3339), oneLine(r.Error))
-		}
+		out = append(out, r.illness(s, now)...)
 	}
 	if r := s.State.Check; r.Failures > maxRetries {
 		add("the last %d tries to check the repository failed: %s", r.Failures, oneLine(r.Error))
 	}
 	return out
+}
+
+// illness says what is wrong with the copy of a system at another site.
+func (r ReplicaStatus) illness(s SystemStatus, now time.Time) []string {
+	behind := s.RecoveryPoint.Sub(r.RecoveryPoint)
+	switch away := now.Sub(r.Since); {
+	case r.Error != "" && (away > mirrorGrace || away < 0):
+		return []string{fmt.Sprintf("nothing can be copied to site %s since %s: %s", r.Site, r.Since.Format(time.RFC3339), oneLine(r.Error))}
+	case s.RecoveryPoint.IsZero() || r.Error != "":
+	case r.RecoveryPoint.IsZero() && away > mirrorGrace:
+		return []string{fmt.Sprintf("site %s cannot be recovered from yet: the first copy was begun at %s", r.Site, r.Since.Format(time.RFC3339))}
+	case !r.RecoveryPoint.IsZero() && behind > mirrorGrace:
+		return []string{fmt.Sprintf("site %s is behind: it can be recovered from up to %s", r.Site, r.RecoveryPoint.Format(time.RFC3339))}
+	}
+	return nil
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -28,7 +29,9 @@ type Report struct {
 	Packs     int               `json:"packs"`
 	Bytes     int64             `json:"bytes"` // stored, of snapshots and log
 	Extents   int               `json:"extents"`
-	// Ends are where the streams of the log end that is here now.
+	// Newest is the newest snapshot that is there now; empty where none is.
+	Newest repo.SnapshotID `json:"newest,omitempty"`
+	// Ends are where the streams of the log end that is there now.
 	Ends Ends `json:"-"`
 }
 
@@ -36,15 +39,13 @@ type Report struct {
 type Ends map[repo.StreamID]uint64
 
 // Tail brings what came behind ends of a system's log, and returns where it ends now. It looks at the newest stream only, and so
-// asks little: where another stream has begun Copy is needed.
+// asks little: where another stream has begun Copy is needed, and where the replica has not what it had.
 func Tail(ctx context.Context, from, to *repo.Repository, system string, ends Ends) (Ends, error) {
-	floors, newest := map[repo.StreamID]uint64{}, repo.StreamID(0)
+	newest := repo.StreamID(0)
 	for s := range ends {
-		floors[s], newest = repo.NoLog, max(newest, s)
+		newest = max(newest, s)
 	}
-	// From a whole extent before the end on: pieces that lie there may have been replaced.
-	floors[newest] = max(ends[newest], repo.MaxExtent) - repo.MaxExtent
-	copied, err := to.CopyLog(ctx, from, system, floors)
+	copied, err := to.FollowLog(ctx, from, system, newest, ends[newest])
 	if err != nil {
 		return ends, err
 	}
@@ -68,25 +69,23 @@ func Copy(ctx context.Context, from, to *repo.Repository, system string, o Optio
 	wanted := Wanted(theirs, ours, o.Keep)
 	c := &copier{from: from, to: to, system: system, options: o, here: ours, report: &report}
 	failed := slices.Clone(broken)
-	for i := len(wanted) - 1; i >= 0; i-- {
-		switch {
-		case i == len(wanted)-1:
-			err = c.log(ctx, wanted[i:])
-		case i == len(wanted)-2:
-			err = c.log(ctx, wanted[:i+1]) // of all the others at once
+	for i := len(wanted) - 1; i >= 0 && ctx.Err() == nil; i-- {
+		// The log of the newest, so that it can be recovered soon; then that of all others at once.
+		others := wanted[i:]
+		if i < len(wanted)-1 {
+			others = wanted
 		}
-		if err != nil {
-			return report, errors.Join(append(failed, err)...)
-		}
-		if err := c.snapshot(ctx, wanted[i]); err != nil {
+		if err := c.snapshot(ctx, wanted[i], others); err != nil {
 			failed = append(failed, err)
 		}
-		if ctx.Err() != nil {
-			return report, errors.Join(failed...)
-		}
 	}
-	if len(wanted) == 0 && len(ours) > 0 {
+	if report.Ends == nil && len(c.here) > 0 && ctx.Err() == nil {
 		failed = append(failed, c.log(ctx, nil))
+	}
+	for _, m := range c.here {
+		if report.Newest == "" || m.Started.After(c.newest) {
+			report.Newest, c.newest = m.ID, m.Started
+		}
 	}
 	return report, errors.Join(failed...)
 }
@@ -132,12 +131,12 @@ type copier struct {
 	system   string
 	options  Options
 	here     []*repo.Manifest // snapshots
+	newest   time.Time        // of them
 	report   *Report
 }
 
 // log copies the log that the snapshots here and some others need.
 func (c *copier) log(ctx context.Context, others []*repo.Manifest) error {
-	c.progress("copying the log of " + c.system)
 	floors, err := c.options.Floors(ctx, slices.Concat(c.here, others))
 	if err != nil {
 		return err
@@ -147,9 +146,13 @@ func (c *copier) log(ctx context.Context, others []*repo.Manifest) error {
 	return err
 }
 
-func (c *copier) snapshot(ctx context.Context, m *repo.Manifest) error {
+// snapshot copies a snapshot, with the log that it and others need.
+func (c *copier) snapshot(ctx context.Context, m *repo.Manifest, others []*repo.Manifest) error {
 	c.progress(fmt.Sprintf("copying snapshot %s of %s", m.ID, c.system))
-	copied, err := c.to.CopySnapshot(ctx, c.from, c.system, m.ID)
+	copied, err := c.to.CopySnapshot(ctx, c.from, c.system, m.ID, func(ctx context.Context) error {
+		c.progress("copying the log of " + c.system)
+		return c.log(ctx, others)
+	})
 	c.report.Packs, c.report.Bytes = c.report.Packs+copied.Packs, c.report.Bytes+copied.Bytes
 	switch {
 	case errors.Is(err, repo.ErrRefused):

@@ -47,6 +47,10 @@ func (r *Repository) CollectLog(ctx context.Context, system string, floors map[S
 		return report, err
 	}
 	for _, s := range streams {
+		// A copier may have come meanwhile, of a snapshot from below the floors.
+		if report.Undecided, err = r.undecided(ctx, system); err != nil || report.Undecided > 0 {
+			return report, err
+		}
 		if err := l.dropBelow(ctx, s, floors[s], &report); err != nil {
 			return report, err
 		}

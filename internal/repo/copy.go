@@ -28,9 +28,10 @@ type CopyReport struct {
 var ErrRefused = errors.New("the replica has forgotten this snapshot, or given its copier up")
 
 // CopySnapshot copies a snapshot of another replica of this repository into this one. It may run beside anything, may be
-// interrupted anywhere, and then goes on with what it had put. The part of the log that the snapshot needs must be here
-// before. Keys, epochs and signers must be here, too: see CopyKeys.
-func (r *Repository) CopySnapshot(ctx context.Context, from *Repository, system string, id SnapshotID) (*CopyReport, error) {
+// interrupted anywhere, and then goes on with what it had put. log brings the part of the log that the snapshot needs. It is
+// called while the copier is announced, so that nobody begins to remove that; and once more when the snapshot is there, for who
+// had begun before. Keys must be here: see CopyKeys.
+func (r *Repository) CopySnapshot(ctx context.Context, from *Repository, system string, id SnapshotID, log func(context.Context) error) (*CopyReport, error) {
 	report := &CopyReport{}
 	if r.id != from.id {
 		return report, fmt.Errorf("copy to %s: it is another repository", r.store)
@@ -73,14 +74,24 @@ func (r *Repository) CopySnapshot(ctx context.Context, from *Repository, system 
 			base = nil
 		}
 	}
-	if err := c.content(ctx, base, m); err != nil {
+	err = c.content(ctx, base, m)
+	if base != nil && err != nil && unreadable(err) {
+		err = c.content(ctx, nil, m) // what is damaged may be what the replica has of the other snapshot
+	}
+	if err == nil {
+		err = log(ctx)
+	}
+	if err != nil {
 		return report, err
 	}
 	w.closed = true
 	if err := w.finish(ctx); err != nil {
 		return report, errors.Join(err, w.deleteIntent(context.WithoutCancel(ctx)))
 	}
-	if err := w.create(ctx, name, object); !errors.Is(err, ErrAborted) {
+	if err = w.create(ctx, name, object); err == nil {
+		return report, log(ctx)
+	}
+	if !errors.Is(err, ErrAborted) {
 		return report, err
 	}
 	if report.There, err = r.hasCopy(ctx, name, object); err == nil && !report.There {

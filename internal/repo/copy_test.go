@@ -57,9 +57,11 @@ func (f *farAway) replica(t *testing.T, st store.Store) *Repository {
 	return r
 }
 
+func noLog(context.Context) error { return nil }
+
 func (f *farAway) copyTo(t *testing.T, r *Repository, id SnapshotID) *CopyReport {
 	t.Helper()
-	report, err := r.CopySnapshot(t.Context(), f.r, "orders-db", id)
+	report, err := r.CopySnapshot(t.Context(), f.r, "orders-db", id, noLog)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +223,7 @@ func TestACopyOfDamage(t *testing.T) {
 	here := storetest.NewMemory()
 	r := f.replica(t, here)
 	var broken *ChunkError
-	if _, err := r.CopySnapshot(t.Context(), f.r, "orders-db", f.last.ID); !errors.As(err, &broken) {
+	if _, err := r.CopySnapshot(t.Context(), f.r, "orders-db", f.last.ID, noLog); !errors.As(err, &broken) {
 		t.Errorf("a damaged pack: %v", err)
 	}
 	f.copyTo(t, r, good)
@@ -242,7 +244,7 @@ func TestCopyEveryFault(t *testing.T) {
 				return err
 			}
 			defer r.Close()
-			_, err = r.CopySnapshot(t.Context(), f.r, "orders-db", f.last.ID)
+			_, err = r.CopySnapshot(t.Context(), f.r, "orders-db", f.last.ID, noLog)
 			return err
 		},
 		Check: func(t *testing.T, s store.Store, err error) {
@@ -269,6 +271,9 @@ func TestCopyKeys(t *testing.T) {
 	f.wantCopy(t, here, f.last.ID)
 
 	must(reopen(t, here).Rotate(t.Context(), nil))
+	if err := f.r.CopyKeys(t.Context(), here); err == nil || !strings.Contains(err.Error(), "rotated there") {
+		t.Errorf("a rotation in the other: %v", err)
+	}
 	must(f.r.Rotate(t.Context(), nil))
 	if err := f.r.CopyKeys(t.Context(), here); err == nil || !strings.Contains(err.Error(), "rotated in both") {
 		t.Errorf("two rotations: %v", err)
@@ -278,7 +283,7 @@ func TestCopyKeys(t *testing.T) {
 	if _, err := f.r.Beside(t.Context(), other.Store(), Options{}); err == nil || !strings.Contains(err.Error(), other.ID()) {
 		t.Errorf("another repository: %v", err)
 	}
-	if _, err := other.CopySnapshot(t.Context(), f.r, "orders-db", f.last.ID); err == nil {
+	if _, err := other.CopySnapshot(t.Context(), f.r, "orders-db", f.last.ID, noLog); err == nil {
 		t.Error("a snapshot was copied into another repository")
 	}
 }
@@ -327,4 +332,20 @@ func TestCopiedBetweenListingAndPublication(t *testing.T) {
 	}
 	f.wantCopy(t, here, f.last.ID)
 	wantClean(t, here)
+}
+
+// The log is brought while nobody may begin to remove what the snapshot needs of it, and once more when the snapshot is there.
+func TestTheLogComesBehindTheIntent(t *testing.T) {
+	t.Parallel()
+	f := newFarAway(t, 10, 1)
+	r := f.replica(t, storetest.NewMemory())
+	var undecided []int
+	_, err := r.CopySnapshot(t.Context(), f.r, "orders-db", f.last.ID, func(ctx context.Context) error {
+		rep, err := r.CollectLog(ctx, "orders-db", nil)
+		undecided = append(undecided, rep.Undecided)
+		return err
+	})
+	if err != nil || !slices.Equal(undecided, []int{1, 0}) {
+		t.Errorf("writers that the log's removal waits for, at each call: %v, want [1 0]; %v", undecided, err)
+	}
 }

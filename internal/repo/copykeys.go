@@ -39,7 +39,11 @@ func (r *Repository) CopyKeys(ctx context.Context, to store.Store) error {
 	if err := r.store.List(ctx, slotName(r.id, newest.Generation, ""), "", put); err != nil {
 		return err
 	}
+	last := epochName(r.id, newest.Epoch)
 	err = r.store.List(ctx, prefixEpochs+r.id+"/", "", func(i store.Info) error {
+		if i.Name > last {
+			return nil // of a rotation that came since: its slots are not copied
+		}
 		differs, err := copyPlain(ctx, r.store, to, i.Name)
 		if err == nil && differs {
 			return dr.Fail(fmt.Sprintf("copy the keys to %s", to), fmt.Errorf("object %s is another one there: the keys were rotated in both replicas", i.Name),
@@ -49,6 +53,12 @@ func (r *Repository) CopyKeys(ctx context.Context, to store.Store) error {
 	})
 	if err != nil {
 		return err
+	}
+	if there, err := currentEpoch(ctx, to, r.id); err != nil {
+		return err
+	} else if there.Epoch > newest.Epoch {
+		return dr.Fail(fmt.Sprintf("copy the keys to %s", to), fmt.Errorf("epoch %d is there, and this replica knows epoch %d only: the keys were rotated there", there.Epoch, newest.Epoch),
+			"copy from there first: holdfast geo copy --site")
 	}
 	_, err = copyPlain(ctx, r.store, to, markerName)
 	return err

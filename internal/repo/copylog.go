@@ -19,9 +19,6 @@ type LogCopyReport struct {
 	Ends map[StreamID]uint64 `json:"-"`
 }
 
-// NoLog is the floor of a stream of which nothing is to be copied: it is not even looked at.
-const NoLog = ^uint64(0)
-
 // CopyLog copies what this replica lacks of a system's log, as far as another replica has it: extents in the order of their
 // positions, then summaries, the files of the log, and, when all that they promise is here, the marks. Of a stream with a floor
 // nothing is copied that ends at or before it; see CollectLog. It may run beside anything, and be interrupted anywhere.
@@ -39,9 +36,6 @@ func (r *Repository) CopyLog(ctx context.Context, from *Repository, system strin
 		return report, err
 	}
 	for _, s := range streams {
-		if floors[s] == NoLog {
-			continue
-		}
 		if err := c.stream(ctx, s, floors[s]); err != nil {
 			return report, err
 		}
@@ -58,6 +52,25 @@ func (r *Repository) CopyLog(ctx context.Context, from *Repository, system strin
 	return report, nil
 }
 
+// ErrLogBehind is the error of FollowLog where the replica has not the log up to the position that it was said to have.
+var ErrLogBehind = errors.New("the replica's log ends before it did")
+
+// FollowLog is CopyLog of one stream, whose log is here up to end, as an earlier copy has told. It asks little: nothing before
+// the last extent is looked at.
+func (r *Repository) FollowLog(ctx context.Context, from *Repository, system string, s StreamID, end uint64) (LogCopyReport, error) {
+	report := LogCopyReport{Ends: map[StreamID]uint64{}}
+	c := &logCopier{src: from.Log(system), dst: r.Log(system), report: &report}
+	floor := max(end, MaxExtent) - MaxExtent // pieces that lie there may have been replaced
+	ours, err := c.dst.Extents(ctx, s, floor)
+	if err != nil {
+		return report, err
+	}
+	if have := Merge(ours); len(have) == 0 || have[len(have)-1].End < end {
+		return report, fmt.Errorf("follow the log of %s in %s: %w", system, r.store, ErrLogBehind)
+	}
+	return report, c.stream(ctx, s, floor)
+}
+
 // logCopier copies one system's log.
 type logCopier struct {
 	src, dst *Log
@@ -65,18 +78,28 @@ type logCopier struct {
 }
 
 func (c *logCopier) stream(ctx context.Context, s StreamID, floor uint64) error {
+	for range viewTries {
+		if again, err := c.pass(ctx, s, floor); err != nil || !again {
+			return err
+		}
+	}
+	return fmt.Errorf("copy the log of %s: what %s lists of it is not there", c.src.system, c.src.r.store)
+}
+
+// pass copies what is listed; again is true where some of it was replaced meanwhile.
+func (c *logCopier) pass(ctx context.Context, s StreamID, floor uint64) (again bool, err error) {
 	// The mark first: what it promises was there when it was written, so it is in the listing that follows.
 	mark, err := c.src.markObject(ctx, s)
 	if err != nil {
-		return err
+		return false, err
 	}
 	theirs, err := c.src.Extents(ctx, s, floor)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ours, err := c.dst.Extents(ctx, s, floor)
 	if err != nil {
-		return err
+		return false, err
 	}
 	have := Merge(ours)
 	var last []Range // the extent that came last: of two that begin alike the longer one comes first
@@ -86,13 +109,13 @@ func (c *logCopier) stream(ctx context.Context, s StreamID, floor uint64) error 
 		}
 		stored, err := c.extent(ctx, e)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if !stored {
-			return c.stream(ctx, s, floor) // replaced by a longer one since it was listed
+			return true, nil // replaced by a longer one since it was listed
 		}
 		if err := c.dropPieces(ctx, ours, e); err != nil {
-			return err
+			return false, err
 		}
 		last = []Range{{e.Start, e.End}}
 	}
@@ -100,9 +123,9 @@ func (c *logCopier) stream(ctx context.Context, s StreamID, floor uint64) error 
 		c.report.Ends[s] = max(c.report.Ends[s], e.End)
 	}
 	if err := c.summaries(ctx, s, floor); err != nil || mark == "" {
-		return err
+		return false, err
 	}
-	return c.mark(ctx, s, mark)
+	return false, c.mark(ctx, s, mark)
 }
 
 // holds tells whether ranges hold an extent whole.

@@ -137,9 +137,18 @@ func TestCopyLog(t *testing.T) {
 		t.Errorf("copied %+v", c)
 	}
 	l.want(other, 1, 5000, 8000)
+
+	// What is followed comes alone, as long as the log is here up to where it was.
 	l.put(2, 9000, 9500)
-	if c := copied(map[StreamID]uint64{1: 5000, 2: NoLog}); c.Extents != 0 || c.Ends[2] != 0 {
-		t.Errorf("of a stream that is to be left alone: %+v", c)
+	l.mark(2, 9500)
+	if c, err := r.FollowLog(t.Context(), l.r, "orders-db", 2, 9000); err != nil || c.Extents != 1 || c.Ends[2] != 9500 || len(c.Ends) != 1 {
+		t.Errorf("followed: %+v, %v", c, err)
+	}
+	l.want(other, 2, 8000, 9500)
+	empty := storetest.NewMemory()
+	r = l.replica(empty)
+	if _, err := r.FollowLog(t.Context(), l.r, "orders-db", 2, 9000); !errors.Is(err, ErrLogBehind) || count(empty, prefixMarks) > 0 {
+		t.Errorf("of a replica that was emptied: %v", err)
 	}
 }
 

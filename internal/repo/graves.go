@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strconv"
-	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -15,16 +13,17 @@ import (
 // A copier gives a pack the name that it has in the other replica. So a name may come back here that a collection has
 // deleted, and a collector that was paused in the middle of its deletions would delete it again, under the snapshots that
 // need it by then. Two lists tell which names must never come back: the newest collection condemns whatever earlier ones have
-// left to delete, and graves/<n> has what was deleted up to collection n.
+// left to delete, and graves/<n>-<random> has what was deleted up to collection n.
 
-// grave is the content of graves/<n>.
+// grave is the content of graves/<n>-<random>.
 type grave struct {
 	Packs []string `json:"packs"` // as group/id
 }
 
-func graveName(n uint32) string { return fmt.Sprintf("%s%08x", prefixGraves, n) }
+// A name is never used twice: one that is damaged must not look whole again.
+func newGraveName(n uint32) string { return fmt.Sprintf("%s%08x-%s", prefixGraves, n, randomHex(4)) }
 
-// bury notes packs before collection n deletes them, with all that earlier ones have deleted.
+// bury notes packs before collection n deletes them, with all that is noted already.
 func (c *collector) bury(ctx context.Context, n uint32, dead map[PackID]packKey) error {
 	if len(dead) == 0 {
 		return nil
@@ -33,29 +32,29 @@ func (c *collector) bury(ctx context.Context, n uint32, dead map[PackID]packKey)
 	if err != nil {
 		return err
 	}
-	packs := before.packs
-	maps.Copy(packs, dead)
-	g := grave{Packs: make([]string, 0, len(packs))}
+	known := len(before.packs)
+	if maps.Copy(before.packs, dead); len(before.packs) == known && len(before.names) == 1 {
+		return nil // another collector was here
+	}
 	all := map[packKey]bool{}
-	for _, k := range packs {
+	for _, k := range before.packs {
 		all[k] = true
 	}
+	var g grave
 	for _, k := range sortedPacks(all) {
 		g.Packs = append(g.Packs, k.String())
 	}
-	body, err := c.r.sealJSON(seal.KindCollection, graveName(n), g)
+	name := newGraveName(n)
+	body, err := c.r.sealJSON(seal.KindCollection, name, g)
 	if err != nil {
 		return err
 	}
-	if err := c.r.store.Put(ctx, graveName(n), body); err != nil {
+	if err := c.r.store.Put(ctx, name, body); err != nil {
 		return err
 	}
 	for _, name := range before.names {
-		// Those of others that come later, of this collection or an earlier one, stay until the next.
-		if name < graveName(n) {
-			if err := c.r.store.Delete(ctx, name); err != nil {
-				return err
-			}
+		if err := c.r.store.Delete(ctx, name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -64,16 +63,14 @@ func (c *collector) bury(ctx context.Context, n uint32, dead map[PackID]packKey)
 // graveyard is what collections have deleted.
 type graveyard struct {
 	packs   map[PackID]packKey
-	names   []string // the objects that say so
+	names   []string // the objects that say so, as far as they can be read
 	damaged bool     // an object cannot be read: others may have been deleted too
 }
 
 func (r *Repository) graves(ctx context.Context) (*graveyard, error) {
 	var listed []string
 	err := r.store.List(ctx, prefixGraves, "", func(i store.Info) error {
-		if n, err := strconv.ParseUint(strings.TrimPrefix(i.Name, prefixGraves), 16, 32); err == nil && graveName(uint32(n)) == i.Name {
-			listed = append(listed, i.Name)
-		}
+		listed = append(listed, i.Name)
 		return nil
 	})
 	if err != nil {
@@ -110,8 +107,7 @@ func (r *Repository) spent(ctx context.Context) (*graveyard, error) {
 		return y, err
 	}
 	var p published
-	err = r.readJSON(ctx, seal.KindCollection, collectionName(highest), &p)
-	if err != nil && lost(err) && !errors.Is(err, store.ErrNotExist) {
+	if err = r.readJSON(ctx, seal.KindCollection, collectionName(highest), &p); err != nil && lost(err) {
 		y.damaged, err = true, nil
 	}
 	maps.Copy(y.packs, doomed(p.Condemned, nil))

@@ -79,7 +79,7 @@ func copyOp(ctx context.Context, p *process, _ *testing.T, r *Repository) error 
 	if p.rnd.IntN(2) == 0 {
 		l = list[p.rnd.IntN(len(list))]
 	}
-	rep, err := r.CopySnapshot(ctx, far, "orders-db", l.ID)
+	rep, err := r.CopySnapshot(ctx, far, "orders-db", l.ID, noLog)
 	var chunk *ChunkError
 	switch {
 	case err == nil:

@@ -49,6 +49,9 @@ func (r *Replica) Close() { closeReplica(r.repo) }
 // Copy brings what the replica lacks of the system from the one that is worked with.
 func (r *Replica) Copy(ctx context.Context, progress dr.ProgressFunc) (geo.Report, error) {
 	s := r.system
+	if err := s.Repo.CopyKeys(ctx, r.repo.Store()); err != nil { // somebody may have been let in since
+		return geo.Report{}, err
+	}
 	return geo.Copy(ctx, s.Repo, r.repo, string(s.Name), geo.Options{
 		Keep: func(all []*repo.Manifest) []*repo.Manifest { return kept(s.Policy.Retention, all) },
 		Floors: func(ctx context.Context, snapshots []*repo.Manifest) (map[repo.StreamID]uint64, error) {

@@ -18,14 +18,14 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest/workload"
 )
 
-var historySteps = flag.Int("history.steps", 40, "steps of the random history of a server and its repository")
+var historySteps = flag.Int("history.steps", 32, "steps of the random history of a server and its repository")
 
 // TestHistory lets a server, its agent and its repository live through a random history: changes, crashes, promotions,
 // snapshots, optimizations and prunes, of which some are killed, and objects that are damaged for a while. A plain model says
 // which snapshots there are, and what each holds; all that are listed are restored and held against it.
 func TestHistory(t *testing.T) {
 	chance, version := random(t), "15"
-	if *historySteps > 40 {
+	if *historySteps > 32 {
 		versions := pgtest.Versions(t)
 		version = versions[chance.IntN(len(versions))]
 	}

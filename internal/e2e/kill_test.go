@@ -12,9 +12,10 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 )
 
-const kills = 50
+// kills are those of each of the two tests.
+const kills = 28
 
-// TestKilledAtRandomInstants kills commands at fifty random instants. The same command then succeeds, the repository
+// TestKilledAtRandomInstants kills commands at random instants. The same command then succeeds, the repository
 // is whole, and what was listed before is listed still.
 func TestKilledAtRandomInstants(t *testing.T) {
 	killedAtRandomInstants(t, false)

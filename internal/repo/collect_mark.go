@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,11 +21,6 @@ type marking struct {
 	live bitmap   // by rank of the chunk in the index
 	seen bitmap   // tree nodes and lists that were gone through
 	gone []string // snapshot objects that were listed, and were not there any more
-}
-
-// namesWithout returns the names that are not among others.
-func namesWithout(names, others []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(others, n) })
 }
 
 // everything marks all chunks, where nobody knows what is needed.
@@ -222,18 +218,24 @@ var errTombstone = fmt.Errorf("%w: its name holds a tombstone", store.ErrNotExis
 
 // manifestObject reads a snapshot by its object's name.
 func (r *Repository) manifestObject(ctx context.Context, name string) (*Manifest, error) {
-	b, err := r.store.Get(ctx, name, maxSmall)
+	m, _, err := r.manifestBytes(ctx, name)
+	return m, err
+}
+
+// manifestBytes is manifestObject that also returns the object as it is stored.
+func (r *Repository) manifestBytes(ctx context.Context, name string) (*Manifest, []byte, error) {
+	object, err := r.store.Get(ctx, name, maxSmall)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	m, err := r.openManifest(ctx, name, b)
+	m, err := r.openManifest(ctx, name, bytes.Clone(object)) // it opens in place
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case m == nil:
-		return nil, &store.Error{Op: "get", Name: name, Store: r.store.String(), Kind: store.Gone, Err: errTombstone}
+		return nil, nil, &store.Error{Op: "get", Name: name, Store: r.store.String(), Kind: store.Gone, Err: errTombstone}
 	case r.snapshotName(m.System, m.ID) != name:
-		return nil, &seal.DamagedError{Name: name, Reason: fmt.Sprintf("it is snapshot %s of %s", m.ID, m.System)}
+		return nil, nil, &seal.DamagedError{Name: name, Reason: fmt.Sprintf("it is snapshot %s of %s", m.ID, m.System)}
 	}
-	return m, nil
+	return m, object, nil
 }

@@ -83,7 +83,7 @@ func (c *collector) decide(ctx context.Context, private *Repository, packs map[p
 		return err
 	}
 	c.report.Snapshots, c.report.Packs = n, len(packs)
-	p.Considered = namesWithout(p.Considered, m.gone)
+	p.Considered = without(p.Considered, m.gone)
 	v := judge(uses(m, packs), policy{
 		minLive: c.opts.MinLive, small: int64(c.r.opts.PackBytes) / 8, gatherFrom: c.r.limits.gatherFrom,
 		maxBytes: c.opts.MaxRewrite, maxChunks: maxRewriteChunks,

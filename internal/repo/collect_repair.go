@@ -253,7 +253,7 @@ func (c *collector) replacement(ctx context.Context, n uint32) (*published, erro
 		Condemned: old.Condemned, Known: g.writers, Prepared: g.merger.names, Considered: snapshots,
 	}
 	copies, gone, err := c.evacuate(ctx, p, append(g.merger.names, g.writers...), snapshots)
-	p.Prepared, p.Considered = append(p.Prepared, copies...), namesWithout(snapshots, gone)
+	p.Prepared, p.Considered = append(p.Prepared, copies...), without(snapshots, gone)
 	return p, err
 }
 

@@ -37,21 +37,14 @@ func (r *Repository) CopySnapshot(ctx context.Context, from *Repository, system 
 		return report, fmt.Errorf("copy to %s: it is another repository", r.store)
 	}
 	name := r.snapshotName(system, id)
-	object, err := from.store.Get(ctx, name, maxSmall)
-	if err != nil {
-		return report, err
-	}
-	m, err := from.openManifest(ctx, name, bytes.Clone(object)) // it opens in place
-	if err == nil && m == nil {
-		err = &store.Error{Op: "get", Name: name, Store: from.store.String(), Kind: store.Gone, Err: store.ErrNotExist}
-	}
+	m, object, err := from.manifestBytes(ctx, name)
 	if err != nil {
 		return report, err
 	}
 	if report.There, err = r.hasCopy(ctx, name, object); err != nil || report.There {
 		return report, err
 	}
-	if err := r.copyObject(ctx, from, prefixSigners+m.Signer); err != nil {
+	if _, err := r.copyObject(ctx, from, prefixSigners+m.Signer, maxSmall); err != nil {
 		return report, err
 	}
 	base, err := r.LatestSnapshot(ctx, system)
@@ -121,16 +114,16 @@ func (r *Repository) hasCopy(ctx context.Context, name string, object []byte) (b
 	return false, dr.Fail(fmt.Sprintf("copy object %s to %s", name, r.store), err, "compare the two replicas: holdfast repo check")
 }
 
-// copyObject copies a small object, which says the same in every replica, where it is missing.
-func (r *Repository) copyObject(ctx context.Context, from *Repository, name string) error {
+// copyObject copies an object, which says the same in every replica, where it is missing, and tells whether it was.
+func (r *Repository) copyObject(ctx context.Context, from *Repository, name string, max int64) (bool, error) {
 	if there, err := r.exists(ctx, name); err != nil || there {
-		return err
+		return false, err
 	}
-	b, err := from.store.Get(ctx, name, maxSmall)
+	b, err := from.store.Get(ctx, name, max)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return r.store.Put(ctx, name, b)
+	return true, r.store.Put(ctx, name, b)
 }
 
 // copier copies what one snapshot needs.

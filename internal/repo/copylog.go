@@ -27,7 +27,7 @@ func (r *Repository) CopyLog(ctx context.Context, from *Repository, system strin
 	if r.id != from.id {
 		return report, fmt.Errorf("copy to %s: it is another repository", r.store)
 	}
-	if err := r.copyObject(ctx, from, r.systemName(system)); err != nil {
+	if _, err := r.copyObject(ctx, from, r.systemName(system), maxSmall); err != nil {
 		return report, err
 	}
 	c := &logCopier{src: from.Log(system), dst: r.Log(system), report: &report}
@@ -197,18 +197,11 @@ func (c *logCopier) summaries(ctx context.Context, s StreamID, floor uint64) err
 
 // other copies a small object where it is missing. It may be gone meanwhile: nobody needs it then.
 func (c *logCopier) other(ctx context.Context, name string) error {
-	there, err := c.dst.r.exists(ctx, name)
-	if err != nil || there {
-		return err
-	}
-	b, err := c.src.r.store.Get(ctx, name, maxIndexObject)
-	if errors.Is(err, store.ErrNotExist) {
+	copied, err := c.dst.r.copyObject(ctx, c.src.r, name, maxIndexObject)
+	switch {
+	case errors.Is(err, store.ErrNotExist):
 		return nil
-	}
-	if err == nil {
-		err = c.dst.r.store.Put(ctx, name, b)
-	}
-	if err == nil {
+	case err == nil && copied:
 		c.report.Others++
 	}
 	return err
@@ -224,7 +217,7 @@ func (c *logCopier) mark(ctx context.Context, s StreamID, name string) error {
 	if err != nil || !ok {
 		return err
 	}
-	if err := c.dst.r.copyObject(ctx, c.src.r, prefixSigners+m.Signer); err != nil {
+	if _, err := c.dst.r.copyObject(ctx, c.src.r, prefixSigners+m.Signer, maxSmall); err != nil {
 		return err
 	}
 	if err := c.other(ctx, name); err != nil {

@@ -109,16 +109,16 @@ func (rd *Reader) leaves(ctx context.Context, id seal.ChunkID, out []seal.ChunkI
 	return out, nil
 }
 
-// without returns the IDs of a that b has not.
-func without(a, b []seal.ChunkID) []seal.ChunkID {
-	has := make(map[seal.ChunkID]bool, len(b))
-	for _, id := range b {
-		has[id] = true
+// without returns what of a is not in b.
+func without[T comparable](a, b []T) []T {
+	has := make(map[T]bool, len(b))
+	for _, x := range b {
+		has[x] = true
 	}
-	var out []seal.ChunkID
-	for _, id := range a {
-		if !has[id] {
-			out = append(out, id)
+	var out []T
+	for _, x := range a {
+		if !has[x] {
+			out = append(out, x)
 		}
 	}
 	return out

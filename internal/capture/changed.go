@@ -224,7 +224,7 @@ func (s *snapshot) mapOf(ctx context.Context, b *base, from, to wal.LSN) (*chang
 	}
 	cfg := ChangesConfig{SegmentSize: s.info.WALSegmentSize, SystemID: s.info.SystemID, PageSize: s.info.BlockSize}
 	if s.cfg.DataDir != "" {
-		cfg.Tail = func(tl wal.TimelineID, at wal.LSN) (io.ReadCloser, error) {
+		cfg.Files = func(tl wal.TimelineID, at wal.LSN) (io.ReadCloser, error) {
 			return openLogFiles(s.cfg.DataDir, s.info.WALSegmentSize, tl, at), nil
 		}
 	}

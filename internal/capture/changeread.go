@@ -14,26 +14,28 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
-// logExtents reads the log of a way through the timelines out of a repository, and behind what that has out of tail.
+// logExtents reads the log of a way through the timelines out of the server's own files, and what these do not have out
+// of a repository.
 type logExtents struct {
 	log    *repo.Log
 	way    *wal.Timelines
-	tail   func(tl wal.TimelineID, from wal.LSN) (io.ReadCloser, error) // may be nil
+	files  func(tl wal.TimelineID, from wal.LSN) (io.ReadCloser, error) // the server's; may be nil
+	last   bool                                                         // they are read only where the repository has nothing
 	from   wal.LSN                                                      // nothing before its page is asked for
 	listed map[wal.TimelineID][]repo.Extent
 
-	readers [2]*repo.LogReader
+	readers [2]*repo.LogReader // in turn: the last piece of one is in use while the other one reads
 }
 
-func newLogExtents(log *repo.Log, way *wal.Timelines, tail func(wal.TimelineID, wal.LSN) (io.ReadCloser, error), from wal.LSN) *logExtents {
+func newLogExtents(log *repo.Log, way *wal.Timelines, files func(wal.TimelineID, wal.LSN) (io.ReadCloser, error), from wal.LSN) *logExtents {
 	return &logExtents{
-		log: log, way: way, tail: tail, from: from, listed: map[wal.TimelineID][]repo.Extent{},
+		log: log, way: way, files: files, from: from, listed: map[wal.TimelineID][]repo.Extent{},
 		readers: [2]*repo.LogReader{log.Reader(), log.Reader()},
 	}
 }
 
-// tailPiece is how much of tail is read at once.
-const tailPiece = 256 << 10
+// filesPiece is how much of the server's files is read at once.
+const filesPiece = 256 << 10
 
 // wayTimelines returns the timelines of a way, the first one first.
 func wayTimelines(way *wal.Timelines) []wal.TimelineID {
@@ -68,43 +70,51 @@ func (l *logExtents) each(ctx context.Context, at, stop wal.LSN, fn func([]byte)
 	return failed
 }
 
-// fetch sends the log from at up to stop. What it has sent is valid until the next receive: it uses two readers in turn.
-func (l *logExtents) fetch(ctx context.Context, at, stop wal.LSN, out chan<- []byte) error {
+// fetch sends the log from at up to stop. What it has sent is valid until the next receive.
+func (l *logExtents) fetch(ctx context.Context, at, stop wal.LSN, out chan<- []byte) (err error) {
 	for turn := 0; at < stop; turn ^= 1 {
-		b, err := l.read(ctx, l.readers[turn], at)
+		if l.files != nil && !l.last { // neither far nor compressed
+			if at, err = l.own(ctx, at, stop, out); err == nil || ctx.Err() != nil {
+				return err
+			}
+		}
+		before := at
+		at, err = l.stored(ctx, l.readers[turn], at, stop, out)
 		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		case err != nil:
 			return fmt.Errorf("read the log at %s: %w", at, err)
-		case b == nil && l.tail == nil:
+		case at > before:
+		case l.files == nil:
 			return l.gap(at)
-		case b == nil:
-			return l.rest(ctx, at, stop, out)
-		}
-		b = b[:min(wal.LSN(len(b)), stop-at)]
-		select {
-		case out <- b:
-			at += wal.LSN(len(b))
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		default:
+			_, err := l.own(ctx, at, stop, out)
+			return err
 		}
 	}
 	return nil
 }
 
-// read returns the log from at on out of one extent, valid until the reader is used again; nil where none has it.
-func (l *logExtents) read(ctx context.Context, reader *repo.LogReader, at wal.LSN) ([]byte, error) {
+// stored sends the log from at up to stop out of one extent, which may end before it. It returns up to where it did: at,
+// where no extent has it.
+func (l *logExtents) stored(ctx context.Context, reader *repo.LogReader, at, stop wal.LSN, out chan<- []byte) (wal.LSN, error) {
 	for tries := 0; ; tries++ {
 		e, end, err := l.find(ctx, at)
 		if err != nil || e == nil {
-			return nil, err
+			return at, err
 		}
-		b, _, err := reader.Read(ctx, *e)
-		if err == nil {
-			start := wal.LSN(e.Start)
-			return b[at-start : end-start], nil
-		}
+		err = reader.Each(ctx, *e, uint64(at), uint64(min(end, stop)), func(piece []byte) error {
+			select {
+			case out <- piece:
+				at += wal.LSN(len(piece))
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		})
 		if !errors.Is(err, store.ErrNotExist) || tries > 2 {
-			return nil, err
+			return at, err
 		}
 		delete(l.listed, wal.TimelineID(e.Stream)) // a longer one has superseded it
 	}
@@ -159,34 +169,36 @@ func (l *logExtents) gap(at wal.LSN) error {
 	return &ChangesError{Timeline: tl, At: at, Reason: reason, Err: store.ErrNotExist}
 }
 
-// rest sends the log from at up to stop out of tail, timeline by timeline.
-func (l *logExtents) rest(ctx context.Context, at, stop wal.LSN, out chan<- []byte) error {
+// own sends the log from at up to stop out of the server's files, timeline by timeline. It returns up to where it did.
+func (l *logExtents) own(ctx context.Context, at, stop wal.LSN, out chan<- []byte) (wal.LSN, error) {
 	var buffers [2][]byte
 	for turn := 0; at < stop; {
 		tl := l.way.At(at)
 		_, left, _ := l.way.Range(tl)
-		in, err := l.tail(tl, at)
+		in, err := l.files(tl, at)
 		if err != nil {
-			return &ChangesError{Timeline: tl, At: at, Reason: err.Error(), Err: err}
+			return at, &ChangesError{Timeline: tl, At: at, Reason: err.Error(), Err: err}
 		}
 		for end := min(stop, left); at < end && err == nil; turn ^= 1 {
 			if buffers[turn] == nil {
-				buffers[turn] = make([]byte, tailPiece)
+				buffers[turn] = make([]byte, filesPiece)
 			}
-			b := buffers[turn][:min(tailPiece, end-at)]
-			if _, err = io.ReadFull(in, b); err != nil {
+			b := buffers[turn][:min(filesPiece, end-at)]
+			var n int
+			n, err = io.ReadFull(in, b)
+			if b = b[:n]; n == 0 {
 				break
 			}
 			select {
 			case out <- b:
-				at += wal.LSN(len(b))
+				at += wal.LSN(n)
 			case <-ctx.Done():
 				err = context.Cause(ctx)
 			}
 		}
 		if err = errors.Join(err, in.Close()); err != nil {
-			return &ChangesError{Timeline: tl, At: at, Reason: "the rest of the log: " + err.Error(), Err: err}
+			return at, &ChangesError{Timeline: tl, At: at, Reason: "the rest of the log: " + err.Error(), Err: err}
 		}
 	}
-	return nil
+	return at, nil
 }

@@ -20,9 +20,9 @@ type ChangesConfig struct {
 	SegmentSize wal.SegmentSize
 	SystemID    uint64 // of the cluster; zero: any
 	PageSize    uint32 // of its relations' pages; zero: 8192
-	// Tail reads the log of a timeline from a position on, where the repository does not have it yet; nil: nothing
-	// does. It may end anywhere: what is missing then is missing.
-	Tail func(tl wal.TimelineID, from wal.LSN) (io.ReadCloser, error)
+	// Files reads the log of a timeline from a position on out of the server's own files; nil: nothing does. It may end
+	// anywhere: the repository is asked for what is missing, and for what turns out to be damaged.
+	Files func(tl wal.TimelineID, from wal.LSN) (io.ReadCloser, error)
 }
 
 // ChangesError says why nobody knows what changed: whoever asked has to look at everything.
@@ -50,7 +50,7 @@ func ChangedBlocks(ctx context.Context, log *repo.Log, way *wal.Timelines, c Cha
 	from, to = c.SegmentSize.BeforeHeader(from), c.SegmentSize.BeforeHeader(to)
 	r := &changeReader{
 		cfg: c, way: way, from: from, to: to,
-		log: newLogExtents(log, way, c.Tail, from),
+		log: newLogExtents(log, way, c.Files, from),
 	}
 	err := r.run(ctx)
 	var typed *ChangesError
@@ -205,6 +205,16 @@ func decodeSummary(s repo.Summary, b []byte) *changed.Map {
 
 // decode reads the log itself from pos up to where the next summary begins, or to the end of the range.
 func (r *changeReader) decode(ctx context.Context) (*changed.Map, error) {
+	m, err := r.decodeOnce(ctx)
+	var stop *record.StopError
+	if errors.As(err, &stop) && r.log.files != nil && !r.log.last {
+		r.log.last = true // the server may have begun to write a segment anew that was stored
+		m, err = r.decodeOnce(ctx)
+	}
+	return m, err
+}
+
+func (r *changeReader) decodeOnce(ctx context.Context) (*changed.Map, error) {
 	d, err := changed.NewDecoder(record.Config{
 		Start: r.pos, Timeline: r.way.Timeline, SegmentSize: r.cfg.SegmentSize, SystemID: r.cfg.SystemID, PageSize: r.cfg.PageSize,
 	})

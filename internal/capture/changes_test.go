@@ -132,7 +132,7 @@ func (c *changesTest) check(what string, want []byte) (summaries, extents int) {
 		switch {
 		case call.Op == "get" && strings.HasPrefix(call.Name, "summaries/"):
 			summaries++
-		case call.Op == "get":
+		case call.Op == "get" || call.Op == "range":
 			extents++
 		}
 	}
@@ -229,35 +229,57 @@ func TestChangedBlocksAreThoseOfTheServersLog(t *testing.T) {
 				t.Errorf("%d summaries and %d extents were read for %d blocks", n, extents, blocks)
 			}
 			c.without(want)
-			c.tail(want)
+			c.files(want)
 			c.damage()
 		})
 	}
 }
 
-// tail checks that the end of the log is read from the server where the repository does not have it.
-func (c *changesTest) tail(want []byte) {
+// files checks that the log is read from the server's files, and from the repository where these lack or spoil it.
+func (c *changesTest) files(want []byte) {
 	c.t.Helper()
 	kept := c.memory.Clone()
 	names := c.names("log/")
+	spoilt := false
+	server := func(least wal.LSN) func(wal.TimelineID, wal.LSN) (io.ReadCloser, error) {
+		return func(tl wal.TimelineID, from wal.LSN) (io.ReadCloser, error) {
+			if tl != 1 || from < least {
+				return nil, fmt.Errorf("timeline %d at %s: %w", tl, from, io.ErrUnexpectedEOF)
+			}
+			var parts []io.Reader
+			for p := from; p < c.to; p = smallSegments.Floor(p) + wal.LSN(smallSegments) {
+				b := c.segment(p)[p-smallSegments.Floor(p):]
+				if spoilt {
+					b = bytes.Repeat([]byte{7}, len(b))
+				}
+				parts = append(parts, bytes.NewReader(b))
+			}
+			return io.NopCloser(io.MultiReader(parts...)), nil
+		}
+	}
+	c.cfg.Files = server(0)
+	c.check("the server has all of it", want)
+	spoilt = true
+	if _, extents := c.check("the server's files are written anew", want); extents == 0 {
+		c.t.Error("no log was read from the repository where the server's is spoilt")
+	}
+	spoilt, c.cfg.Files = false, nil
 	c.remove(names[len(names)/2:]...)
 	at := c.refused("the end is missing").At
-	c.cfg.Tail = func(tl wal.TimelineID, from wal.LSN) (io.ReadCloser, error) {
-		if tl != 1 || from != at {
-			c.t.Errorf("the tail of timeline %d is asked for from %s, want %s", tl, from, at)
-		}
-		var parts []io.Reader
-		for p := from; p < c.to; p = smallSegments.Floor(p) + wal.LSN(smallSegments) {
-			parts = append(parts, bytes.NewReader(c.segment(p)[p-smallSegments.Floor(p):]))
-		}
-		return io.NopCloser(io.MultiReader(parts...)), nil
+	c.cfg.Files = server(at)
+	if _, extents := c.check("the end is read from the server", want); extents == 0 {
+		c.t.Error("no log was read from the repository where the server has only the end")
 	}
-	c.check("the end is read from the server", want)
-	c.cfg.Tail = func(wal.TimelineID, wal.LSN) (io.ReadCloser, error) {
+	c.remove(names[:len(names)/2]...)
+	c.cfg.Files = server(0)
+	if _, extents := c.check("only the server has any", want); extents > 0 {
+		c.t.Errorf("%d extents were read where there are none", extents)
+	}
+	c.cfg.Files = func(wal.TimelineID, wal.LSN) (io.ReadCloser, error) {
 		return io.NopCloser(strings.NewReader("short")), nil
 	}
-	c.refused("the server does not have it either")
-	c.cfg.Tail = nil
+	c.refused("nobody has it")
+	c.cfg.Files = nil
 	for _, n := range kept.Names() {
 		b, err := kept.Get(c.t.Context(), n, 1<<30)
 		if err == nil {

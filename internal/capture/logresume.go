@@ -175,12 +175,13 @@ func readRange(ctx context.Context, log *repo.Log, extents []repo.Extent, lo, hi
 		if start > at || end <= at || start >= hi {
 			continue
 		}
-		b, _, err := reader.Read(ctx, e)
+		err := reader.Each(ctx, e, uint64(at), uint64(hi), func(piece []byte) error {
+			at += wal.LSN(copy(data[at-lo:], piece))
+			return nil
+		})
 		if err != nil {
 			return nil, 0, fmt.Errorf("read the end of the stored log: %w", err)
 		}
-		copy(data[at-lo:], b[at-start:])
-		at = min(end, hi)
 	}
 	if at < hi {
 		return nil, 0, fmt.Errorf("the stored log ends at %s, not at %s: somebody removes it meanwhile", at, hi)

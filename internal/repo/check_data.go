@@ -163,7 +163,7 @@ func (c *checker) log(ctx context.Context) error {
 	flush := func() error {
 		for _, i := range names {
 			s, start, end, _ := parseExtentName(i.Name)
-			_, err := lr.eachBlock(ctx, i.Name, Extent{s, start, end, i.Size}, func([]byte) error { return nil })
+			_, err := lr.each(ctx, i.Name, Extent{s, start, end, i.Size}, start, end, func([]byte) error { return nil })
 			if errors.Is(err, store.ErrNotExist) {
 				continue
 			}

@@ -25,7 +25,7 @@ func TestReadExtentsOfEverySize(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
 	start := uint64(0)
 	lr, enc := log.Reader(), log.Encoder()
-	for _, size := range []int{1, extentBlock - 1, extentBlock, logPiece, logPiece + 1, 3*logPiece - 7, 5, MaxExtent} {
+	for _, size := range []int{1, s2Block - 1, s2Block, s2Piece, s2Piece + 1, 3*s2Piece - 7, zstdBlock, zstdBlock + 1, 5, MaxExtent} {
 		data := make([]byte, size)
 		for i := range data { // compresses, but not to nothing
 			data[i] = byte(rnd.IntN(3) * i)
@@ -45,16 +45,21 @@ func TestReadExtentsOfEverySize(t *testing.T) {
 				if err != nil || !bytes.Equal(got, data) || !clock.Writer.Equal(time.Unix(1, 0)) {
 					t.Fatalf("%d bytes, which are said to be stored as %d and are so as %d: %d bytes, %v", size, stored, listed[0].Stored, len(got), err)
 				}
-				at := 0
-				err = lr.Each(ctx, e, func(piece []byte) error {
-					if at+len(piece) > size || !bytes.Equal(piece, data[at:at+len(piece)]) {
-						return errors.New("other bytes")
+				from, to := rnd.IntN(size), rnd.IntN(size+1)
+				for _, r := range [][2]int{{0, size}, {from, to}, {size - 1, size + 1}} {
+					at := r[0]
+					var before, kept []byte
+					err = lr.Each(ctx, e, start+uint64(r[0]), start+uint64(r[1]), func(piece []byte) error {
+						if at+len(piece) > size || !bytes.Equal(piece, data[at:at+len(piece)]) || !bytes.Equal(before, kept) {
+							return errors.New("other bytes")
+						}
+						at += len(piece)
+						before, kept = piece, bytes.Clone(piece)
+						return nil
+					})
+					if want := min(max(r[0], r[1]), size); err != nil || at != want {
+						t.Fatalf("%d bytes, %d to %d of them, which are said to be stored as %d: %d, %v", size, r[0], r[1], stored, at, err)
 					}
-					at += len(piece)
-					return nil
-				})
-				if err != nil || at != size {
-					t.Fatalf("%d bytes, which are said to be stored as %d: %d in pieces, %v", size, stored, at, err)
 				}
 			}
 		}
@@ -71,7 +76,7 @@ func TestReadDamagedExtent(t *testing.T) {
 	if err := log.Register(ctx, DefaultGroup); err != nil {
 		t.Fatal(err)
 	}
-	data := bytes.Repeat([]byte("log "), logPiece)
+	data := bytes.Repeat([]byte("log "), s2Piece)
 	if err := log.Encoder().Put(ctx, 1, 0, data, ExtentClock{}, Fast); err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +103,7 @@ func TestReadDamagedExtent(t *testing.T) {
 			e := listed[0]
 			e.Stored = stored
 			pieces := 0
-			err := lr.Each(ctx, e, func([]byte) error { pieces++; return nil })
+			err := lr.Each(ctx, e, e.Start, e.End, func([]byte) error { pieces++; return nil })
 			var damaged *seal.DamagedError
 			if !errors.As(err, &damaged) || pieces > 0 {
 				t.Errorf("%s, stored as %d: %d pieces, %v", what, stored, pieces, err)

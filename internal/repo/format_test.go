@@ -445,11 +445,15 @@ func (s *stranger) extent(name string) (start uint64, data []byte) {
 	switch data = b[36:]; b[1] {
 	case 1:
 		data = must(must(zstd.NewReader(nil)).DecodeAll(data, nil))
-	case 2:
+	case 2, 3:
 		blocks := data
 		for data = nil; len(blocks) > 0; {
 			n := binary.LittleEndian.Uint32(blocks)
-			data = append(data, must(s2.Decode(nil, blocks[4:4+n]))...)
+			if block := blocks[4 : 4+n]; b[1] == 2 {
+				data = append(data, must(s2.Decode(nil, block))...)
+			} else {
+				data = append(data, must(must(zstd.NewReader(nil)).DecodeAll(block, nil))...)
+			}
 			blocks = blocks[4+n:]
 		}
 	}

@@ -153,25 +153,34 @@ func FuzzExtent(f *testing.F) {
 		binary.LittleEndian.PutUint64(b[12:], n)
 		return b
 	}
-	const long = 2*extentBlock + 5
+	const long = 2*s2Block + 5
 	f.Add(append(head(extentRaw, 3), "abc"...))
 	f.Add(c.enc.EncodeAll([]byte("abcabcabc"), head(extentZstd, 9)))
-	f.Add(appendBlock(head(extentS2, 1000), make([]byte, 1000)))
+	f.Add(appendS2Block(head(extentS2, 1000), make([]byte, 1000)))
 	blocks := head(extentS2, long)
-	for block := range slices.Chunk(make([]byte, long), extentBlock) {
-		blocks = appendBlock(blocks, block)
+	for block := range slices.Chunk(make([]byte, long), s2Block) {
+		blocks = appendS2Block(blocks, block)
 	}
 	f.Add(blocks)
+	f.Add(c.appendZstdBlock(head(extentZstdBlocks, 1000), make([]byte, 1000)))
 	lr := &LogReader{coder: newDecoder()}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, n := range []uint64{3, 9, 1000, long} {
 			got := uint64(0)
-			_, err := lr.parse(b, Extent{End: n}, func(piece []byte) error {
+			_, err := lr.parse(b, Extent{End: n}, 0, n, func(piece []byte) error {
 				got += uint64(len(piece))
 				return nil
 			})
 			if err == nil && got != n {
 				t.Errorf("%d bytes, want %d", got, n)
+			}
+			part := uint64(0)
+			_, some := lr.parse(b, Extent{End: n}, n/3, n/2, func(piece []byte) error {
+				part += uint64(len(piece))
+				return nil
+			})
+			if err == nil && (some != nil || part != n/2-n/3) {
+				t.Errorf("%d bytes of a part, want %d: %v", part, n/2-n/3, some)
 			}
 		}
 	})

@@ -40,12 +40,9 @@ func (a *assembler) scanOn(ctx context.Context, n wal.Name, at wal.LSN) error {
 		if wal.LSN(e.Start) > at || wal.LSN(e.End) <= at || !a.scan.Pending() {
 			continue
 		}
-		first := wal.LSN(e.Start)
-		err := a.reader.Each(ctx, e, func(piece []byte) error {
-			skip := min(max(at, first)-first, wal.LSN(len(piece)))
-			first += wal.LSN(len(piece))
+		err := a.reader.Each(ctx, e, uint64(at), e.End, func(piece []byte) error {
 			// Page by page: whatever else that segment says is told when it is served itself.
-			for page := range slices.Chunk(piece[skip:], wal.PageSize) {
+			for page := range slices.Chunk(piece, wal.PageSize) {
 				a.scan.Write(page) //nolint:errcheck // it never fails
 				if at += wal.LSN(len(page)); !a.scan.Pending() {
 					return errScanned

@@ -286,15 +286,8 @@ func (a *assembler) copy(ctx context.Context, extents []repo.Extent, at, to, sta
 // write writes a part of an extent to its place in the segment that begins at start. Each piece is looked at and written
 // while it is in the processor's cache.
 func (a *assembler) write(ctx context.Context, e repo.Extent, from, to, start wal.LSN) error {
-	at := wal.LSN(e.Start)
-	return a.reader.Each(ctx, e, func(piece []byte) error {
-		first, end := at, at+wal.LSN(len(piece))
-		at = end
-		if end <= from || first >= to {
-			return nil
-		}
-		off := max(first, from) - start
-		piece = piece[max(first, from)-first : min(end, to)-first]
+	off := from - start
+	return a.reader.Each(ctx, e, uint64(from), uint64(to), func(piece []byte) error {
 		if off < wal.LongHeaderSize {
 			copy(a.head[off:], piece)
 		}
@@ -306,6 +299,7 @@ func (a *assembler) write(ctx context.Context, e repo.Extent, from, to, start wa
 			a.scan.Write(piece) //nolint:errcheck // it never fails
 		}
 		_, err := a.out.WriteAt(piece, int64(off))
+		off += wal.LSN(len(piece))
 		return err
 	})
 }

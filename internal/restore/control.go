@@ -44,6 +44,14 @@ func (x *run) writeControl() error {
 
 // put writes a small file of the data directory, whole or not at all; its directory is synced by the caller.
 func (x *run) put(rel string, content []byte) error {
+	return x.putWith(rel, func(f *os.File) error {
+		_, err := f.Write(content)
+		return err
+	})
+}
+
+// putWith is put for what write writes. After an error of that nothing is there.
+func (x *run) putWith(rel string, write func(*os.File) error) error {
 	root := x.layout.data.root
 	tmp := rel + ".holdfast"
 	if err := root.RemoveAll(tmp); err != nil {
@@ -53,8 +61,10 @@ func (x *run) put(rel string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, x.opts.Owner.chown(f), f.Sync(), f.Close()); err != nil {
+	if err := write(f); err != nil {
+		return errors.Join(err, f.Close(), root.Remove(tmp))
+	}
+	if err := errors.Join(x.opts.Owner.chown(f), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return root.Rename(tmp, rel)

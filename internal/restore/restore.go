@@ -135,7 +135,7 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 	if err := x.writeFiles(ctx); err != nil {
 		return nil, x.explain(err)
 	}
-	if err := x.finish(); err != nil {
+	if err := x.finish(ctx); err != nil {
 		return nil, x.explain(err)
 	}
 	if x.result.Delta != nil {
@@ -149,12 +149,15 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 }
 
 // finish makes the directory one that can be started.
-func (x *run) finish() error {
+func (x *run) finish(ctx context.Context) error {
 	x.progress.phase("finishing")
 	if x.controlLost != nil {
 		x.result.Damaged = append(x.result.Damaged, *x.controlLost)
 	}
 	if err := x.writeSettings(); err != nil {
+		return err
+	}
+	if err := x.writeOlderNames(ctx); err != nil {
 		return err
 	}
 	if err := x.syncDirs(); err != nil || !x.startable() {

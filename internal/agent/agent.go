@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/geo"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
@@ -125,12 +126,12 @@ func (a *agent) add(s config.System) error {
 	policy := a.config.PolicyOf(s)
 	log := a.log.With(dr.KeySystem, string(s.Name))
 	requests := new(meter.Meter)
-	open := func() *workspace.Workspace {
+	open := func(site string) *workspace.Workspace {
 		w := workspace.New(a.config, log)
-		w.Meter = requests
+		w.Meter, w.Site = requests, site
 		return w
 	}
-	ops := &systemOperations{ws: open(), system: s, policy: policy, workers: a.share.workers, log: log}
+	ops := &systemOperations{ws: open(""), system: s, policy: policy, workers: a.share.workers, log: log}
 	k := &keeper{
 		system: s, policy: policy, site: a.config.RepositoryOf(s).Replicas[0].Site,
 		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows, optimize: float64(policy.Optimize.Budget), retry: firstRetry},
@@ -148,12 +149,17 @@ func (a *agent) add(s config.System) error {
 		if takeover == 0 {
 			takeover = takeoverWait
 		}
-		ops.stream = &systemStream{ws: open(), system: s, policy: policy, blocks: a.share.blocks, takeover: takeover, log: log}
+		ops.stream = &systemStream{ws: open(""), open: open, system: s, policy: policy, blocks: a.share.blocks, takeover: takeover, log: log}
 		k.stream = ops.stream
 	}
-	w := a.cfg.Workspace
-	for _, rep := range w.Others(workspace.System{System: s, Policy: policy}) {
-		k.copies = append(k.copies, &mirror{ws: open(), system: s, site: rep.Site, every: policy.Log.Interval, look: k.home, log: log})
+	fan := func() *geo.Fan { return nil }
+	if ops.stream != nil {
+		fan = ops.stream.sites
+	}
+	if sites := a.config.CopiesOf(s); len(sites) > 1 {
+		for _, rep := range sites {
+			k.copies = append(k.copies, &mirror{open: open, system: s, site: rep.Site, home: k.site, fan: fan, every: policy.Log.Interval, look: k.home, log: log})
+		}
 	}
 	a.keepers = append(a.keepers, k)
 	return nil

@@ -307,8 +307,11 @@ func (k *keeper) status(now time.Time) SystemStatus {
 		s.Store = &totals
 	}
 	for _, m := range k.copies {
-		s.Replicas = append(s.Replicas, m.read())
+		if m.site != k.site {
+			s.Replicas = append(s.Replicas, m.read())
+		}
 	}
+	s.MinCopies = k.policy.Copies.Min
 	s.Reasons = illnesses(s, refused, now)
 	s.Healthy = len(s.Reasons) == 0
 	return s

@@ -51,6 +51,25 @@ var metrics = []metric{
 		func(s *StreamStatus) float64 { return float64(len(s.Gaps)) }),
 	stream("holdfast_log_store_requests_total", "Requests to the store made by the log stream.", prometheus.CounterValue,
 		func(s *StreamStatus) float64 { return float64(s.Requests) }),
+	{
+		"holdfast_log_site_member", "1 while what comes of the log is written at that site, otherwise 0.", prometheus.GaugeValue,
+		[]string{"repository", "site"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Stream != nil && s.Stream.Copies != nil {
+				for _, c := range s.Stream.Copies.Sites {
+					emit(truth(c.Member), s.Repository, c.Site)
+				}
+			}
+		},
+	},
+	{
+		"holdfast_log_sites_short", "1 while the log is acknowledged with fewer sites than the policy says, otherwise 0.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Stream != nil && s.Stream.Copies != nil {
+				emit(truth(s.Stream.Copies.GaveUp))
+			}
+		},
+	},
 	stream("holdfast_slot_retained_bytes", "Log that the source keeps back for us in its slot.", prometheus.GaugeValue,
 		func(s *StreamStatus) float64 { return float64(s.SlotRetained) }),
 	{

@@ -42,11 +42,14 @@ type seen struct {
 	durable  wal.LSN
 }
 
-// mirror copies a system to another site: the log as it comes, and snapshots when they are taken.
+// mirror keeps a system's copy at a site: it brings snapshots when they are taken, and what of the log is not written there as it
+// comes. When nothing of that is left the site joins those at which it is.
 type mirror struct {
-	ws     *workspace.Workspace // its own
+	open   func(site string) *workspace.Workspace // one of its own
 	system config.System
 	site   string
+	home   string
+	fan    func() *geo.Fan          // where the log is written to; nil while it is not
 	every  time.Duration            // between two looks
 	look   func() (seen, time.Time) // what is at home, and the moment to which that can be recovered
 	log    *slog.Logger
@@ -57,6 +60,8 @@ type mirror struct {
 
 // copyState is what a mirror knows of the site while it is in reach.
 type copyState struct {
+	ws      *workspace.Workspace // at from
+	from    string               // the site that has everything
 	replica *workspace.Replica
 	done    seen      // of which everything is there
 	all     time.Time // when everything was compared
@@ -69,7 +74,6 @@ func (m *mirror) run(ctx context.Context) {
 	m.note(func(s *ReplicaStatus) { s.Site, s.Since = m.site, time.Now().UTC() })
 	var c copyState
 	defer func() { m.close(&c) }()
-	defer m.ws.Close() //nolint:errcheck // what was written is durable
 	retry := mirrorRetry
 	for ctx.Err() == nil {
 		err := m.round(ctx, &c)
@@ -83,9 +87,6 @@ func (m *mirror) run(ctx context.Context) {
 		}
 		m.failed(err)
 		m.close(&c) // begin anew: keys may have been rotated, or the place replaced
-		if rotated(err) {
-			err = m.ws.Reopen(m.system.Repository)
-		}
 		m.log.Debug("copying is tried again", dr.KeyError, err, "in", retry)
 		wait(ctx, retry)
 		retry = min(2*retry, mirrorPatience)
@@ -97,45 +98,76 @@ func (m *mirror) close(c *copyState) {
 	if c.replica != nil {
 		c.replica.Close()
 	}
+	if c.ws != nil {
+		if err := c.ws.Close(); err != nil {
+			m.log.Debug("a repository could not be closed", dr.KeyError, err)
+		}
+	}
 	*c = copyState{}
 }
 
 // round copies what came since the last one, if anything did.
 func (m *mirror) round(ctx context.Context, c *copyState) error {
 	now, point := m.look()
-	whole := c.replica == nil || now.snapshot != c.done.snapshot || now.timeline != c.done.timeline || len(c.ends) == 0 || time.Since(c.all) > copyAll
+	fan := m.fan()
+	from, member := m.home, false
+	if fan != nil {
+		from, member = fan.Source(), fan.Has(ctx, m.site)
+	}
+	if m.site == m.home && (fan == nil || member) || from == m.site || from == "" {
+		m.close(c) // nobody has more
+		m.done(point, m.read().Snapshot)
+		return nil
+	}
+	if c.from != from {
+		m.close(c)
+		c.from = from
+	}
+	joins := fan != nil && !member
+	whole := c.replica == nil || joins || now.snapshot != c.done.snapshot || now.timeline != c.done.timeline && !member || len(c.ends) == 0 || time.Since(c.all) > copyAll
 	var err error
 	switch {
 	case whole:
 		err = m.copy(ctx, c)
-	case now.durable != c.done.durable:
+	case now.durable != c.done.durable && !member:
 		c.ends, err = c.replica.Tail(ctx, c.ends)
+	}
+	if err == nil && joins && len(c.ends) > 0 {
+		c.ends, err = c.replica.Join(ctx, fan, m.site, from, c.ws, c.ends)
 	}
 	if err != nil {
 		return err
 	}
 	c.done = now
+	m.done(point, c.newest)
+	return nil
+}
+
+// done notes a round that has succeeded.
+func (m *mirror) done(point time.Time, newest repo.SnapshotID) {
 	m.note(func(s *ReplicaStatus) {
 		if s.Error != "" {
 			m.log.Info("the site is in reach again", "site", m.site)
 		}
-		s.RecoveryPoint, s.Snapshot, s.Since, s.Error = point.UTC(), c.newest, time.Now().UTC(), ""
-		if c.newest == "" {
+		s.RecoveryPoint, s.Snapshot, s.Since, s.Error = point.UTC(), newest, time.Now().UTC(), ""
+		if newest == "" && m.site != m.home {
 			s.RecoveryPoint = time.Time{}
 		}
 	})
-	return nil
 }
 
 // copy compares everything.
 func (m *mirror) copy(ctx context.Context, c *copyState) error {
 	began := time.Now()
 	if c.replica == nil {
-		s, err := m.ws.System(ctx, string(m.system.Name))
+		if c.ws == nil {
+			c.ws = m.open(c.from)
+		}
+		s, err := c.ws.System(ctx, string(m.system.Name))
 		if err != nil {
 			return err
 		}
-		if c.replica, err = m.ws.Replica(ctx, s, m.site); err != nil {
+		if c.replica, err = c.ws.Replica(ctx, s, m.site); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/geo"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
 )
@@ -30,6 +31,8 @@ type SystemStatus struct {
 	RecoveryPoint time.Time `json:"recoveryPoint,omitzero"`
 	RPO           float64   `json:"rpoSeconds,omitempty"` // objectives; 0 where none is set
 	RTO           float64   `json:"rtoSeconds,omitempty"`
+
+	MinCopies int `json:"minCopies,omitempty"` // sites from which it shall be recoverable; 0: the policy asks for one
 
 	Healthy bool     `json:"healthy"`
 	Reasons []string `json:"reasons,omitempty"` // why not
@@ -61,6 +64,56 @@ type StreamStatus struct {
 	Requests     int64            `json:"storeRequests"`
 	Failures     int64            `json:"failures"` // connections that were lost or refused, and tries to store
 	Gaps         []capture.LogGap `json:"gaps,omitempty"`
+	Copies       *CopiesStatus    `json:"copies,omitempty"` // nil where the log goes to one site
+}
+
+// CopiesStatus is how the sites stand at which the log is written as it comes.
+type CopiesStatus struct {
+	Sync  int          `json:"sync"` // sites that hold it before it is acknowledged, as the policy says
+	Sites []SiteStatus `json:"sites"`
+	// Short is since when there are fewer; GaveUp tells that fewer suffice since.
+	Short  time.Time `json:"short,omitzero"`
+	GaveUp bool      `json:"gaveUp"`
+}
+
+// SiteStatus is how one of them stands.
+type SiteStatus struct {
+	Site   string    `json:"site"`
+	Member bool      `json:"member"` // the log is written there; otherwise it has to catch up
+	Since  time.Time `json:"since"`
+	Error  string    `json:"error,omitempty"`
+}
+
+func copiesStatus(f geo.FanStatus, sync int) *CopiesStatus {
+	out := &CopiesStatus{Sync: sync, GaveUp: f.GaveUp}
+	if !f.Short.IsZero() {
+		out.Short = f.Short.UTC()
+	}
+	for _, s := range f.Sites {
+		one := SiteStatus{Site: s.Site, Member: s.Member, Since: s.Since.UTC()}
+		if s.Err != nil && !s.Member {
+			one.Error = s.Err.Error()
+		}
+		out.Sites = append(out.Sites, one)
+	}
+	return out
+}
+
+// illness says what is wrong with the sites at which the log is written.
+func (c *CopiesStatus) illness() []string {
+	if c == nil || !c.GaveUp {
+		return nil
+	}
+	var members, others []string
+	for _, s := range c.Sites {
+		if s.Member {
+			members = append(members, s.Site)
+		} else {
+			others = append(others, s.Site+": "+oneLine(s.Error))
+		}
+	}
+	return []string{fmt.Sprintf("since %s the log is acknowledged with %d of %d sites (%s); %s",
+		c.Short.Format(time.RFC3339), len(members), c.Sync, strings.Join(members, ", "), strings.Join(others, "; "))}
 }
 
 // streamStatus says of a stream what others need to know.
@@ -117,13 +170,30 @@ func illnesses(s SystemStatus, refused error, now time.Time) []string {
 	if s.State.Damage != "" {
 		add("the repository: %s", s.State.Damage)
 	}
+	if s.Stream != nil {
+		out = append(out, s.Stream.Copies.illness()...)
+	}
 	for _, r := range s.Replicas {
 		out = append(out, r.illness(s, now)...)
+	}
+	if n := s.recoverable(now); n < s.MinCopies && !s.RecoveryPoint.IsZero() {
+		add("it can be recovered from %d sites, and its policy asks for %d", n, s.MinCopies)
 	}
 	if r := s.State.Check; r.Failures > maxRetries {
 		add("the last %d tries to check the repository failed: %s", r.Failures, oneLine(r.Error))
 	}
 	return out
+}
+
+// recoverable returns from how many sites the system can be recovered, as far as is known.
+func (s SystemStatus) recoverable(now time.Time) int {
+	n := 1
+	for _, r := range s.Replicas {
+		if len(r.illness(s, now)) == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // illness says what is wrong with the copy of a system at another site.

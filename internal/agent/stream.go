@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/geo"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -38,6 +39,7 @@ var errRotated = errors.New("the keys were rotated")
 // closed and opened anew without asking anybody.
 type systemStream struct {
 	ws       *workspace.Workspace
+	open     func(site string) *workspace.Workspace // one of its own
 	system   config.System
 	policy   config.Policy
 	blocks   int
@@ -47,6 +49,7 @@ type systemStream struct {
 	// mu guards what follows. Not held during I/O.
 	mu      sync.Mutex
 	current *capture.LogStream // nil while none could begin
+	fan     *geo.Fan           // where the log is written to; nil while no stream goes to several sites
 	err     error              // why not
 	since   time.Time          // of err
 	lost    int64              // failures of streams that are gone, and connections lost
@@ -90,7 +93,7 @@ func (s *systemStream) ended(err error) {
 	if s.current != nil {
 		s.lost += s.current.Status().LogStatus.Failures
 	}
-	s.current = nil
+	s.current, s.fan = nil, nil
 	if s.since.IsZero() || s.err == nil {
 		s.since = time.Now()
 	}
@@ -111,17 +114,22 @@ func (s *systemStream) reopen() {
 
 // session opens what the stream needs and receives the log.
 func (s *systemStream) session(ctx context.Context, cancel context.CancelCauseFunc) error {
-	sys, err := s.ws.System(ctx, string(s.system.Name))
+	ws, closeWorkspace, err := s.farthest(ctx)
 	if err != nil {
 		return err
 	}
-	cfg, err := s.ws.StreamConfig(ctx, sys)
+	defer closeWorkspace()
+	sys, err := ws.System(ctx, string(s.system.Name))
+	if err != nil {
+		return err
+	}
+	cfg, err := ws.FannedStream(ctx, sys, s.log)
 	if err != nil {
 		return err
 	}
 	proven, err := newestMark(ctx, cfg.Log)
 	if err != nil {
-		return errors.Join(err, cfg.Spool.Close())
+		return errors.Join(err, cfg.Close(ctx))
 	}
 	changed := make(chan struct{}, 1)
 	cfg.Blocks, cfg.StopTimeout, cfg.Logger = s.blocks, stopTimeout, s.log
@@ -131,9 +139,9 @@ func (s *systemStream) session(ctx context.Context, cancel context.CancelCauseFu
 		default:
 		}
 	}
-	stream := capture.NewLogStream(cfg)
+	stream := capture.NewLogStream(cfg.StreamConfig)
 	s.mu.Lock()
-	s.current, s.err, s.since, s.proven = stream, nil, time.Time{}, proven
+	s.current, s.fan, s.err, s.since, s.proven = stream, cfg.Fan, nil, time.Time{}, proven
 	s.mu.Unlock()
 	var watch sync.WaitGroup
 	watching, stop := context.WithCancel(ctx)
@@ -145,7 +153,7 @@ func (s *systemStream) session(ctx context.Context, cancel context.CancelCauseFu
 	if cause := context.Cause(ctx); errors.Is(cause, ErrSecondAgent) {
 		err = cause
 	}
-	return errors.Join(err, cfg.Spool.Close())
+	return errors.Join(err, cfg.Close(ctx))
 }
 
 // newestMark returns the moment up to which the newest mark proves the log.
@@ -256,7 +264,7 @@ func (h holderOfSlot) refusal(s config.System) error {
 
 func (s *systemStream) status() *StreamStatus {
 	s.mu.Lock()
-	stream, err, since, lost := s.current, s.err, s.since, s.lost
+	stream, fan, err, since, lost := s.current, s.fan, s.err, s.since, s.lost
 	s.mu.Unlock()
 	if stream == nil {
 		out := &StreamStatus{Slot: workspace.SlotName(s.system), Since: since.UTC(), Failures: lost}
@@ -268,7 +276,17 @@ func (s *systemStream) status() *StreamStatus {
 	st := stream.Status()
 	out := streamStatus(st)
 	out.Failures = lost + st.LogStatus.Failures
+	if fan != nil {
+		out.Copies = copiesStatus(fan.Status(), s.policy.Copies.Sync)
+	}
 	return out
+}
+
+// sites returns where the log is written to; nil while no stream goes to several sites.
+func (s *systemStream) sites() *geo.Fan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fan
 }
 
 func (s *systemStream) recoveryPoint() time.Time {

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
 // repoCheck looks whether what is stored is as it was stored.
@@ -21,7 +22,8 @@ type repoCheck struct {
 	name     string
 	readData bool
 	sample   string
-	repair   bool
+	repair   bool // the index
+	heal     bool
 	alone    bool
 	wait     time.Duration
 	patience time.Duration
@@ -41,7 +43,11 @@ With --repair-index the index is made whole first, and what says which part of i
 collections/, without which nothing can be written. It is safe beside running agents, paused ones and dead ones, may
 be interrupted at any time, and is finished by the next run, or by the next holdfast repo prune.
 
-Exit code 3 means that damage was found.`,
+With --repair what is damaged or missing is put back as the replicas at other sites have it, after it has proven to be what was
+stored. What they do not have under the same name, because they have gathered it in packs of their own, stays: restores
+read it there.
+
+Exit code 3 means that damage was found, and stays.`,
 		Example: "  holdfast repo check\n  holdfast repo check --read-data\n  holdfast repo check --sample 5%",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -52,6 +58,7 @@ Exit code 3 means that damage was found.`,
 	f := c.Flags()
 	f.BoolVar(&r.readData, "read-data", false, "read every byte")
 	f.StringVar(&r.sample, "sample", "0%", "`share` of packs and log to read, at random")
+	f.BoolVar(&r.heal, "repair", false, "put back what is damaged or missing, from other sites")
 	f.BoolVar(&r.repair, "repair-index", false, "first make lost or damaged index objects, and the end of a collection, anew from the packs")
 	f.BoolVar(&r.alone, "alone", false, "promise that nobody else uses the repository: where --repair-index asks for it")
 	f.DurationVar(&r.wait, "wait", 0, "how long --repair-index waits for writers that are at work")
@@ -62,6 +69,7 @@ Exit code 3 means that damage was found.`,
 
 type checked struct {
 	*repo.CheckReport
+	Healed     *repo.HealReport    `json:"healed,omitempty"` // before what is told was looked at
 	Repaired   *repo.RepairReport  `json:"repaired,omitempty"`
 	Collection *repo.CollectReport `json:"collection,omitempty"` // that takes the place of one whose end was damaged
 }
@@ -88,6 +96,14 @@ func (c checked) writeRepair(w io.Writer) {
 
 func (c checked) writeText(w io.Writer) error {
 	c.writeRepair(w)
+	if c.Healed != nil {
+		for _, name := range c.Healed.Healed {
+			fmt.Fprintln(w, "put back from another site:", name)
+		}
+		for _, l := range c.Healed.Left {
+			fmt.Fprintf(w, "not put back: %s\n  reason: %s\n", l.Object, l.Reason)
+		}
+	}
 	for _, p := range c.Problems {
 		fmt.Fprintf(w, "DAMAGED: %s\n  reason: %s\n", p.Object, p.Reason)
 		for _, s := range p.Snapshots {
@@ -141,6 +157,22 @@ func (r *repoCheck) mend(ctx context.Context, repository *repo.Repository, progr
 	return err
 }
 
+// putBack heals what a check has found, and looks again.
+func (r *repoCheck) putBack(ctx context.Context, w *workspace.Workspace, repository *repo.Repository, name string, o repo.CheckOptions, out *checked) error {
+	others, closeAll := w.Siblings(ctx, repository, name)
+	defer closeAll()
+	var names []string
+	for _, p := range out.Problems {
+		names = append(names, p.Object)
+	}
+	var err error
+	if out.Healed, err = repository.Heal(ctx, others, names); err != nil || len(out.Healed.Healed) == 0 {
+		return err
+	}
+	out.CheckReport, err = repository.Check(ctx, o)
+	return err
+}
+
 func (r *repoCheck) run(ctx context.Context) error {
 	o := repo.CheckOptions{ReadData: r.readData}
 	var err error
@@ -171,6 +203,9 @@ func (r *repoCheck) run(ctx context.Context) error {
 		return err
 	}
 	out.CheckReport, err = repository.Check(ctx, o)
+	if err == nil && r.heal && len(out.Problems) > 0 {
+		err = r.putBack(ctx, w, repository, name, o, &out)
+	}
 	stop()
 	if err != nil {
 		return err

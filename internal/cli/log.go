@@ -39,6 +39,13 @@ then the tail is stored and acknowledged. Run the agent instead wherever you can
 			if err != nil {
 				return err
 			}
+			if n := s.Policy.Copies.Sync; n > 1 {
+				return &dr.Failure{
+					What:   "receive the log of " + args[0],
+					Reason: fmt.Sprintf("its policy wants it at %d sites before it is acknowledged, and this command writes to one", n),
+					Next:   "run the agent, which writes to all",
+				}
+			}
 			cfg, err := w.StreamConfig(c.Context(), s)
 			if err != nil {
 				return err

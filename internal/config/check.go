@@ -129,6 +129,37 @@ func (c *Config) checkSystem(r *report, s System) {
 	if _, ok := c.Policies[s.Policy]; !ok {
 		c.undeclared(r, path+".policy", "policy", s.Policy, slices.Sorted(maps.Keys(c.Policies)))
 	}
+	c.checkCopies(r, s)
+}
+
+// checkCopies refuses a policy that asks for more sites than its systems have.
+func (c *Config) checkCopies(r *report, s System) {
+	repo, known := c.Repositories[s.Repository]
+	p, ok := c.Policies[s.Policy]
+	if !known || !ok || len(repo.Replicas) == 0 {
+		return
+	}
+	path := "policies." + p.Name + ".copies"
+	sites := make([]string, 0, len(repo.Replicas))
+	for _, rep := range repo.Replicas {
+		sites = append(sites, rep.Site)
+	}
+	for i, name := range p.Copies.Sites {
+		if !slices.Contains(sites, name) {
+			c.undeclared(r, index(path+".sites", i), "replica of repository "+quote(repo.Name)+" at site", name, sites)
+		}
+	}
+	n := len(c.CopiesOf(s))
+	for _, k := range []struct {
+		key  string
+		want int
+	}{{"min", p.Copies.Min}, {"sync", p.Copies.Sync}} {
+		if k.want > n {
+			r.addAt(path+"."+k.key, fmt.Sprintf("policy %s asks for %d sites, and system %s has %d", quote(p.Name), k.want, quote(string(s.Name)), n),
+				"its data goes to the replicas of repository "+quote(repo.Name)+" that its jurisdictions and copies.sites allow",
+				"give the repository a replica at another site, or ask for fewer")
+		}
+	}
 }
 
 // checkSlots refuses two systems that would take each other's log.

@@ -84,6 +84,7 @@ type Policy struct {
 	Jitter     time.Duration
 	Windows    dr.Windows
 	Log        Log
+	Copies     Copies
 	Retention  dr.Retention
 	Check      Check
 	Optimize   Optimize
@@ -114,6 +115,14 @@ const (
 	AcknowledgeRepository Acknowledge = "repository"
 	AcknowledgeSpool      Acknowledge = "spool"
 )
+
+// Copies says at which sites a system's data is, and how many of them suffice.
+type Copies struct {
+	Sites    []string      // of the repository's replicas, those that get copies; none: all at which the data may be
+	Min      int           // sites from which the system can be recovered, the first included: fewer are an alarm; at least 1
+	Sync     int           // sites that hold a part of the log before it is acknowledged; at least 1
+	Patience time.Duration // how long so many are waited for before fewer suffice; 0: for ever
+}
 
 // Check says how often stored bytes are read back, and how many of them.
 type Check struct {
@@ -171,6 +180,17 @@ func (c *Config) Replica(r Repository, site string) (Replica, error) {
 		sites = append(sites, rep.Site)
 	}
 	return Replica{}, c.unknown("replica of "+r.Name+" at site", site, sites)
+}
+
+// CopiesOf returns the replicas of a system's repository that get its data, the first one of the repository first.
+func (c *Config) CopiesOf(s System) (out []Replica) {
+	sites := c.PolicyOf(s).Copies.Sites
+	for i, rep := range c.RepositoryOf(s).Replicas {
+		if i == 0 || s.MayBeAt(c.Sites[rep.Site]) && (len(sites) == 0 || slices.Contains(sites, rep.Site)) {
+			out = append(out, rep)
+		}
+	}
+	return out
 }
 
 // SystemNames returns the names of all systems, sorted.

@@ -80,6 +80,7 @@ func TestLoadFull(t *testing.T) {
 	want := Policy{
 		Name: "gold", Jitter: 90 * time.Second,
 		Log:        Log{Stream: true, Interval: 500 * time.Millisecond, Acknowledge: AcknowledgeSpool, SpoolLimit: 40e9},
+		Copies:     Copies{Min: 1, Sync: 1, Patience: 30 * time.Second},
 		Retention:  dr.Retention{KeepLast: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6},
 		Check:      Check{Sample: 0.025},
 		Optimize:   Optimize{Budget: 1},

@@ -88,6 +88,8 @@ var policy = object[Policy]{
 		"Times of day, by the local clock, at which a snapshot may begin. Without any, at any time."),
 	key("log", log, func(p *Policy) *Log { return &p.Log },
 		"How the change log is protected.").or("{}"),
+	key("copies", copies, func(p *Policy) *Copies { return &p.Copies },
+		"At which sites the data is, and how many of them suffice.").or("{}"),
 	key("retention", retention, func(p *Policy) *dr.Retention { return &p.Retention },
 		"Which snapshots are kept: the newest of each of the last N hours, days, … in UTC that have one. All zero keeps everything. The log is kept as far as the kept snapshots need it.").or("{}"),
 	key("check", check, func(p *Policy) *Check { return &p.Check },
@@ -107,6 +109,17 @@ var log = object[Log]{
 		"Where the log must be durable before the primary is told so: in the repository, or in the spool on this machine.").or("repository"),
 	key("spool-limit", bytesOf(64<<20, 1<<50), func(l *Log) *dr.Bytes { return &l.SpoolLimit },
 		"The largest that the spool may grow while the repository cannot be reached.").or("16GiB"),
+}
+
+var copies = object[Copies]{
+	key("sites", list[string]{name}, func(c *Copies) *[]string { return &c.Sites },
+		"Sites of the repository's replicas that get copies. Left out, all at which the data may be."),
+	key("min", wholeNumber(1, 100), func(c *Copies) *int { return &c.Min },
+		"From how many sites, the first included, the system can be recovered: fewer are an alarm.").or("1"),
+	key("sync", wholeNumber(1, 100), func(c *Copies) *int { return &c.Sync },
+		"How many sites hold a part of the log before the primary is told that it is durable. With a synchronous standby (synchronous_standby_names) nothing that was committed is lost with fewer sites than that.").or("1"),
+	key("patience", duration(0, 24*time.Hour), func(c *Copies) *time.Duration { return &c.Patience },
+		"How long so many sites are waited for. Then fewer suffice, which is an alarm, until there are enough again. 0s waits for ever, and commits with it.").or("30s"),
 }
 
 // many is more snapshots than anybody keeps of one period.

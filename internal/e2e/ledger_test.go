@@ -49,6 +49,13 @@ func startLedger(t *testing.T, s *pgtest.Server, name string) *ledger {
 	return l
 }
 
+// count returns how many commits were acknowledged.
+func (l *ledger) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.commits)
+}
+
 // missing returns the commits that are not in what came back, of those acknowledged before a moment.
 func (l *ledger) missing(t *testing.T, r *restored, before time.Time) []string {
 	t.Helper()
@@ -63,6 +70,15 @@ func (l *ledger) missing(t *testing.T, r *restored, before time.Time) []string {
 		}
 	}
 	return missing
+}
+
+// lost returns when the commits were acknowledged that missing has returned.
+func (l *ledger) lost(missing []string) (at []time.Time) {
+	for _, m := range missing {
+		entry, _, _ := strings.Cut(m, " at ")
+		at = append(at, l.commits[entry])
+	}
+	return at
 }
 
 // TestAcknowledgedCommitsSurvive kills the primary and the agent at a random instant of a load, in several worlds, and
@@ -95,6 +111,14 @@ func TestAcknowledgedCommitsSurvive(t *testing.T) {
 	}
 }
 
+// synchronous makes commits wait for the agent.
+func (w *world) synchronous() {
+	w.t.Helper()
+	name := w.server.Query("", "SELECT application_name FROM pg_stat_replication")
+	w.server.Exec("", fmt.Sprintf("ALTER SYSTEM SET synchronous_standby_names = '%q'", name), "SELECT pg_reload_conf()")
+	w.server.Until(w.t, "", "SELECT sync_state FROM pg_stat_replication", "sync")
+}
+
 // TestSynchronousModeLosesNothing makes the agent the standby that commits wait for.
 func TestSynchronousModeLosesNothing(t *testing.T) {
 	chance := random(t)
@@ -103,9 +127,7 @@ func TestSynchronousModeLosesNothing(t *testing.T) {
 	agent := w.agent()
 	w.server.Exec("", ledgerTable)
 	w.run("snapshot", "create", system)
-	name := w.server.Query("", "SELECT application_name FROM pg_stat_replication")
-	w.server.Exec("", fmt.Sprintf("ALTER SYSTEM SET synchronous_standby_names = '%q'", name), "SELECT pg_reload_conf()")
-	w.server.Until(t, "", "SELECT sync_state FROM pg_stat_replication", "sync")
+	w.synchronous()
 	l := startLedger(t, w.server, "sync")
 	pause(2*time.Second + time.Duration(chance.Int64N(int64(time.Second))))
 	w.server.Kill9()

@@ -88,6 +88,7 @@ type setup struct {
 	connection string   // to the server
 	remote     bool     // read over the replication protocol
 	log        string   // the policy's log, as YAML
+	copies     string   // and its copies
 	keep       int      // keep-last; 50
 	systems    []string // names; orders-db
 	schedule   string   // of the agent; hourly
@@ -139,6 +140,9 @@ func (w *world) configure(s setup) {
 	if s.log == "" {
 		s.log = "{interval: 300ms}"
 	}
+	if s.copies == "" {
+		s.copies = "{}"
+	}
 	if s.keep == 0 {
 		s.keep = 50
 	}
@@ -175,9 +179,10 @@ systems:
     schedule: %[7]s
     jitter: 0s
     log: %[4]s
+    copies: %[8]s
     retention: {keep-last: %[5]d, keep-hourly: 0, keep-daily: 0, keep-weekly: 0, keep-monthly: 0}
 agent: {state: %[1]s/state, listen: "127.0.0.1:0"}
-`, w.dir, s.url, systems.String(), s.log, s.keep, other, s.schedule))
+`, w.dir, s.url, systems.String(), s.log, s.keep, other, s.schedule, s.copies))
 }
 
 // write makes a file of the world's directory, for the servers' user.

@@ -211,9 +211,17 @@ func (lr *LogReader) Each(ctx context.Context, e Extent, from, to uint64, fn fun
 }
 
 func (lr *LogReader) each(ctx context.Context, name string, e Extent, from, to uint64, fn func([]byte) error) (clock ExtentClock, err error) {
-	plain, err := lr.open(ctx, name, e.Stored)
-	if err != nil {
-		return clock, err
+	var plain []byte
+	ok := false
+	if lr.log.r.help.isAway() {
+		plain, ok = lr.elsewhere(ctx, name, nil)
+	}
+	if !ok {
+		if plain, err = lr.open(ctx, name, e.Stored); err != nil {
+			if plain, ok = lr.elsewhere(ctx, name, err); !ok {
+				return clock, err
+			}
+		}
 	}
 	var failed error
 	clock, err = lr.parse(plain, e, max(from, e.Start), min(to, e.End), func(piece []byte) error {

@@ -52,6 +52,7 @@ type Reader struct {
 	joined   []byte                    // a chunk that was put together
 	way      []wayNode                 // to the path that was looked up last
 	places   map[seal.ChunkID]location // of the part that is read; nil: they are not remembered
+	others   []*Reader                 // of other replicas
 }
 
 // Reader returns a new reader.
@@ -65,11 +66,29 @@ func (rd *Reader) Into(b []byte) { rd.plain = b[:0] }
 // or a *ChunkError; with skip, which may be nil, a broken chunk is handed to skip and passed over.
 func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
 	for i := 0; i < len(ids); {
+		if rd.r.help.isAway() {
+			if plain, ok := rd.elsewhere(ctx, ids[i], nil); ok {
+				if err := fn(i, plain); err != nil {
+					return err
+				}
+				i++
+				continue
+			}
+		}
 		run, err := rd.locate(ctx, ids[i:], maxRead)
 		if err == nil {
 			i, err = rd.run(ctx, i, run, fn)
 		}
 		var ce *ChunkError
+		if errors.As(err, &ce) {
+			if plain, ok := rd.elsewhere(ctx, ids[i], err); ok {
+				if err := fn(i, plain); err != nil {
+					return err
+				}
+				i++
+				continue
+			}
+		}
 		switch {
 		case err == nil:
 		case errors.As(err, &ce) && skip != nil:

@@ -3,6 +3,7 @@ package workspace
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
@@ -68,6 +69,7 @@ func changes(r *repo.Repository, p *points.Plan) restore.ChangesFunc {
 func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system string, o RecoverOptions) (*Recovery, error) {
 	began := time.Now()
 	out := &Recovery{Target: o.Target}
+	defer w.help(r, system, out)()
 	v, err := points.Load(ctx, r, system)
 	if err != nil {
 		return out, err
@@ -114,6 +116,27 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 		return out, damage
 	}
 	return out, errors.Join(err, damage)
+}
+
+// help lets other sites give what is damaged, missing or out of reach at the one that is restored from. The result is to be
+// called at the end.
+func (w *Workspace) help(r *repo.Repository, system string, out *Recovery) func() {
+	s, err := w.Config.System(system)
+	if err != nil {
+		return func() {}
+	}
+	closeAll := func() {}
+	r.Help(func(ctx context.Context) (all []*repo.Repository) {
+		all, closeAll = w.Siblings(ctx, r, s.Repository)
+		return all
+	})
+	return func() {
+		if n := r.Helped(); n > 0 {
+			out.Notes = append(out.Notes, fmt.Sprintf("%d parts came from other sites: they are damaged, missing or out of reach at this one; "+
+				"holdfast repo check --read-data --repair puts them back", n))
+		}
+		closeAll()
+	}
 }
 
 func (r *Recovery) phase(name string, began time.Time) {

@@ -15,13 +15,11 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store/open"
 )
 
-// Others returns the replicas of a system's repository beside the one that is worked with, as far as its data may be there.
-func (w *Workspace) Others(s System) []config.Replica {
-	c := w.Config.RepositoryOf(s.System)
-	own, err := w.Config.Replica(c, w.Site)
-	var out []config.Replica
-	for _, rep := range c.Replicas {
-		if (err != nil || rep != own) && s.MayBeAt(w.Config.Sites[rep.Site]) {
+// Others returns the replicas of a system's repository that get its data, beside the one that is worked with.
+func (w *Workspace) Others(s System) (out []config.Replica) {
+	own, err := w.Config.Replica(w.Config.RepositoryOf(s.System), w.Site)
+	for _, rep := range w.Config.CopiesOf(s.System) {
+		if err != nil || rep != own {
 			out = append(out, rep)
 		}
 	}
@@ -105,29 +103,63 @@ func (w *Workspace) beside(ctx context.Context, s System, site string, create bo
 	if own, err := w.Config.Replica(c, w.Site); err == nil && own == rep {
 		return nil, dr.Fail(fmt.Sprintf("copy %s to site %s", s.Name, rep.Site), errors.New("it would be copied from there"), "choose another site with --to, or copy from another with --site")
 	}
-	openStore := open.Store
 	if create {
-		openStore = open.Create
+		if err := w.makeReplica(ctx, s, rep); err != nil {
+			return nil, err
+		}
 	}
-	st, err := openStore(ctx, string(rep.URL), open.Options{Meter: w.Meter})
+	return w.sibling(ctx, s.Repo, c, rep)
+}
+
+// makeReplica makes a place one that the keys of a repository open.
+func (w *Workspace) makeReplica(ctx context.Context, s System, rep config.Replica) error {
+	st, err := open.Create(ctx, string(rep.URL), open.Options{Meter: w.Meter})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if create {
-		err = s.Repo.CopyKeys(ctx, st)
-	}
-	var r *repo.Repository
-	if err == nil {
-		r, err = s.Repo.Beside(ctx, st, w.options(c, rep))
-	}
-	if err != nil {
-		return nil, errors.Join(err, st.Close())
-	}
-	return r, nil
+	return errors.Join(s.Repo.CopyKeys(ctx, st), st.Close())
 }
 
 // ErrResidency is the error of a copy to a site where the system's data may not be.
 var ErrResidency = errors.New("the system's data may not be at this site")
+
+// Siblings opens the other replicas of a repository that can be reached. close closes them.
+func (w *Workspace) Siblings(ctx context.Context, r *repo.Repository, name string) (all []*repo.Repository, close func()) {
+	c, err := w.Config.Repository(name)
+	if err != nil {
+		return nil, func() {}
+	}
+	own, err := w.Config.Replica(c, w.Site)
+	for _, rep := range c.Replicas {
+		if err == nil && rep == own {
+			continue
+		}
+		other, err := w.sibling(ctx, r, c, rep)
+		if err != nil {
+			w.log.Warn("a replica cannot be opened", "site", rep.Site, dr.KeyError, err)
+			continue
+		}
+		all = append(all, other)
+	}
+	return all, func() {
+		for _, other := range all {
+			closeReplica(other)
+		}
+	}
+}
+
+// sibling opens a replica with the keys of another one.
+func (w *Workspace) sibling(ctx context.Context, r *repo.Repository, c config.Repository, rep config.Replica) (*repo.Repository, error) {
+	st, err := open.Store(ctx, string(rep.URL), open.Options{Meter: w.Meter})
+	if err != nil {
+		return nil, err
+	}
+	other, err := r.Beside(ctx, st, w.options(c, rep))
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return other, nil
+}
 
 func closeReplica(r *repo.Repository) {
 	_ = errors.Join(r.Close(), r.Store().Close()) // what was written is durable

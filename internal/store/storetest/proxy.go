@@ -2,11 +2,13 @@ package storetest
 
 import (
 	"bytes"
+	"io"
 	"math"
 	"net"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy is a line to an S3 server that is cut, or falls silent, in the middle of requests, on order.
@@ -16,9 +18,10 @@ type Proxy struct {
 	target string
 	done   chan struct{} // closed at the end of the test
 
-	// mu guards cuts.
-	mu   sync.Mutex
-	cuts []*Cut
+	// mu guards what follows.
+	mu    sync.Mutex
+	cuts  []*Cut
+	delay time.Duration
 }
 
 // Cut is an order to cut a line in the middle of a request.
@@ -71,6 +74,14 @@ func (p *Proxy) Cut(c Cut) <-chan struct{} {
 // Always is for Times: until Mend.
 const Always = math.MaxInt
 
+// Delay makes each byte take so long in either direction, on connections that begin from now on: the answer to a request comes
+// two delays later. It takes nothing from the line's throughput.
+func (p *Proxy) Delay(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = d
+}
+
 // Mend takes all orders back. What is cut or silent stays so.
 func (p *Proxy) Mend() {
 	p.mu.Lock()
@@ -108,7 +119,54 @@ func (p *Proxy) connect(c net.Conn) {
 	wg.Wait()
 }
 
-func (l *line) copy(dst, src net.Conn, answer bool) {
+// late passes bytes on when they have been on their way for long enough.
+type late struct {
+	net.Conn
+	delay time.Duration
+	queue chan lateBytes
+	done  <-chan struct{}
+}
+
+type lateBytes struct {
+	b   []byte
+	due time.Time
+}
+
+func (l *late) Write(b []byte) (int, error) {
+	select {
+	case l.queue <- lateBytes{bytes.Clone(b), time.Now().Add(l.delay)}:
+		return len(b), nil
+	case <-l.done:
+		return 0, net.ErrClosed
+	}
+}
+
+// run ends when the queue is closed and empty.
+func (l *late) run() {
+	for x := range l.queue {
+		if d := time.Until(x.due); d > 0 {
+			select {
+			case <-time.After(d):
+			case <-l.done:
+			}
+		}
+		_, _ = l.Conn.Write(x.b)
+	}
+}
+
+func (l *line) copy(to, src net.Conn, answer bool) {
+	var dst io.Writer = to
+	l.p.mu.Lock()
+	delay := l.p.delay
+	l.p.mu.Unlock()
+	if delay > 0 {
+		w := &late{Conn: to, delay: delay, queue: make(chan lateBytes, 1<<12), done: l.p.done}
+		var wg sync.WaitGroup
+		wg.Go(w.run)
+		defer wg.Wait()
+		defer close(w.queue)
+		dst = w
+	}
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := src.Read(buf)

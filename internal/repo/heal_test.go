@@ -1,0 +1,100 @@
+package repo
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
+)
+
+// spoilt damages every second object below a prefix, and removes the others.
+func spoilt(t *testing.T, st *storetest.Memory, prefix string) (names []string) {
+	t.Helper()
+	for _, name := range st.Names() {
+		if !strings.HasPrefix(name, prefix) {
+			continue
+		}
+		b, err := st.Get(t.Context(), name, maxPack)
+		if err == nil && len(names)%2 == 0 {
+			b[len(b)/2] ^= 1
+			err = st.Put(t.Context(), name, b)
+		} else if err == nil {
+			err = st.Delete(t.Context(), name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// A replica that has lost all of its packs is read with the help of another, which has gathered the same chunks in packs of its own.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	f := newFarAway(t, 5, 6)
+	here := storetest.NewMemory()
+	other := f.replica(t, here)
+	for id := range f.want {
+		f.copyTo(t, other, id)
+	}
+	other.limits.gatherFrom = 2
+	before := count(here, prefixPacks)
+	if _, err := other.Collect(t.Context(), CollectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if after := count(here, prefixPacks); after >= before {
+		t.Errorf("%d packs, %d after a collection", before, after)
+	}
+	spoilt(t, f.st, prefixPacks)
+	if report := must(reopen(t, f.st).Check(t.Context(), CheckOptions{ReadData: true})); len(report.Problems) < 5 {
+		t.Fatalf("the check finds %+v", report.Problems)
+	}
+	r := reopen(t, f.st)
+	asked := 0
+	r.Help(func(context.Context) []*Repository { asked++; return []*Repository{other} })
+	for id, want := range f.want {
+		wantFiles(t, r, must(r.Manifest(t.Context(), "orders-db", id)), files{"rel": want})
+	}
+	if asked != 1 || r.Helped() == 0 {
+		t.Errorf("others were asked for %d times, and gave %d chunks", asked, r.Helped())
+	}
+}
+
+// Heal puts back what another replica has under the same name and can prove, and nothing else.
+func TestHeal(t *testing.T) {
+	t.Parallel()
+	f := newFarAway(t, 7, 4)
+	here := storetest.NewMemory()
+	other := f.replica(t, here)
+	for id := range f.want {
+		f.copyTo(t, other, id)
+	}
+	whole := f.st.Clone()
+	packs := spoilt(t, f.st, prefixPacks)
+	rotten := must(here.Get(t.Context(), packs[0], maxPack)) // at both
+	rotten[100] ^= 1
+	if err := here.Put(t.Context(), packs[0], rotten); err != nil {
+		t.Fatal(err)
+	}
+	r := reopen(t, f.st)
+	names := append(slices.Clone(packs), markerName, prefixIndex+"x")
+	report := must(r.Heal(t.Context(), []*Repository{other}, names))
+	if len(report.Healed) != len(packs)-1 || len(report.Left) != 3 {
+		t.Fatalf("put back: %+v", report)
+	}
+	for _, name := range report.Healed {
+		if got, want := must(f.st.Get(t.Context(), name, maxPack)), must(whole.Get(t.Context(), name, maxPack)); string(got) != string(want) {
+			t.Errorf("%s is another object than it was", name)
+		}
+	}
+	if err := here.Put(t.Context(), packs[0], must(whole.Get(t.Context(), packs[0], maxPack))); err != nil {
+		t.Fatal(err)
+	}
+	if again := must(r.Heal(t.Context(), []*Repository{other}, packs[:1])); len(again.Healed) != 1 {
+		t.Fatalf("put back: %+v", again)
+	}
+	wantClean(t, f.st)
+}

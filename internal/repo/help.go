@@ -1,0 +1,93 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// help is where a replica's readers look for what is damaged, missing or out of reach here. Chunks are asked for by their IDs,
+// since replicas gather them in packs of their own.
+type help struct {
+	open func(context.Context) []*Repository // the other replicas
+	once sync.Once
+	from []*Repository
+
+	given atomic.Int64 // chunks and parts of logs that came from them
+	away  atomic.Int64 // until then, in microseconds since 1970, this replica is asked last: it did not answer
+}
+
+// errAway is the error of a request that is not made.
+var errAway = errors.New("this replica does not answer")
+
+// awayFor is how long a replica that did not answer is asked last: each try takes what store.Retry spends.
+const awayFor = time.Minute
+
+// Help lets readers ask other replicas, which open returns when the first is needed. It is called before anything is read.
+func (r *Repository) Help(open func(context.Context) []*Repository) { r.help = &help{open: open} }
+
+// Helped returns how many chunks and parts of logs came from other replicas.
+func (r *Repository) Helped() int64 {
+	if r.help == nil {
+		return 0
+	}
+	return r.help.given.Load()
+}
+
+func (h *help) others(ctx context.Context) []*Repository {
+	h.once.Do(func() { h.from = h.open(ctx) })
+	return h.from
+}
+
+// note remembers that this replica does not answer.
+func (h *help) note(err error) {
+	if err != nil && store.KindOf(err) == store.Busy {
+		h.away.Store(time.Now().Add(awayFor).UnixMicro())
+	}
+}
+
+func (h *help) isAway() bool { return h != nil && time.Now().UnixMicro() < h.away.Load() }
+
+// elsewhere returns a chunk of another replica, valid until the next call. cause is why it cannot be had here.
+func (rd *Reader) elsewhere(ctx context.Context, id seal.ChunkID, cause error) ([]byte, bool) {
+	h := rd.r.help
+	if h == nil || ctx.Err() != nil {
+		return nil, false
+	}
+	h.note(cause)
+	for i, other := range h.others(ctx) {
+		if len(rd.others) == i {
+			rd.others = append(rd.others, other.Reader())
+		}
+		if plain, err := rd.others[i].Chunk(ctx, id); err == nil {
+			h.given.Add(1)
+			return plain, true
+		}
+	}
+	return nil, false
+}
+
+// elsewhere returns the plain text of a part of a log of another replica, which has it under the same name.
+func (lr *LogReader) elsewhere(ctx context.Context, name string, cause error) ([]byte, bool) {
+	h := lr.log.r.help
+	if h == nil || ctx.Err() != nil || errors.Is(cause, store.ErrNotExist) { // gone: a longer one may have taken its place
+		return nil, false
+	}
+	h.note(cause)
+	for _, other := range h.others(ctx) {
+		b, err := other.store.Get(ctx, name, 2*MaxExtent)
+		if err != nil {
+			continue
+		}
+		if plain, err := other.keys.OpenWhole(seal.KindLogExtent, name, b); err == nil {
+			h.given.Add(1)
+			return plain, true
+		}
+	}
+	return nil, false
+}

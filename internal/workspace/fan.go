@@ -1,0 +1,84 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/geo"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+)
+
+// FannedStream is a stream's configuration whose log goes to several sites at once.
+type FannedStream struct {
+	capture.StreamConfig
+	Fan *geo.Fan // nil: there is one site
+
+	repo *repo.Repository
+}
+
+// endPatience is how long what was written is waited for at the sites when a stream ends.
+const endPatience = 10 * time.Second
+
+// FannedStream is StreamConfig for all sites of a system. The one that is worked with is a member of the Fan; the others have to
+// join. It must be closed.
+func (w *Workspace) FannedStream(ctx context.Context, s System, log *slog.Logger) (_ *FannedStream, err error) {
+	out := &FannedStream{}
+	if out.StreamConfig, err = w.StreamConfig(ctx, s); err != nil {
+		return nil, err
+	}
+	var sites []string
+	for _, rep := range w.Config.CopiesOf(s.System) {
+		sites = append(sites, rep.Site)
+	}
+	if len(sites) < 2 {
+		return out, nil
+	}
+	c := w.Config.RepositoryOf(s.System)
+	own, err := w.Config.Replica(c, w.Site)
+	if err != nil {
+		return nil, errors.Join(err, out.Spool.Close())
+	}
+	copies := s.Policy.Copies
+	out.Fan = geo.NewFan(ctx, sites, own.Site, s.Repo.Store(), geo.FanOptions{Sync: copies.Sync, Patience: copies.Patience, Log: log})
+	if out.repo, err = s.Repo.Beside(ctx, out.Fan, w.options(c, own)); err != nil {
+		return nil, errors.Join(err, out.Close(ctx))
+	}
+	out.Log = out.repo.Log(string(s.Name))
+	return out, nil
+}
+
+// Close ends the stream's parts: what is on its way to a site is given some time.
+func (f *FannedStream) Close(ctx context.Context) error {
+	err := f.Spool.Close()
+	if f.Fan == nil {
+		return err
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+	defer stop()
+	f.Fan.End(ctx)
+	if f.repo != nil {
+		err = errors.Join(err, f.repo.Close())
+	}
+	return err
+}
+
+// Join makes the replica's site a member of a Fan again. Copy has been called: what came since is copied from ends on.
+func (r *Replica) Join(ctx context.Context, fan *geo.Fan, site, from string, w *Workspace, ends geo.Ends) (geo.Ends, error) {
+	// A reader must be able to prove what this process writes there.
+	if err := r.repo.Log(string(r.system.Name)).Register(ctx, r.system.Group()); err != nil {
+		return ends, err
+	}
+	own, err := w.beside(ctx, r.system, site, false) // the Fan's own, which it closes
+	if err != nil {
+		return ends, err
+	}
+	err = fan.Join(ctx, site, from, own.Store(), func() { closeReplica(own) }, func(ctx context.Context) error {
+		var err error
+		ends, err = r.Tail(ctx, ends)
+		return err
+	})
+	return ends, err
+}

@@ -408,3 +408,22 @@ func TestSitesThatAreBehind(t *testing.T) {
 		}
 	}
 }
+
+// Fewer sites than the policy asks for make the system ill: at once where commits rely on them, after a while where copies do.
+func TestFewerSitesThanThePolicyAsksFor(t *testing.T) {
+	now := time.Date(2026, 3, 2, 14, 0, 0, 0, time.UTC)
+	s := SystemStatus{RecoveryPoint: now, MinCopies: 2, Replicas: []ReplicaStatus{{Site: "there", RecoveryPoint: now, Since: now}}}
+	s.Stream = &StreamStatus{Connected: true, Copies: &CopiesStatus{Sync: 2, Short: now, Sites: []SiteStatus{{Site: "here", Member: true}, {Site: "there", Error: "cut"}}}}
+	if got := illnesses(s, nil, now); len(got) != 0 {
+		t.Errorf("sites are waited for: %q", got)
+	}
+	s.Stream.Copies.GaveUp = true
+	if got := strings.Join(illnesses(s, nil, now), "; "); got != "since 2026-03-02T14:00:00Z the log is acknowledged with 1 of 2 sites (here); there: cut" {
+		t.Errorf("fewer suffice: %q", got)
+	}
+	s.Stream = nil
+	s.Replicas[0].Since, s.Replicas[0].RecoveryPoint = now.Add(-time.Hour), now.Add(-time.Hour)
+	if got := strings.Join(illnesses(s, nil, now), "; "); !strings.Contains(got, "it can be recovered from 1 sites, and its policy asks for 2") {
+		t.Errorf("one site of two is behind: %q", got)
+	}
+}

@@ -34,7 +34,7 @@ func fullStatus() Status {
 			Alarm: &capture.Alarm{Alarm: pg.Alarm{Snapshot: "w", Found: at, Missed: 3}, Doubtful: []repo.SnapshotID{"v"}},
 			Found: []capture.Missed{{Path: "base/5/1", Block: 7}},
 		},
-		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30},
+		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30, Copies: &CopiesStatus{Sync: 2, Sites: []SiteStatus{{Site: "here", Member: true}}, GaveUp: true}},
 		Replicas: []ReplicaStatus{{Site: "there", RecoveryPoint: at, Failures: 2, Since: at, Error: "cut"}},
 		Failures: newFailures(),
 		Store:    &meter.Totals{Requests: []meter.Requests{{Operation: "put", Result: "ok", Count: 7}}, Sent: 700, Received: 70},

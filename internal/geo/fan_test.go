@@ -300,7 +300,7 @@ func TestFanDeletesBehindItsSuccessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.sites["b"].set(errDown, nil)
-	close(hangs) // the first of the two still gets through, or fails: the second is done only behind it
+	close(hangs)                // the first of the two still gets through, or fails: the second is done only behind it
 	w.fan.Has(t.Context(), "b") // waits for either
 	_, piece := w.sites["b"].Stat(t.Context(), "piece")
 	_, whole := w.sites["b"].Stat(t.Context(), "whole")

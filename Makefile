@@ -9,7 +9,7 @@ TESTFLAGS ?= -race -count=1 -timeout 60m
 FUZZTIME  ?= 10s
 MANDIR    ?= man
 
-.PHONY: help build setup test test-minio soak lint demo bench fuzz docs clean
+.PHONY: help build setup test test-minio soak regions lint demo bench fuzz docs clean
 
 help:
 	@echo "make build   the static binary ./bin/holdfast"
@@ -17,6 +17,7 @@ help:
 	@echo "make test    every test, with the race detector, on real servers"
 	@echo "make test-minio  the store's tests on MinIO too; building it takes minutes"
 	@echo "make soak    snapshots of what changed, ROUNDS ($(ROUNDS)) upon each other, under a load that moves files"
+	@echo "make regions what is lost with a region, KILLS ($(KILLS)) times in each mode, another one 50 ms away"
 	@echo "make lint    format, vet, staticcheck, the house rules, known vulnerabilities"
 	@echo "make bench   Holdfast beside the peers that are installed"
 	@echo "make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME))"
@@ -52,6 +53,10 @@ soak: setup
 	$(SOAK) -run TestChanged ./internal/capture -changed.all
 	$(SOAK) -run 'TestMapHolds|TestMapOverCrashes|TestMapAgrees' ./internal/pg/wal/changed -truth.rounds=$(ROUNDS)
 	$(SOAK) -run 'TestRecordsAre|TestBlocksAre' ./internal/pg/wal/record
+
+KILLS ?= 20
+regions: setup
+	$(GO) test -count=1 -timeout 0 -v -run TestAcrossRegions ./internal/e2e -regions.kills=$(KILLS)
 
 lint:
 	@scripts/lint.sh

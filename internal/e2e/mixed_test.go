@@ -54,7 +54,7 @@ func TestMixedSites(t *testing.T) {
 	w.configure(setup{other: "file://" + w.dir + "/there"})
 	w.run("repo", "init")
 	agent := w.agent()
-	w.server.Exec("", "CREATE TABLE big AS SELECT i, md5(i::text) || md5((i * 7)::text) AS v FROM generate_series(1, 600000) AS i", "CHECKPOINT")
+	w.server.Exec("", "CREATE TABLE big AS SELECT i, md5(i::text) || md5((i * 7)::text) AS v FROM generate_series(1, 150000) AS i", "CHECKPOINT")
 	w.snapshot("--full-scan")
 	w.server.Exec("", "UPDATE big SET v = md5(v) WHERE i % 4 = 0", "SELECT pg_switch_wal()")
 	source := digest(t, w.server.ConnString, true)

@@ -75,7 +75,7 @@ func (rd *Reader) elsewhere(ctx context.Context, id seal.ChunkID, cause error) (
 // elsewhere returns the plain text of a part of a log of another replica, which has it under the same name.
 func (lr *LogReader) elsewhere(ctx context.Context, name string, cause error) ([]byte, bool) {
 	h := lr.log.r.help
-	if h == nil || ctx.Err() != nil || errors.Is(cause, store.ErrNotExist) { // gone: a longer one may have taken its place
+	if h == nil || ctx.Err() != nil {
 		return nil, false
 	}
 	h.note(cause)
@@ -90,4 +90,25 @@ func (lr *LogReader) elsewhere(ctx context.Context, name string, cause error) ([
 		}
 	}
 	return nil, false
+}
+
+// extentsElsewhere adds what other replicas have of a stream that has gaps here.
+func (l *Log) extentsElsewhere(ctx context.Context, s StreamID, from uint64, ours []Extent) []Extent {
+	h := l.r.help
+	if h == nil {
+		return ours
+	}
+	have := Merge(ours)
+	for _, other := range h.others(ctx) {
+		theirs, err := other.Log(l.system).Extents(ctx, s, from)
+		if err != nil {
+			continue // the gap stays, and is told of
+		}
+		for _, e := range theirs {
+			if !holds(have, e) {
+				ours = append(ours, e)
+			}
+		}
+	}
+	return ours
 }

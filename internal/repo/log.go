@@ -64,10 +64,17 @@ func (l *Log) Extents(ctx context.Context, s StreamID, from uint64) ([]Extent, e
 		}
 		return nil
 	})
-	sort.Slice(out, func(i, j int) bool {
-		return out[i].Start < out[j].Start || (out[i].Start == out[j].Start && out[i].End > out[j].End)
+	if err == nil && len(Merge(byStart(out))) > 1 {
+		out = l.extentsElsewhere(ctx, s, from, out)
+	}
+	return byStart(out), err
+}
+
+func byStart(all []Extent) []Extent {
+	sort.Slice(all, func(i, j int) bool {
+		return all[i].Start < all[j].Start || (all[i].Start == all[j].Start && all[i].End > all[j].End)
 	})
-	return out, err
+	return all
 }
 
 // Streams returns the streams of which the store holds anything, ascending.

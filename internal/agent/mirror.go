@@ -167,7 +167,7 @@ func (m *mirror) copy(ctx context.Context, c *copyState) error {
 		if err != nil {
 			return err
 		}
-		if c.replica, err = c.ws.Replica(ctx, s, m.site); err != nil {
+		if c.replica, err = c.ws.Replica(ctx, s, m.site, ""); err != nil {
 			return err
 		}
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 func newGeoCommand(a *app) *cobra.Command {
-	return group("geo", "Keep copies of a repository at several sites", newGeoStatusCommand(a), newGeoCopyCommand(a))
+	return group("geo", "Keep copies of a repository at several sites", newGeoStatusCommand(a), newGeoCopyCommand(a), newGeoPlacesCommand(a))
 }
 
 func newGeoStatusCommand(a *app) *cobra.Command {
@@ -94,6 +94,7 @@ type geoCopy struct {
 	app  *app
 	site string
 	to   string
+	why  string
 }
 
 func newGeoCopyCommand(a *app) *cobra.Command {
@@ -105,12 +106,16 @@ func newGeoCopyCommand(a *app) *cobra.Command {
 (or from that at --site) to all others at which the system's data may be, or to the one at --to. A place that is empty becomes a
 replica. What is copied is verified, and a replica never lists a snapshot of which anything is missing. It is safe beside
 everything, and may be interrupted at any time: it goes on where it was. Nothing is deleted anywhere: each replica has its own
-retention (holdfast repo prune --site).`,
+retention (holdfast repo prune --site).
+
+A site at which the system's data may not be is refused, but for --override-residency with a reason, which is recorded with who gave it:
+holdfast geo places shows it for ever. Packs hold data of all systems of a residency group: what they have in common goes along.`,
 		Example: "  holdfast geo copy\n  holdfast geo copy orders-db --to zurich",
 		RunE:    func(c *cobra.Command, args []string) error { return g.run(c.Context(), args) },
 	}
 	addSite(c, &g.site)
 	c.Flags().StringVar(&g.to, "to", "", "copy to this `site` only")
+	c.Flags().StringVar(&g.why, "override-residency", "", "copy to --to although the system's data may not be there, for this `reason`")
 	return c
 }
 
@@ -138,6 +143,9 @@ func (l siteCopies) writeText(w io.Writer) error {
 }
 
 func (g *geoCopy) run(ctx context.Context, systems []string) error {
+	if g.why != "" && (g.to == "" || len(systems) == 0) {
+		return usage(errors.New("--override-residency goes with the systems and the --to that it is for"))
+	}
 	w, err := g.app.workspace(nil)
 	if err != nil {
 		return err
@@ -174,7 +182,7 @@ func (g *geoCopy) run(ctx context.Context, systems []string) error {
 }
 
 func (g *geoCopy) copy(ctx context.Context, w *workspace.Workspace, s workspace.System, site string) (geo.Report, error) {
-	r, err := w.Replica(ctx, s, site)
+	r, err := w.Replica(ctx, s, site, g.why)
 	if err != nil {
 		return geo.Report{}, err
 	}

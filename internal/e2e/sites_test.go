@@ -166,4 +166,21 @@ func TestResidency(t *testing.T) {
 	if _, err := os.Stat(there); err == nil {
 		t.Error("something was made there")
 	}
+	if r := w.try("geo", "copy", "--to", "there", "--override-residency", "why"); r.code != 2 {
+		t.Errorf("with no system that it is for, --override-residency ends with %d: %s", r.code, r.stderr)
+	}
+	w.run("geo", "copy", system, "--to", "there", "--override-residency", "the court of Zurich asks for it")
+	w.run("geo", "copy", system, "--to", "there", "--override-residency", "the court of Zurich asks for it")
+	for _, site := range []string{"here", "there"} {
+		type place struct{ System, Site, Jurisdiction, Override, User, Location string }
+		all := decode[[]place](t, w.run("geo", "places", "--site", site, "-o", "json"))
+		want := place{System: system, Site: "there", Jurisdiction: "CH", Override: "the court of Zurich asks for it", Location: "file://" + there}
+		if len(all) != 1 || all[0].User == "" {
+			t.Fatalf("site %s knows of the places %+v", site, all)
+		}
+		if all[0].User = ""; all[0] != want {
+			t.Errorf("site %s knows of %+v, want %+v", site, all[0], want)
+		}
+		w.run("repo", "check", "--site", site)
+	}
 }

@@ -185,6 +185,7 @@ func (c *checker) small(ctx context.Context) error {
 		{replicaName, seal.KindReplica, true},
 		{prefixLogFiles, seal.KindLogFile, true},
 		{prefixMarks, seal.KindMark, true},
+		{prefixPlaces, seal.KindPlace, true},
 		{prefixSummaries, seal.KindSummary, false},
 	}
 	for _, k := range kinds {

@@ -40,6 +40,9 @@ func (r *Repository) CopyLog(ctx context.Context, from *Repository, system strin
 			return report, err
 		}
 	}
+	if err := c.places(ctx); err != nil {
+		return report, err
+	}
 	names, err := c.src.Files(ctx)
 	if err != nil {
 		return report, err
@@ -193,6 +196,26 @@ func (c *logCopier) summaries(ctx context.Context, s StreamID, floor uint64) err
 		}
 	}
 	return nil
+}
+
+// places copies the records of where the system's data has been, with their signers.
+func (c *logCopier) places(ctx context.Context) error {
+	return c.src.r.store.List(ctx, c.src.r.placePrefix(c.src.system), "", func(i store.Info) error {
+		if there, err := c.dst.r.exists(ctx, i.Name); err != nil || there {
+			return err
+		}
+		p, err := c.src.r.place(ctx, i.Name)
+		if err != nil {
+			if lost(err) {
+				return nil
+			}
+			return err
+		}
+		if _, err := c.dst.r.copyObject(ctx, c.src.r, prefixSigners+p.Signer, maxSmall); err != nil {
+			return err
+		}
+		return c.other(ctx, i.Name)
+	})
 }
 
 // other copies a small object where it is missing. It may be gone meanwhile: nobody needs it then.

@@ -84,6 +84,7 @@ func (r *Repository) heal(ctx context.Context, others []*Repository, spent *grav
 var alikeEverywhere = map[string]seal.Kind{
 	prefixPacks: seal.KindPack, prefixSystems: seal.KindSystem, prefixSnapshots: seal.KindSnapshot, prefixLog: seal.KindLogExtent,
 	prefixLogFiles: seal.KindLogFile, prefixMarks: seal.KindMark, prefixSummaries: seal.KindSummary, prefixSigners: seal.KindSigner,
+	prefixPlaces: seal.KindPlace,
 }
 
 // proves tells whether an object is what was sealed under its name.

@@ -30,6 +30,7 @@ const (
 	prefixSummaries = "summaries/"
 	prefixSigners   = "signers/"
 	prefixGraves    = "graves/"
+	prefixPlaces    = "places/"
 	replicaName     = "replica"
 )
 

@@ -28,6 +28,7 @@ const (
 	KindSigner     Kind = 10
 	KindSummary    Kind = 11
 	KindReplica    Kind = 12
+	KindPlace      Kind = 13
 )
 
 const (

@@ -71,7 +71,7 @@ func (r *Replica) Join(ctx context.Context, fan *geo.Fan, site, from string, w *
 	if err := r.repo.Log(string(r.system.Name)).Register(ctx, r.system.Group()); err != nil {
 		return ends, err
 	}
-	own, err := w.beside(ctx, r.system, site, false) // the Fan's own, which it closes
+	own, err := w.beside(ctx, r.system, site) // the Fan's own, which it closes
 	if err != nil {
 		return ends, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/user"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/config"
@@ -32,13 +34,36 @@ type Replica struct {
 	repo   *repo.Repository
 }
 
-// Replica opens the replica at a site, and makes it where there is none. It must be closed.
-func (w *Workspace) Replica(ctx context.Context, s System, site string) (*Replica, error) {
-	r, err := w.beside(ctx, s, site, true)
+// Replica opens the replica at a site, makes it where there is none, and records that the system's data comes there. override is
+// why it may although the configuration forbids it. It must be closed.
+func (w *Workspace) Replica(ctx context.Context, s System, site, override string) (*Replica, error) {
+	r, err := w.besideFor(ctx, s, site, override, true)
 	if err != nil {
 		return nil, err
 	}
+	rep, err := w.Config.Replica(w.Config.RepositoryOf(s.System), site)
+	if err == nil {
+		place := repo.Place{
+			System: string(s.Name), Site: rep.Site, Jurisdiction: w.Config.Sites[rep.Site].Jurisdiction, Location: string(rep.URL),
+			Since: time.Now(), User: userName(), Override: override,
+		}
+		place.Host, _ = os.Hostname()
+		err = s.Repo.PutPlace(ctx, r, place)
+	}
+	if err != nil {
+		closeReplica(r)
+		return nil, err
+	}
 	return &Replica{s, r}, nil
+}
+
+// userName returns who runs this process.
+func userName() string {
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return u.Username
 }
 
 // Close closes the replica.
@@ -86,17 +111,22 @@ func kept(retention dr.Retention, all []*repo.Manifest) (out []*repo.Manifest) {
 }
 
 // beside opens the replica at a site, with the keys of the one that is worked with.
-func (w *Workspace) beside(ctx context.Context, s System, site string, create bool) (*repo.Repository, error) {
+func (w *Workspace) beside(ctx context.Context, s System, site string) (*repo.Repository, error) {
+	return w.besideFor(ctx, s, site, "", false)
+}
+
+// besideFor is beside that may make the replica, and go against the system's jurisdictions.
+func (w *Workspace) besideFor(ctx context.Context, s System, site, override string, create bool) (*repo.Repository, error) {
 	c := w.Config.RepositoryOf(s.System)
 	rep, err := w.Config.Replica(c, site)
 	if err != nil {
 		return nil, err
 	}
-	if where := w.Config.Sites[rep.Site]; !s.MayBeAt(where) {
+	if where := w.Config.Sites[rep.Site]; !s.MayBeAt(where) && override == "" {
 		return nil, &dr.Failure{
 			What:   fmt.Sprintf("copy %s to site %s", s.Name, rep.Site),
 			Reason: fmt.Sprintf("its data may not be there: the site's jurisdiction is %q, and the system's jurisdictions are %q", where.Jurisdiction, s.Jurisdictions),
-			Next:   "choose another site; what is allowed is systems." + string(s.Name) + ".jurisdictions",
+			Next:   "choose another site (what is allowed is systems." + string(s.Name) + ".jurisdictions), or say why with --override-residency: that is recorded",
 			Err:    ErrResidency,
 		}
 	}
@@ -187,7 +217,7 @@ func (w *Workspace) Replicas(ctx context.Context, s System) ([]ReplicaStatus, er
 	first, ours := replicaStatus(ctx, s.Repo, s, own.Site)
 	out := []ReplicaStatus{first}
 	for _, rep := range w.Others(s) {
-		r, err := w.beside(ctx, s, rep.Site, false)
+		r, err := w.beside(ctx, s, rep.Site)
 		if err != nil {
 			missing := kept(s.Policy.Retention, ours)
 			out = append(out, ReplicaStatus{System: string(s.Name), Site: rep.Site, Missing: len(missing), Bytes: added(missing), Problem: unreachable(err)})

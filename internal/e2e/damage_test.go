@@ -12,6 +12,7 @@ import (
 // TestDamagedSnapshot restores a snapshot of which a bit has turned: everything that is lost is named, nothing can be
 // started by accident, and who says so gets a running server with the rest.
 func TestDamagedSnapshot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.run("repo", "init")
 	w.server.Exec("", ledgerTable, "INSERT INTO book SELECT i::text, md5(i::text) FROM generate_series(1, 5000) AS i",

@@ -80,7 +80,7 @@ func snapshotsOverSwitchovers(t *testing.T, version string, remote bool) (sum to
 	m.stop()
 	reasons.check(t)
 	w.run("repo", "check", "--read-data")
-	sum.restored += int64(holds.compare(w, func() bool { return true }))
+	sum.restored += int64(holds.compare(w, true, func() bool { return true }))
 	t.Logf("%s/remote=%v: %s", version, remote, sum)
 	return sum
 }

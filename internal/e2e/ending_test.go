@@ -11,6 +11,7 @@ import (
 
 // TestEndingsOfARecovery restores to a point at which the server pauses, or stops, instead of being promoted.
 func TestEndingsOfARecovery(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.run("repo", "init")
 	agent := w.agent()
@@ -70,6 +71,7 @@ func TestEndingsOfARecovery(t *testing.T) {
 // TestConfigurationElsewhere protects a server whose configuration is not in its data directory, as Debian's are. The
 // restored one starts with what it cannot do without, and says where the rest is missing.
 func TestConfigurationElsewhere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"max_connections": "220", "max_prepared_transactions": "7"}})
 	w.server.Stop(pgtest.Fast)
 	etc, conf := w.mkdir("etc"), map[string]string{"max_connections": "220", "max_prepared_transactions": "7", "max_slot_wal_keep_size": "2GB"}

@@ -74,6 +74,7 @@ func (w *world) lose() {
 
 // TestTwoSitesHoldEveryCommit makes commits wait for two sites, and loses one of them with the server: nothing is lost.
 func TestTwoSitesHoldEveryCommit(t *testing.T) {
+	t.Parallel()
 	chance := random(t)
 	s3, w := s3World(t)
 	w.configure(setup{other: s3URL(s3, s3.Endpoint), copies: "{sync: 2, min: 2, patience: 2s}"})
@@ -110,6 +111,7 @@ func TestTwoSitesHoldEveryCommit(t *testing.T) {
 // TestCaptureGoesOnWithoutTheFirstSite takes the first site away in a load: the log goes on at the other, also over a restart of
 // the agent, and the first site gets what it lacks when it is back.
 func TestCaptureGoesOnWithoutTheFirstSite(t *testing.T) {
+	t.Parallel()
 	s3, w := s3World(t)
 	w.configure(setup{url: s3URL(s3, s3.Endpoint), other: "file://" + w.dir + "/there/replica"})
 	w.run("repo", "init")

@@ -298,7 +298,7 @@ func (h *history) audit() {
 		h.agents = h.agent()
 	}
 	h.run("repo", "check", "--read-data")
-	n := h.holds.compare(h.world, func() bool { return h.chance.IntN(2) == 0 })
+	n := h.holds.compare(h.world, false, func() bool { return h.chance.IntN(2) == 0 })
 	if n != len(h.there) {
 		h.t.Errorf("%d snapshots were compared, want %d", n, len(h.there))
 	}

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -11,8 +13,16 @@ func (l listed) moment() string { return l.Manifest.Started }
 // of which it is not known has none.
 type known map[string]map[string]string
 
-// alone are the arguments that restore a snapshot to its own end, which may lie before a switch of timelines.
-func (l listed) alone() []string { return []string{"--start", "--at", l.Manifest.Facts.StopLSN} }
+// alone are the arguments that restore a snapshot to its own end, which may lie before a switch of timelines. One of a branch that
+// was left before it needs its timeline.
+func (l listed) alone(branches bool) []string {
+	f := l.Manifest.Facts
+	args := []string{"--start", "--at", f.StopLSN}
+	if branches {
+		args = append(args, "--timeline", fmt.Sprint(f.StopTimeline))
+	}
+	return args
+}
 
 // take takes a snapshot of a server that does nothing.
 func (k known) take(w *world, sum *totals) {
@@ -29,12 +39,12 @@ func (k known) take(w *world, sum *totals) {
 
 // compare restores every snapshot that is listed, and holds those that are known against what they hold. Fresh tells of each
 // whether it goes into an empty directory, or over the cluster that came of the one before. It returns how many were known.
-func (k known) compare(w *world, fresh func() bool) int {
+func (k known) compare(w *world, branches bool, fresh func() bool) int {
 	w.t.Helper()
 	n := 0
 	var there *restored // stopped
 	for _, s := range w.snapshots() {
-		args := s.alone()
+		args := s.alone(branches)
 		switch {
 		case there == nil:
 		case fresh():

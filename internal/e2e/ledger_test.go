@@ -121,6 +121,7 @@ func (w *world) synchronous() {
 
 // TestSynchronousModeLosesNothing makes the agent the standby that commits wait for.
 func TestSynchronousModeLosesNothing(t *testing.T) {
+	t.Parallel()
 	chance := random(t)
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.run("repo", "init")
@@ -150,6 +151,7 @@ func TestSynchronousModeLosesNothing(t *testing.T) {
 // TestCleanStop stops the server with the agent running, and loses the cluster: the last commit was in a segment
 // that was never finished.
 func TestCleanStop(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.run("repo", "init")
 	agent := w.agent()

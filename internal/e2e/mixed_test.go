@@ -50,6 +50,7 @@ func (w *world) spoil(folder string) {
 // TestMixedSites damages both sites, each in another place: a restore from either takes from the other what it lacks, and a
 // check puts it back.
 func TestMixedSites(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.configure(setup{other: "file://" + w.dir + "/there"})
 	w.run("repo", "init")

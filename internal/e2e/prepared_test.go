@@ -10,6 +10,7 @@ import (
 // TestPreparedBeforeASwitch recovers to a point before the end of a timeline, in the segment in which that was left, where a
 // transaction was prepared: PostgreSQL reads it out of the segment by its older name.
 func TestPreparedBeforeASwitch(t *testing.T) {
+	t.Parallel()
 	versions := pgtest.Versions(t)
 	for _, v := range slices.Compact([]string{versions[0], versions[len(versions)-1]}) {
 		t.Run(v, func(t *testing.T) {

@@ -41,6 +41,7 @@ func (w *world) geoStatus() (here, there workspace.ReplicaStatus) {
 
 // TestCopyByHand copies a repository to a second site, with no agent, and shows that each of the two lives by itself.
 func TestCopyByHand(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.configure(setup{other: "file://" + w.dir + "/there/replica", keep: 2})
 	w.run("repo", "init")
@@ -86,6 +87,7 @@ func TestCopyByHand(t *testing.T) {
 // TestASiteIsLost lets the agent copy to a second site, cuts that off for a while, and then loses the server in the middle of a
 // load, and the first site with everything in it. What was committed some seconds before comes back from the second.
 func TestASiteIsLost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.configure(setup{other: "file://" + w.dir + "/there/replica"})
 	w.mkdir("there")
@@ -146,6 +148,7 @@ func TestASiteIsLost(t *testing.T) {
 
 // TestResidency copies nothing to where a system's data may not be, whoever asks for it.
 func TestResidency(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	there := filepath.Join(w.dir, "there")
 	w.configure(setup{other: "file://" + there})

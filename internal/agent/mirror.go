@@ -124,7 +124,7 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 		c.from = from
 	}
 	joins := fan != nil && !member
-	whole := c.replica == nil || joins || now.snapshot != c.done.snapshot || now.timeline != c.done.timeline && !member || len(c.ends) == 0 || time.Since(c.all) > copyAll
+	whole := c.replica == nil || joins || now.snapshot != c.done.snapshot || now.timeline != c.done.timeline || !member && len(c.ends) == 0 || time.Since(c.all) > copyAll
 	var err error
 	switch {
 	case whole:
@@ -132,8 +132,8 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 	case now.durable != c.done.durable && !member:
 		c.ends, err = c.replica.Tail(ctx, c.ends)
 	}
-	if err == nil && joins && len(c.ends) > 0 {
-		c.ends, err = c.replica.Join(ctx, fan, m.site, from, c.ws, c.ends)
+	if err == nil && joins {
+		c.ends, err = c.replica.Join(ctx, fan, m.site, from, c.ws)
 	}
 	if err != nil {
 		return err

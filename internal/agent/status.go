@@ -99,10 +99,31 @@ func copiesStatus(f geo.FanStatus, sync int) *CopiesStatus {
 	return out
 }
 
+// away tells whether the log has not been written at a site for longer than a while.
+func (c *CopiesStatus) away(site string, now time.Time) bool {
+	if c == nil {
+		return false
+	}
+	for _, s := range c.Sites {
+		if away := now.Sub(s.Since); s.Site == site && !s.Member && (away > mirrorGrace || away < 0) {
+			return true
+		}
+	}
+	return false
+}
+
 // illness says what is wrong with the sites at which the log is written.
-func (c *CopiesStatus) illness() []string {
-	if c == nil || !c.GaveUp {
+func (c *CopiesStatus) illness(now time.Time) (out []string) {
+	if c == nil {
 		return nil
+	}
+	for _, s := range c.Sites {
+		if c.away(s.Site, now) {
+			out = append(out, fmt.Sprintf("the log is not written at site %s since %s: %s", s.Site, s.Since.Format(time.RFC3339), oneLine(s.Error)))
+		}
+	}
+	if !c.GaveUp {
+		return out
 	}
 	var members, others []string
 	for _, s := range c.Sites {
@@ -112,8 +133,8 @@ func (c *CopiesStatus) illness() []string {
 			others = append(others, s.Site+": "+oneLine(s.Error))
 		}
 	}
-	return []string{fmt.Sprintf("since %s the log is acknowledged with %d of %d sites (%s); %s",
-		c.Short.Format(time.RFC3339), len(members), c.Sync, strings.Join(members, ", "), strings.Join(others, "; "))}
+	return append(out, fmt.Sprintf("since %s the log is acknowledged with %d of %d sites (%s); %s",
+		c.Short.Format(time.RFC3339), len(members), c.Sync, strings.Join(members, ", "), strings.Join(others, "; ")))
 }
 
 // streamStatus says of a stream what others need to know.
@@ -171,7 +192,7 @@ func illnesses(s SystemStatus, refused error, now time.Time) []string {
 		add("the repository: %s", s.State.Damage)
 	}
 	if s.Stream != nil {
-		out = append(out, s.Stream.Copies.illness()...)
+		out = append(out, s.Stream.Copies.illness(now)...)
 	}
 	for _, r := range s.Replicas {
 		out = append(out, r.illness(s, now)...)
@@ -188,6 +209,9 @@ func illnesses(s SystemStatus, refused error, now time.Time) []string {
 // recoverable returns from how many sites the system can be recovered, as far as is known.
 func (s SystemStatus) recoverable(now time.Time) int {
 	n := 1
+	if s.Stream != nil && s.Stream.Copies.away(s.Site, now) {
+		n = 0 // the first site is behind
+	}
 	for _, r := range s.Replicas {
 		if len(r.illness(s, now)) == 0 {
 			n++

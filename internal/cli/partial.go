@@ -72,8 +72,9 @@ func (r *restoreFlags) checkPartial(system string) error {
 }
 
 // runPartial brings a part back; o says to which moment, and how.
-func (r *restoreFlags) runPartial(ctx context.Context, repository *repo.Repository, system string, o workspace.RecoverOptions) error {
+func (r *restoreFlags) runPartial(ctx context.Context, w *workspace.Workspace, repository *repo.Repository, system string, o workspace.RecoverOptions) error {
 	p := &r.partial
+	defer w.Help(repository, system)()
 	v, err := points.Load(ctx, repository, system)
 	if err != nil {
 		return err

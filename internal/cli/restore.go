@@ -184,7 +184,7 @@ func (r *restoreFlags) run(ctx context.Context, system string) error {
 		return err
 	}
 	if r.partial.wanted() {
-		return r.runPartial(ctx, repository, system, o)
+		return r.runPartial(ctx, w, repository, system, o)
 	}
 	progress, stop := r.app.progress()
 	o.Progress = progress

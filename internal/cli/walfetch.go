@@ -45,6 +45,7 @@ func (s *walSource) open(ctx context.Context, system string) (_ *walserve.Source
 	if err != nil {
 		return nil, nil, errors.Join(err, w.Close())
 	}
+	_ = w.Help(r, system) // until the process ends
 	policy.System = system
 	source := walserve.NewSource(r, policy)
 	source.DataDir = absolute(s.dataDir)

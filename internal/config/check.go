@@ -189,6 +189,10 @@ func checkPolicy(r *report, p Policy) {
 			fmt.Sprintf("snapshots are due every %s and would begin up to %s late", printDuration(interval), printDuration(p.Jitter)),
 			"choose a jitter below "+printDuration(interval))
 	}
+	if p.Copies.Sync > 1 && p.Log.Acknowledge == AcknowledgeSpool {
+		r.addAt(path+".log.acknowledge", fmt.Sprintf("policy %s acknowledges the log before any site has it", quote(p.Name)),
+			fmt.Sprintf("log.acknowledge is spool, and copies.sync asks for %d sites", p.Copies.Sync), "set log.acknowledge to repository, or leave copies.sync out")
+	}
 	if o := p.Objectives; o.RPO > 0 && p.Log.Stream && p.Log.Interval > o.RPO {
 		r.addAt(path+".objectives.rpo", fmt.Sprintf("policy %s cannot meet its RPO of %s", quote(p.Name), printDuration(o.RPO)),
 			"the log's tail waits up to "+printDuration(p.Log.Interval)+" (log.interval)", "choose a shorter log.interval, or a longer objective")

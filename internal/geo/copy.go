@@ -79,7 +79,7 @@ func Copy(ctx context.Context, from, to *repo.Repository, system string, o Optio
 			failed = append(failed, err)
 		}
 	}
-	if report.Ends == nil && len(c.here) > 0 && ctx.Err() == nil {
+	if report.Ends == nil && ctx.Err() == nil { // also where there is no snapshot yet: it comes
 		failed = append(failed, c.log(ctx, nil))
 	}
 	for _, m := range c.here {
@@ -88,6 +88,18 @@ func Copy(ctx context.Context, from, to *repo.Repository, system string, o Optio
 		}
 	}
 	return report, errors.Join(failed...)
+}
+
+// CopyLog brings what one replica lacks of a system's log from another, as far as the snapshots of the former need it: all
+// timelines, with their histories, and what is known of gaps.
+func CopyLog(ctx context.Context, from, to *repo.Repository, system string, o Options) (Ends, error) {
+	ours, _, err := manifests(ctx, to, system)
+	if err != nil {
+		return nil, err
+	}
+	c := &copier{from: from, to: to, system: system, options: o, here: ours, report: &Report{}}
+	err = c.log(ctx, nil)
+	return c.report.Ends, err
 }
 
 // manifests returns the snapshots that can be read, oldest first, and why others cannot.

@@ -6,8 +6,8 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
 
-// LogEnd returns how far a log goes without a gap, behind what is known to have been acknowledged: its newest stream, and where that
-// ends. Both are zero where there is none.
+// LogEnd returns how far a log goes: its newest stream, and where that ends without a hole behind what its mark promises. Both are
+// zero where there is none.
 func LogEnd(ctx context.Context, log *repo.Log) (repo.StreamID, uint64, error) {
 	streams, err := log.Streams(ctx)
 	if err != nil || len(streams) == 0 {
@@ -18,14 +18,18 @@ func LogEnd(ctx context.Context, log *repo.Log) (repo.StreamID, uint64, error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	extents, err := log.Extents(ctx, newest, max(mark.LSN, 1)-1)
+	extents, err := log.Extents(ctx, newest, 0)
 	if err != nil {
 		return 0, 0, err
 	}
+	end := uint64(0)
 	for _, r := range repo.Merge(extents) {
-		if r.End >= mark.LSN {
-			return newest, r.End, nil
+		if r.Start > mark.LSN && (end > 0 || mark.LSN > 0) {
+			break // behind a hole
+		}
+		if end = r.End; end >= mark.LSN {
+			break
 		}
 	}
-	return newest, mark.LSN, nil
+	return newest, end, nil
 }

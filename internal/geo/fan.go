@@ -20,7 +20,9 @@ type FanOptions struct {
 	// Patience is how long Put waits for them. Then those that do not answer are given up, and what the others have
 	// suffices until enough have joined again. Zero is for ever.
 	Patience time.Duration
-	Log      *slog.Logger // may be nil
+	// Free are the prefixes of objects that depend on no others: those may overtake each other at a site.
+	Free []string
+	Log  *slog.Logger // may be nil
 }
 
 // Fan is a store whose objects are written at several sites at once. A site counts for an object when it has everything that was
@@ -37,6 +39,7 @@ type Fan struct {
 	mu      sync.Mutex // guards what follows, and members; not held during I/O
 	changed chan struct{}
 	seq     uint64 // of the last operation
+	acked   uint64 // the last one of which a caller was told that it is done
 	sites   []*fanSite
 	short   time.Time // since when there are fewer members than Sync; zero: there are enough
 	gaveUp  bool      // objects have been acknowledged with fewer since
@@ -66,9 +69,18 @@ type fanOp struct {
 	seq    uint64
 	size   int
 	do     func(context.Context, store.Store) error
-	delete bool
+	order  order
 	failed error // at the last member
 }
+
+// order says which operations may overtake each other at a site.
+type order byte
+
+const (
+	free     order = iota // parts of the log and their summaries: each other
+	deletion              // each other
+	strict                // none: it says something of what came before, or what comes needs it
+)
 
 const (
 	// maxQueued is how many bytes wait for a member before it is too slow.
@@ -127,12 +139,12 @@ func (f *Fan) run(s *fanSite, m *member) {
 	}
 }
 
-// mayBegin tells whether the next operation may be done beside those that are: deletions and others do not overtake each other.
+// mayBegin tells whether the next operation may be done beside those that are.
 func (m *member) mayBegin() bool {
 	if len(m.queue) == 0 || len(m.flying) == maxFlying {
 		return false
 	}
-	return len(m.flying) == 0 || m.flying[0].delete == m.queue[0].delete
+	return len(m.flying) == 0 || m.flying[0].order == m.queue[0].order && m.queue[0].order != strict
 }
 
 // perform does one operation at a site.
@@ -143,7 +155,7 @@ func (f *Fan) perform(s *fanSite, m *member, op *fanOp) {
 	if s.member != m {
 		return
 	}
-	if err != nil && !f.lastLocked(m) {
+	if err != nil && f.mayDropLocked(m) {
 		f.dropLocked(s, err)
 		return
 	}
@@ -160,9 +172,12 @@ func (f *Fan) perform(s *fanSite, m *member, op *fanOp) {
 	f.broadcastLocked()
 }
 
-// lastLocked tells whether nobody else has everything.
-func (f *Fan) lastLocked(m *member) bool {
-	return m.joined && !slices.ContainsFunc(f.sites, func(s *fanSite) bool { return s.member != nil && s.member != m && s.member.joined })
+// mayDropLocked tells whether somebody else has everything that was acknowledged. Some member always has, so what fails at one
+// that may not be dropped has not been: whoever waits for it is told.
+func (f *Fan) mayDropLocked(m *member) bool {
+	return !m.joined || slices.ContainsFunc(f.sites, func(s *fanSite) bool {
+		return s.member != nil && s.member != m && s.member.joined && s.member.done >= f.acked
+	})
 }
 
 // dropLocked ends a site's membership: what it has may lack any operation from now on.
@@ -176,14 +191,18 @@ func (f *Fan) dropLocked(s *fanSite, err error) {
 	f.broadcastLocked()
 }
 
-// countLocked notes whether there are enough members.
-func (f *Fan) countLocked() {
-	n := 0
+func (f *Fan) joinedLocked() (n int) {
 	for _, s := range f.sites {
 		if s.member != nil && s.member.joined {
 			n++
 		}
 	}
+	return n
+}
+
+// countLocked notes whether there are enough members.
+func (f *Fan) countLocked() {
+	n := f.joinedLocked()
 	switch {
 	case n < f.opts.Sync && f.short.IsZero():
 		f.short = time.Now()
@@ -211,7 +230,7 @@ func (f *Fan) write(ctx context.Context, op *fanOp, need int) error {
 		m := s.member
 		switch {
 		case m == nil:
-		case m.bytes > 0 && m.bytes+op.size > maxQueued && !f.lastLocked(m):
+		case m.bytes > 0 && m.bytes+op.size > maxQueued && f.mayDropLocked(m):
 			f.dropLocked(s, errSlow)
 		default:
 			m.queue, m.bytes, m.last = append(m.queue, op), m.bytes+op.size, op.seq
@@ -219,23 +238,26 @@ func (f *Fan) write(ctx context.Context, op *fanOp, need int) error {
 	}
 	f.broadcastLocked()
 	for {
-		have := f.haveLocked(op.seq)
+		have, want := f.haveLocked(op.seq), f.wantedLocked(need)
 		switch {
 		case op.failed != nil:
 			return op.failed
-		case have >= need:
+		case have >= want:
+			f.acked = max(f.acked, op.seq)
+			if want < need && !f.gaveUp {
+				f.gaveUp = true
+				f.opts.Log.Error("the log is acknowledged at fewer sites than the policy says", "sites", have, "wanted", need)
+			}
 			return nil
 		}
 		late := time.Duration(-1)
 		if f.opts.Patience > 0 {
-			// Where there have been too few for long, nobody waits for what may not come.
-			begin := began
-			if !f.short.IsZero() && f.short.Before(began) {
-				begin = f.short
+			if late = f.opts.Patience - time.Since(began); late <= 0 && have > 0 {
+				f.giveUpLocked(op.seq, began)
+				continue
 			}
-			if late = f.opts.Patience - time.Since(begin); late <= 0 && have > 0 {
-				f.giveUpLocked(op.seq, need, have)
-				return nil
+			if d := f.opts.Patience - time.Since(f.short); !f.short.IsZero() && d > 0 && (late < 0 || d < late) {
+				late = d
 			}
 		}
 		if err := f.waitLocked(ctx, late); err != nil {
@@ -244,16 +266,24 @@ func (f *Fan) write(ctx context.Context, op *fanOp, need int) error {
 	}
 }
 
-// giveUpLocked gives up the members that have not done an operation for so long, and says that fewer suffice.
-func (f *Fan) giveUpLocked(seq uint64, need, have int) {
+// wantedLocked returns how many members have to do an operation: as many as there are, where there have been fewer than need for
+// longer than the patience.
+func (f *Fan) wantedLocked(need int) int {
+	if f.opts.Patience <= 0 || f.short.IsZero() || time.Since(f.short) < f.opts.Patience {
+		return need
+	}
+	return min(need, max(f.joinedLocked(), 1))
+}
+
+// giveUpLocked gives up the members that have not done an operation since began.
+func (f *Fan) giveUpLocked(seq uint64, began time.Time) {
 	for _, s := range f.sites {
-		if m := s.member; m != nil && m.joined && m.done < seq {
+		if m := s.member; m != nil && m.joined && m.done < seq && f.mayDropLocked(m) {
 			f.dropLocked(s, fmt.Errorf("it has not answered for %s", f.opts.Patience))
 		}
 	}
-	if !f.gaveUp && !f.short.IsZero() {
-		f.gaveUp = true
-		f.opts.Log.Error("the log is acknowledged at fewer sites than the policy says", "sites", have, "wanted", need)
+	if !f.short.IsZero() && f.short.After(began) {
+		f.short = began // they are missing since then
 	}
 }
 

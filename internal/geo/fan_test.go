@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,12 +30,14 @@ type flaky struct {
 	mu    sync.Mutex
 	down  error
 	hangs chan struct{}
+	calls atomic.Int32
 }
 
 func (f *flaky) fault(ctx context.Context) error {
 	f.mu.Lock()
 	down, hangs := f.down, f.hangs
 	f.mu.Unlock()
+	f.calls.Add(1)
 	if hangs != nil {
 		select {
 		case <-hangs:
@@ -306,5 +310,98 @@ func TestFanDeletesBehindItsSuccessor(t *testing.T) {
 	_, whole := w.sites["b"].Stat(t.Context(), "whole")
 	if piece != nil && whole != nil {
 		t.Error("site b has neither the piece nor what takes its place")
+	}
+}
+
+// reached waits until a site was asked so often.
+func (f *flaky) reached(t *testing.T, n int32) {
+	t.Helper()
+	for f.calls.Load() < n {
+		if t.Context().Err() != nil {
+			t.Fatal("nothing came")
+		}
+		runtime.Gosched()
+	}
+}
+
+// A member that lags is no refuge: the one that alone has what was acknowledged stays, and what fails at it is told.
+func TestFanKeepsWhoHasWhatWasAcknowledged(t *testing.T) {
+	w := newFan(t, 2, geo.FanOptions{Sync: 1})
+	if err := w.join("b"); err != nil {
+		t.Fatal(err)
+	}
+	hangs := make(chan struct{})
+	n := w.sites["b"].calls.Load()
+	w.sites["b"].set(errDown, hangs)
+	if err := w.fan.Put(t.Context(), "acknowledged", nil); err != nil {
+		t.Fatal(err)
+	}
+	w.sites["b"].reached(t, n+1)
+	w.sites["a"].set(errDown, nil)
+	if err := w.fan.Put(t.Context(), "later", nil); !errors.Is(err, errDown) {
+		t.Errorf("a is down, and b lags: %v", err)
+	}
+	close(hangs)
+	if w.fan.Has(t.Context(), "b") || w.fan.Source() != "a" {
+		t.Errorf("b lacks what was acknowledged: %+v", w.fan.Status())
+	}
+	w.sites["a"].set(nil, nil)
+	w.sites["b"].set(nil, nil)
+	if err := w.fan.Put(t.Context(), "later", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.join("b"); err != nil || w.holders("acknowledged")+w.holders("later") != 4 {
+		t.Errorf("b has caught up: %v", err)
+	}
+}
+
+// With a site away for long, the others still all count.
+func TestFanWaitsForThoseThatAnswer(t *testing.T) {
+	w := newFan(t, 3, geo.FanOptions{Sync: 3, Patience: 100 * time.Millisecond})
+	for _, s := range []string{"b", "c"} {
+		if err := w.join(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.sites["c"].set(errDown, nil)
+	for _, name := range []string{"one", "two"} {
+		hangs := make(chan struct{})
+		w.sites["b"].set(nil, hangs)
+		time.AfterFunc(5*time.Millisecond, func() { w.sites["b"].set(nil, nil); close(hangs) })
+		if err := w.fan.Put(t.Context(), name, nil); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.holders(name); n != 2 {
+			t.Errorf("%s was acknowledged with %d sites, and two answer", name, n)
+		}
+	}
+	if st := w.fan.Status(); !st.GaveUp || !st.Sites[1].Member {
+		t.Errorf("c is away: %+v", st)
+	}
+}
+
+// A mark is written behind what it promises at each site.
+func TestFanKeepsTheOrderOfMarks(t *testing.T) {
+	w := newFan(t, 2, geo.FanOptions{Sync: 1, Free: []string{"log/"}})
+	if err := w.join("b"); err != nil {
+		t.Fatal(err)
+	}
+	hangs := make(chan struct{})
+	n := w.sites["b"].calls.Load()
+	w.sites["b"].set(errDown, hangs)
+	if err := w.fan.Put(t.Context(), "log/1", nil); err != nil {
+		t.Fatal(err)
+	}
+	w.sites["b"].reached(t, n+1)
+	w.sites["b"].set(nil, nil)
+	if err := errors.Join(w.fan.Put(t.Context(), "marks/1", nil), w.fan.Put(t.Context(), "log/2", nil)); err != nil {
+		t.Fatal(err)
+	}
+	close(hangs)
+	if w.fan.Has(t.Context(), "b") {
+		t.Error("b counts, and lacks a part of the log")
+	}
+	if n := w.holders("marks/1"); n != 1 {
+		t.Errorf("%d sites have a mark, and one has what it promises", n)
 	}
 }

@@ -15,7 +15,17 @@ var _ store.Store = (*Fan)(nil)
 // Put returns when Sync sites hold the object.
 func (f *Fan) Put(ctx context.Context, name string, body []byte) error {
 	b := slices.Clone(body) // sites go on with it
-	return f.write(ctx, &fanOp{size: len(b), do: func(ctx context.Context, s store.Store) error { return s.Put(ctx, name, b) }}, f.opts.Sync)
+	return f.write(ctx, &fanOp{size: len(b), order: f.orderOf(name), do: func(ctx context.Context, s store.Store) error { return s.Put(ctx, name, b) }}, f.opts.Sync)
+}
+
+// orderOf tells how an object depends on others: a mark promises what is before it, and a timeline's log needs its history.
+func (f *Fan) orderOf(name string) order {
+	for _, prefix := range f.opts.Free {
+		if strings.HasPrefix(name, prefix) {
+			return free
+		}
+	}
+	return strict
 }
 
 // Create creates the object at the site that is read, and then at the others: it is new where nobody else writes.
@@ -28,7 +38,7 @@ func (f *Fan) Create(ctx context.Context, name string, body []byte) error {
 		return err
 	}
 	b := slices.Clone(body)
-	return f.write(ctx, &fanOp{size: len(b), do: func(ctx context.Context, s store.Store) error {
+	return f.write(ctx, &fanOp{size: len(b), order: strict, do: func(ctx context.Context, s store.Store) error {
 		err := s.Create(ctx, name, b)
 		if errors.Is(err, store.ErrExists) {
 			return nil
@@ -39,7 +49,7 @@ func (f *Fan) Create(ctx context.Context, name string, body []byte) error {
 
 // Delete deletes behind everything that was written before, at each site: nothing is removed where its successor is missing.
 func (f *Fan) Delete(ctx context.Context, name string) error {
-	return f.write(ctx, &fanOp{delete: true, do: func(ctx context.Context, s store.Store) error { return s.Delete(ctx, name) }}, 1)
+	return f.write(ctx, &fanOp{order: deletion, do: func(ctx context.Context, s store.Store) error { return s.Delete(ctx, name) }}, 1)
 }
 
 // reader returns the store that is read.

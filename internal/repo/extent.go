@@ -213,7 +213,7 @@ func (lr *LogReader) Each(ctx context.Context, e Extent, from, to uint64, fn fun
 func (lr *LogReader) each(ctx context.Context, name string, e Extent, from, to uint64, fn func([]byte) error) (clock ExtentClock, err error) {
 	var plain []byte
 	ok := false
-	if lr.log.r.help.isAway() {
+	if lr.log.r.help.Load().isAway() {
 		plain, ok = lr.elsewhere(ctx, name, nil)
 	}
 	if !ok {

@@ -54,12 +54,12 @@ func TestHelp(t *testing.T) {
 	}
 	r := reopen(t, f.st)
 	asked := 0
-	r.Help(func(context.Context) []*Repository { asked++; return []*Repository{other} })
+	end := r.Help(func(context.Context) []*Repository { asked++; return []*Repository{other} })
 	for id, want := range f.want {
 		wantFiles(t, r, must(r.Manifest(t.Context(), "orders-db", id)), files{"rel": want})
 	}
-	if asked != 1 || r.Helped() == 0 {
-		t.Errorf("others were asked for %d times, and gave %d chunks", asked, r.Helped())
+	if n := end(); asked != 1 || n == 0 {
+		t.Errorf("others were asked for %d times, and gave %d chunks", asked, n)
 	}
 }
 
@@ -97,4 +97,27 @@ func TestHeal(t *testing.T) {
 		t.Fatalf("put back: %+v", again)
 	}
 	wantClean(t, f.st)
+}
+
+// What is missing at the beginning of what is asked for comes from others, too; behind the end nobody is asked.
+func TestHelpWithExtents(t *testing.T) {
+	t.Parallel()
+	l := newFarLog(t)
+	const b = 1 << 20
+	for i := range uint64(4) {
+		l.put(1, i*b, (i+1)*b)
+	}
+	other := l.replica(storetest.NewMemory())
+	must(other.CopyLog(t.Context(), l.r, "orders-db", nil))
+	name := l.r.extentName("orders-db", 1, b, 2*b)
+	if err := l.r.store.Delete(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	l.r.Help(func(context.Context) []*Repository { return []*Repository{other} })
+	for _, from := range []uint64{0, b} {
+		all := must(l.Extents(t.Context(), 1, from))
+		if m := Merge(all); len(m) != 1 || m[0].Start > from {
+			t.Errorf("from %x the hole is not filled", from)
+		}
+	}
 }

@@ -14,9 +14,11 @@ import (
 // help is where a replica's readers look for what is damaged, missing or out of reach here. Chunks are asked for by their IDs,
 // since replicas gather them in packs of their own.
 type help struct {
-	open func(context.Context) []*Repository // the other replicas
-	once sync.Once
+	open func(context.Context) []*Repository // the other replicas that can be reached
+
+	mu   sync.Mutex // guards from and next
 	from []*Repository
+	next time.Time // while none could be reached: when to try again
 
 	given atomic.Int64 // chunks and parts of logs that came from them
 	away  atomic.Int64 // until then, in microseconds since 1970, this replica is asked last: it did not answer
@@ -25,22 +27,33 @@ type help struct {
 // errAway is the error of a request that is not made.
 var errAway = errors.New("this replica does not answer")
 
-// awayFor is how long a replica that did not answer is asked last: each try takes what store.Retry spends.
-const awayFor = time.Minute
+const (
+	// awayFor is how long a replica that did not answer is asked last, or not at all: each try takes what store.Retry spends.
+	awayFor = time.Minute
+	// openFor is how long others are waited for, who may be gone for ever.
+	openFor = 10 * time.Second
+)
 
-// Help lets readers ask other replicas, which open returns when the first is needed. It is called before anything is read.
-func (r *Repository) Help(open func(context.Context) []*Repository) { r.help = &help{open: open} }
-
-// Helped returns how many chunks and parts of logs came from other replicas.
-func (r *Repository) Helped() int64 {
-	if r.help == nil {
-		return 0
+// Help lets readers ask other replicas, which open returns when the first is needed. It is called before anything is read. end ends
+// it, and returns how many chunks and parts of logs came from there; then the others may be closed.
+func (r *Repository) Help(open func(context.Context) []*Repository) (end func() int64) {
+	h := &help{open: open}
+	r.help.Store(h)
+	return func() int64 {
+		r.help.Store(nil)
+		return h.given.Load()
 	}
-	return r.help.given.Load()
 }
 
 func (h *help) others(ctx context.Context) []*Repository {
-	h.once.Do(func() { h.from = h.open(ctx) })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.from) == 0 && time.Now().After(h.next) {
+		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), openFor) // of whoever asks first
+		h.from = h.open(ctx)
+		stop()
+		h.next = time.Now().Add(awayFor)
+	}
 	return h.from
 }
 
@@ -55,7 +68,7 @@ func (h *help) isAway() bool { return h != nil && time.Now().UnixMicro() < h.awa
 
 // elsewhere returns a chunk of another replica, valid until the next call. cause is why it cannot be had here.
 func (rd *Reader) elsewhere(ctx context.Context, id seal.ChunkID, cause error) ([]byte, bool) {
-	h := rd.r.help
+	h := rd.r.help.Load()
 	if h == nil || ctx.Err() != nil {
 		return nil, false
 	}
@@ -74,7 +87,7 @@ func (rd *Reader) elsewhere(ctx context.Context, id seal.ChunkID, cause error) (
 
 // elsewhere returns the plain text of a part of a log of another replica, which has it under the same name.
 func (lr *LogReader) elsewhere(ctx context.Context, name string, cause error) ([]byte, bool) {
-	h := lr.log.r.help
+	h := lr.log.r.help.Load()
 	if h == nil || ctx.Err() != nil {
 		return nil, false
 	}
@@ -94,7 +107,7 @@ func (lr *LogReader) elsewhere(ctx context.Context, name string, cause error) ([
 
 // extentsElsewhere adds what other replicas have of a stream that has gaps here.
 func (l *Log) extentsElsewhere(ctx context.Context, s StreamID, from uint64, ours []Extent) []Extent {
-	h := l.r.help
+	h := l.r.help.Load()
 	if h == nil {
 		return ours
 	}

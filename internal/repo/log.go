@@ -64,7 +64,7 @@ func (l *Log) Extents(ctx context.Context, s StreamID, from uint64) ([]Extent, e
 		}
 		return nil
 	})
-	if err == nil && len(Merge(byStart(out))) > 1 {
+	if have := Merge(byStart(out)); err == nil && (len(have) > 1 || len(have) == 1 && from > 0 && have[0].Start > from) {
 		out = l.extentsElsewhere(ctx, s, from, out)
 	}
 	return byStart(out), err

@@ -69,6 +69,9 @@ func packName(g ResidencyGroup, id PackID) string {
 	return prefixPacks + string(g) + "/" + s[:2] + "/" + s
 }
 
+// FreeOfOrder are the prefixes of a log's objects that say nothing of others.
+func FreeOfOrder() []string { return []string{prefixLog, prefixSummaries} }
+
 func parsePackName(name string) (g ResidencyGroup, id PackID, ok bool) {
 	rest, found := strings.CutPrefix(name, prefixPacks)
 	parts := strings.Split(rest, "/")

@@ -38,19 +38,7 @@ func (r *Repository) PutPlace(ctx context.Context, other *Repository, p Place) e
 	if r.opts.Signer == nil {
 		return errors.New("a writer needs a signer")
 	}
-	all, err := r.Places(ctx, p.System)
-	if err != nil && !lost(err) { // a damaged record is told of by a check, and hinders nobody
-		return err
-	}
 	p.Since, p.Signer = p.Since.UTC(), r.opts.Signer.Public().ID()
-	for i := len(all) - 1; i >= 0; i-- {
-		if last := all[i]; last.Site == p.Site {
-			if last.Location == p.Location && last.Jurisdiction == p.Jurisdiction && last.Override == p.Override {
-				return nil
-			}
-			break
-		}
-	}
 	body, err := json.Marshal(p)
 	if err != nil {
 		return err
@@ -58,8 +46,11 @@ func (r *Repository) PutPlace(ctx context.Context, other *Repository, p Place) e
 	name := fmt.Sprintf("%s%016x-%s", r.placePrefix(p.System), uint64(micros(p.Since)), randomHex(4))
 	object := r.keys.SealWhole(seal.KindPlace, name, signed(r.opts.Signer, purposePlace, body))
 	for _, to := range []*Repository{r, other} {
-		err := to.registerSigner(ctx)
-		if err == nil {
+		known, err := to.knowsPlace(ctx, p)
+		if err == nil && !known {
+			err = to.registerSigner(ctx)
+		}
+		if err == nil && !known {
 			err = to.store.Put(ctx, name, object)
 		}
 		if err != nil {
@@ -69,7 +60,22 @@ func (r *Repository) PutPlace(ctx context.Context, other *Repository, p Place) e
 	return nil
 }
 
-// Places returns where a system's data has been, beside the replica's own site, as far as this replica knows: oldest first.
+// knowsPlace tells whether the last record of a site that can be read says the same.
+func (r *Repository) knowsPlace(ctx context.Context, p Place) (bool, error) {
+	all, err := r.Places(ctx, p.System)
+	if err != nil && !lost(err) { // a damaged record is told of by a check, and hinders nobody
+		return false, err
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		if last := all[i]; last.Site == p.Site {
+			return last.Location == p.Location && last.Jurisdiction == p.Jurisdiction && last.Override == p.Override, nil
+		}
+	}
+	return false, nil
+}
+
+// Places returns where a system's data has been, beside the replica's own site, as far as this replica knows: oldest first. The error
+// may be about records that are damaged; the others are returned all the same.
 func (r *Repository) Places(ctx context.Context, system string) ([]Place, error) {
 	var names []string
 	err := r.store.List(ctx, r.placePrefix(system), "", func(i store.Info) error {
@@ -80,17 +86,22 @@ func (r *Repository) Places(ctx context.Context, system string) ([]Place, error)
 		return nil, err
 	}
 	all := make([]Place, 0, len(names))
+	var damaged error
 	for _, name := range names {
 		p, err := r.place(ctx, name)
-		if err != nil {
+		if err == nil && p.System != system {
+			err = &seal.DamagedError{Name: name, Reason: "it is the record of another system"}
+		}
+		switch {
+		case err == nil:
+			all = append(all, *p)
+		case !lost(err):
 			return nil, err
+		case damaged == nil:
+			damaged = err
 		}
-		if p.System != system {
-			return nil, &seal.DamagedError{Name: name, Reason: "it is the record of another system"}
-		}
-		all = append(all, *p)
 	}
-	return all, nil
+	return all, damaged
 }
 
 func (r *Repository) place(ctx context.Context, name string) (*Place, error) {

@@ -66,7 +66,7 @@ func (rd *Reader) Into(b []byte) { rd.plain = b[:0] }
 // or a *ChunkError; with skip, which may be nil, a broken chunk is handed to skip and passed over.
 func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
 	for i := 0; i < len(ids); {
-		if rd.r.help.isAway() {
+		if rd.r.help.Load().isAway() {
 			if plain, ok := rd.elsewhere(ctx, ids[i], nil); ok {
 				if err := fn(i, plain); err != nil {
 					return err
@@ -76,11 +76,12 @@ func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int,
 			}
 		}
 		run, err := rd.locate(ctx, ids[i:], maxRead)
+		lost := err != nil // the index cannot be read, or does not know it
 		if err == nil {
 			i, err = rd.run(ctx, i, run, fn)
 		}
 		var ce *ChunkError
-		if errors.As(err, &ce) {
+		if errors.As(err, &ce) || lost {
 			if plain, ok := rd.elsewhere(ctx, ids[i], err); ok {
 				if err := fn(i, plain); err != nil {
 					return err

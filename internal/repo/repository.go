@@ -59,7 +59,7 @@ type Repository struct {
 	manifests manifests
 	fragments fragments
 	limits    limits
-	help      *help // nil: nobody is asked
+	help      atomic.Pointer[help] // nil: nobody is asked
 	replica   atomic.Pointer[string]
 	marker    atomic.Int64 // when the marker was last seen, in microseconds since 1970
 }

@@ -59,7 +59,7 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 // ask begins to fetch the first of the chunks, with those that are fetched by the same request, into the memory of a slot.
 func (rd *Reader) ask(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkID, want uint64, slot int) *aheadRequest {
 	q := &aheadRequest{done: make(chan struct{})}
-	if rd.r.help.isAway() {
+	if rd.r.help.Load().isAway() {
 		q.err = errAway
 	} else {
 		q.run, q.err = rd.locate(ctx, ids, aheadRead)

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -42,8 +43,9 @@ func (x *run) writeOlderNames(ctx context.Context) error {
 			}
 			return nil
 		})
-		if unread, ok := err.(*olderNameError); ok && ctx.Err() == nil {
-			x.note("the recovery will not find the transactions that were prepared before %s, in %s: %v", left, name, unread.error)
+		var unread *olderNameError
+		if errors.As(err, &unread) && ctx.Err() == nil {
+			x.note("the recovery will not find transactions that were prepared before %s, in %s: %v", left, name, unread.error)
 		} else if err != nil {
 			return fmt.Errorf("put %s into pg_wal: %w", name, err)
 		}

@@ -42,7 +42,7 @@ func (w *Workspace) FannedStream(ctx context.Context, s System, log *slog.Logger
 		return nil, errors.Join(err, out.Spool.Close())
 	}
 	copies := s.Policy.Copies
-	out.Fan = geo.NewFan(ctx, sites, own.Site, s.Repo.Store(), geo.FanOptions{Sync: copies.Sync, Patience: copies.Patience, Log: log})
+	out.Fan = geo.NewFan(ctx, sites, own.Site, s.Repo.Store(), geo.FanOptions{Sync: copies.Sync, Patience: copies.Patience, Free: repo.FreeOfOrder(), Log: log})
 	if out.repo, err = s.Repo.Beside(ctx, out.Fan, w.options(c, own)); err != nil {
 		return nil, errors.Join(err, out.Close(ctx))
 	}
@@ -65,19 +65,24 @@ func (f *FannedStream) Close(ctx context.Context) error {
 	return err
 }
 
-// Join makes the replica's site a member of a Fan again. Copy has been called: what came since is copied from ends on.
-func (r *Replica) Join(ctx context.Context, fan *geo.Fan, site, from string, w *Workspace, ends geo.Ends) (geo.Ends, error) {
+// Join makes the replica's site a member of a Fan again. Copy has been called: what came since is copied.
+func (r *Replica) Join(ctx context.Context, fan *geo.Fan, site, from string, w *Workspace) (ends geo.Ends, err error) {
+	name := string(r.system.Name)
+	// It may have log that the other lacks, which began without it.
+	if _, err := geo.CopyLog(ctx, r.repo, r.system.Repo, name, r.options()); err != nil {
+		return nil, err
+	}
 	// A reader must be able to prove what this process writes there.
-	if err := r.repo.Log(string(r.system.Name)).Register(ctx, r.system.Group()); err != nil {
-		return ends, err
+	if err := r.repo.Log(name).Register(ctx, r.system.Group()); err != nil {
+		return nil, err
 	}
 	own, err := w.beside(ctx, r.system, site) // the Fan's own, which it closes
 	if err != nil {
-		return ends, err
+		return nil, err
 	}
 	err = fan.Join(ctx, site, from, own.Store(), func() { closeReplica(own) }, func(ctx context.Context) error {
 		var err error
-		ends, err = r.Tail(ctx, ends)
+		ends, err = geo.CopyLog(ctx, r.system.Repo, r.repo, name, r.options())
 		return err
 	})
 	return ends, err

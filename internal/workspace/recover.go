@@ -118,24 +118,14 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 	return out, errors.Join(err, damage)
 }
 
-// help lets other sites give what is damaged, missing or out of reach at the one that is restored from. The result is to be
-// called at the end.
+// help is Help that notes what came of it.
 func (w *Workspace) help(r *repo.Repository, system string, out *Recovery) func() {
-	s, err := w.Config.System(system)
-	if err != nil {
-		return func() {}
-	}
-	closeAll := func() {}
-	r.Help(func(ctx context.Context) (all []*repo.Repository) {
-		all, closeAll = w.Siblings(ctx, r, s.Repository)
-		return all
-	})
+	end := w.Help(r, system)
 	return func() {
-		if n := r.Helped(); n > 0 {
+		if n := end(); n > 0 {
 			out.Notes = append(out.Notes, fmt.Sprintf("%d parts came from other sites: they are damaged, missing or out of reach at this one; "+
 				"holdfast repo check --read-data --repair puts them back", n))
 		}
-		closeAll()
 	}
 }
 

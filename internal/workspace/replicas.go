@@ -75,10 +75,20 @@ func (r *Replica) Copy(ctx context.Context, progress dr.ProgressFunc) (geo.Repor
 	if err := s.Repo.CopyKeys(ctx, r.repo.Store()); err != nil { // somebody may have been let in since
 		return geo.Report{}, err
 	}
-	return geo.Copy(ctx, s.Repo, r.repo, string(s.Name), geo.Options{
+	o := r.options()
+	o.Progress = progress
+	return geo.Copy(ctx, s.Repo, r.repo, string(s.Name), o)
+}
+
+func (r *Replica) options() geo.Options {
+	s := r.system
+	return geo.Options{
 		Keep: func(all []*repo.Manifest) []*repo.Manifest { return kept(s.Policy.Retention, all) },
 		Floors: func(ctx context.Context, snapshots []*repo.Manifest) (map[repo.StreamID]uint64, error) {
 			v, err := points.Load(ctx, s.Repo, string(s.Name))
+			if errors.Is(err, store.ErrNotExist) {
+				return nil, nil //nolint:nilnil // there is no snapshot yet: all of the log may be needed
+			}
 			if err == nil {
 				v, err = v.With(snapshots)
 			}
@@ -87,8 +97,7 @@ func (r *Replica) Copy(ctx context.Context, progress dr.ProgressFunc) (geo.Repor
 			}
 			return logFloors(v), nil
 		},
-		Progress: progress,
-	})
+	}
 }
 
 // Tail brings what came behind the ends that Copy, or Tail, has told.
@@ -175,6 +184,25 @@ func (w *Workspace) Siblings(ctx context.Context, r *repo.Repository, name strin
 		for _, other := range all {
 			closeReplica(other)
 		}
+	}
+}
+
+// Help lets the replicas at other sites give what is damaged, missing or out of reach at the one from which a system is read. end is
+// called when nobody reads any more; it returns how many parts came from there.
+func (w *Workspace) Help(r *repo.Repository, system string) (end func() int64) {
+	s, err := w.Config.System(system)
+	if err != nil {
+		return func() int64 { return 0 } // of a repository that is named by hand others are not known
+	}
+	closeAll := func() {}
+	stop := r.Help(func(ctx context.Context) (all []*repo.Repository) {
+		all, closeAll = w.Siblings(ctx, r, s.Repository)
+		return all
+	})
+	return func() int64 {
+		n := stop()
+		closeAll()
+		return n
 	}
 }
 

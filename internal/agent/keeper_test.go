@@ -413,7 +413,7 @@ func TestSitesThatAreBehind(t *testing.T) {
 func TestFewerSitesThanThePolicyAsksFor(t *testing.T) {
 	now := time.Date(2026, 3, 2, 14, 0, 0, 0, time.UTC)
 	s := SystemStatus{RecoveryPoint: now, MinCopies: 2, Replicas: []ReplicaStatus{{Site: "there", RecoveryPoint: now, Since: now}}}
-	s.Stream = &StreamStatus{Connected: true, Copies: &CopiesStatus{Sync: 2, Short: now, Sites: []SiteStatus{{Site: "here", Member: true}, {Site: "there", Error: "cut"}}}}
+	s.Stream = &StreamStatus{Connected: true, Copies: &CopiesStatus{Sync: 2, Short: now, Sites: []SiteStatus{{Site: "here", Member: true, Since: now}, {Site: "there", Error: "cut", Since: now}}}}
 	if got := illnesses(s, nil, now); len(got) != 0 {
 		t.Errorf("sites are waited for: %q", got)
 	}
@@ -425,5 +425,13 @@ func TestFewerSitesThanThePolicyAsksFor(t *testing.T) {
 	s.Replicas[0].Since, s.Replicas[0].RecoveryPoint = now.Add(-time.Hour), now.Add(-time.Hour)
 	if got := strings.Join(illnesses(s, nil, now), "; "); !strings.Contains(got, "it can be recovered from 1 sites, and its policy asks for 2") {
 		t.Errorf("one site of two is behind: %q", got)
+	}
+	s.Replicas[0].Since, s.Replicas[0].RecoveryPoint, s.Site = now, now, "here"
+	s.Stream = &StreamStatus{Connected: true, Copies: &CopiesStatus{Sync: 1, Sites: []SiteStatus{{Site: "here", Since: now.Add(-time.Hour), Error: "cut"}, {Site: "there", Member: true, Since: now}}}}
+	got := strings.Join(illnesses(s, nil, now), "; ")
+	for _, want := range []string{"the log is not written at site here since 2026-03-02T13:00:00Z: cut", "it can be recovered from 1 sites, and its policy asks for 2"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the first site is away: %q, want %q", got, want)
+		}
 	}
 }

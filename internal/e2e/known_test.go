@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -53,7 +54,9 @@ func (k known) compare(w *world, branches bool, fresh func() bool) int {
 			args = append(args, "--delta=log")
 		}
 		there = w.restore("held", args...)
-		if there.Snapshot != s.ID {
+		// Of a server that does nothing several may end at one position.
+		same := func(o listed) bool { return o.ID == there.Snapshot && o.Manifest.Facts == s.Manifest.Facts }
+		if !slices.ContainsFunc(w.snapshots(), same) {
 			w.t.Errorf("with %v snapshot %s was restored, want %s", args, there.Snapshot, s.ID)
 		}
 		holds := digest(w.t, there.connString, false)

@@ -88,8 +88,13 @@ func (s *Store) addByClaim(ctx context.Context, c *conn, t *temp, name string) e
 	if err := s.claim(ctx, c, t, name, claim); err != nil {
 		return err
 	}
-	// After a cut line it stays, and is void later.
-	defer func() { _ = c.Remove(claim) }()
+	defer func() {
+		if c.line.broken() != nil {
+			s.leave(claim)
+			return
+		}
+		_ = c.Remove(claim) // if it stays after all, it is void later
+	}()
 	if taken := s.taken(c, name); taken != nil {
 		return taken
 	}
@@ -105,10 +110,14 @@ func (s *Store) claim(ctx context.Context, c *conn, t *temp, name, claim string)
 	for {
 		f, err := c.OpenFile(claim, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 		if err == nil {
-			return f.Close()
+			_ = f.Close() // it is empty
+			return nil
 		}
 		if taken := s.taken(c, name); taken != nil {
 			return taken
+		}
+		if s.adopt(claim) {
+			return nil
 		}
 		switch void, statErr := s.void(c, t, claim); {
 		case statErr == nil && void:
@@ -124,6 +133,25 @@ func (s *Store) claim(ctx context.Context, c *conn, t *temp, name, claim string)
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// leave remembers a claim of ours that is still there, since the line was cut before its removal was sent: a repeated
+// call goes on with it, and needs not wait until it is void.
+func (s *Store) leave(claim string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.left) < maxMade {
+		s.left[claim] = time.Now()
+	}
+}
+
+// adopt tells that a claim is one that was left, for one caller, and so lately that nobody can have found it void.
+func (s *Store) adopt(claim string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	when, ours := s.left[claim]
+	delete(s.left, claim)
+	return ours && time.Since(when) < claimAge/2
 }
 
 // void tells whether a claim's creator must be dead, by the server's clock: that of the file just written.

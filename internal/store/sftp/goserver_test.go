@@ -1,6 +1,7 @@
 package sftp_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -176,4 +177,23 @@ func (s *goServer) open(t *testing.T, dir string) *sftp.Store {
 func sha(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return fmt.Sprintf("%x", sum[:16])
+}
+
+// cutAt is a session that ends before a request that holds text is seen, once.
+type cutAt struct {
+	io.ReadWriteCloser
+	text string
+	once *sync.Once
+	cut  func()
+}
+
+func (c *cutAt) Read(p []byte) (int, error) {
+	n, err := c.ReadWriteCloser.Read(p)
+	if bytes.Contains(p[:n], []byte(c.text)) {
+		c.once.Do(func() {
+			c.cut()
+			n, err = 0, io.EOF
+		})
+	}
+	return n, err
 }

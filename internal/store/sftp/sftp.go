@@ -26,10 +26,17 @@ type Store struct {
 	mu       sync.Mutex
 	conns    []*conn
 	dialling int
-	dialled  chan struct{}       // closed, and made anew, when a dial has ended
-	closed   bool                // no more is dialled
-	makeRoot bool                // the root is made where it is missing
-	made     map[string]struct{} // directories that were seen to be there
+	dialled  *dialled             // the next dial that ends
+	closed   bool                 // no more is dialled
+	makeRoot bool                 // the root is made where it is missing
+	made     map[string]struct{}  // directories that were seen to be there
+	left     map[string]time.Time // claims of ours that are still there though their calls are over, and since when
+}
+
+// dialled is the end of a dial, for those who wait for it.
+type dialled struct {
+	ended chan struct{}
+	err   error // set before ended is closed
 }
 
 var _ store.Store = (*Store)(nil)
@@ -41,7 +48,8 @@ func Open(o Options) *Store {
 		o.Stall = defaultStall
 	}
 	return &Store{
-		opts: o, name: o.name(), slots: make(chan struct{}, maxCalls), dialled: make(chan struct{}), made: map[string]struct{}{},
+		opts: o, name: o.name(), slots: make(chan struct{}, maxCalls), dialled: &dialled{ended: make(chan struct{})},
+		made: map[string]struct{}{}, left: map[string]time.Time{},
 	}
 }
 
@@ -145,26 +153,32 @@ func (s *Store) acquire(ctx context.Context) (*conn, error) {
 			s.dialling++
 			s.mu.Unlock()
 			c, err := s.dial(ctx)
-			return s.dialledOne(c, err)
+			return s.took(ctx, c, err)
 		}
 		wait := s.dialled // all that there may be are on their way
 		s.mu.Unlock()
 		select {
-		case <-wait:
+		case <-wait.ended:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
+		}
+		if wait.err != nil {
+			return nil, wait.err // to dial in our turn would make each caller of a dead server wait longer
 		}
 	}
 }
 
-// dialledOne takes up a connection, or the error of one. A server may take fewer connections than we would like:
-// then those that are there do.
-func (s *Store) dialledOne(c *conn, err error) (*conn, error) {
+// took takes up a connection, or the error of one. A server may take fewer connections than we would like: then
+// those that are there do.
+func (s *Store) took(ctx context.Context, c *conn, err error) (*conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dialling--
-	close(s.dialled)
-	s.dialled = make(chan struct{})
+	if s.idlestLocked() == nil && ctx.Err() == nil {
+		s.dialled.err = err // of all who wait; that a caller went away is his alone
+	}
+	close(s.dialled.ended)
+	s.dialled = &dialled{ended: make(chan struct{})}
 	switch {
 	case err == nil && s.closed:
 		c.line.kill(errClosed)

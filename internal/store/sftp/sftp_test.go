@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,6 +108,58 @@ func TestClaimOfTheDead(t *testing.T) {
 		t.Errorf("a second creator: got %v, want ErrExists", err)
 	}
 	wantNoTemporaries(t, filepath.Join(srv.dir, "s"))
+}
+
+// A creator whose line is cut while it holds its claim goes on with it.
+func TestClaimAfterACut(t *testing.T) {
+	if err := pkgsftp.SetSFTPExtensions("posix-rename@openssh.com"); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	var srv *goServer
+	srv = startSession(t, func(rwc io.ReadWriteCloser) error {
+		s, err := pkgsftp.NewServer(&cutAt{rwc, "posix-rename", &once, func() { srv.cut() }})
+		if err != nil {
+			return err
+		}
+		return s.Serve()
+	})
+	s := srv.open(t, "s")
+	defer s.Close()
+	if err := s.Create(t.Context(), "name", []byte("x")); store.KindOf(err) != store.Busy {
+		t.Errorf("cut: got %v, want Busy", err)
+	}
+	if err := s.Create(t.Context(), "name", []byte("x")); err != nil {
+		t.Errorf("repeated: %v", err)
+	}
+	left, err := os.ReadDir(filepath.Join(srv.dir, "s", ".tmp~"))
+	if err != nil || len(left) != 1 { // the cut call's temporary file, for a day
+		t.Errorf("left: %v, %v; want one file", left, err)
+	}
+}
+
+// Who waits for a connection that cannot be made learns it at once.
+func TestDeadServer(t *testing.T) {
+	srv := startGo(t, "posix-rename@openssh.com")
+	o := srv.options("s")
+	l, err := net.Listen("tcp", "127.0.0.1:0") // which greets nobody
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	o.Port = l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // of a TCP listener
+	o.Stall = 100 * time.Millisecond
+	s := sftp.Open(o)
+	defer s.Close()
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() {
+			if _, err := s.Stat(t.Context(), "x"); store.KindOf(err) != store.Busy || !strings.Contains(err.Error(), "nothing came back for 100ms") {
+				t.Errorf("got %v, want Busy", err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func wantNoTemporaries(t *testing.T, dir string) {

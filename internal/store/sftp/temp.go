@@ -62,10 +62,7 @@ func (s *Store) writeTemp(ctx context.Context, c *conn, body []byte) (*temp, err
 		t.file, err = c.OpenFile(t.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	}
 	if isAbsent(err) {
-		if gone := s.absent(c); !isGone(gone) {
-			return nil, gone
-		}
-		return nil, busy("the directory %s was removed meanwhile", tempDir)
+		return nil, s.vanished(c, tempDir)
 	}
 	if err != nil {
 		return nil, did("make a temporary file in "+tempDir, err)

@@ -43,14 +43,13 @@ func (s *Store) makeDir(c *conn, dir string) error {
 	err := c.Mkdir(s.path(dir))
 	if isAbsent(err) {
 		if path.Dir(dir) == "." {
-			return s.absent(c)
+			return s.vanished(c, dir)
 		}
 		if err := s.makeDir(c, path.Dir(dir)); err != nil {
 			return err
 		}
 		if err = c.Mkdir(s.path(dir)); isAbsent(err) {
-			s.forgetMade() // somebody removed what is above it
-			return busy("the directory of %s was removed meanwhile", dir)
+			return s.vanished(c, dir)
 		}
 	}
 	if err != nil {
@@ -86,15 +85,21 @@ func (s *Store) replace(_ context.Context, c *conn, t *temp, name string) error 
 func (s *Store) unpublished(c *conn, t *temp, name string, err error) error {
 	switch fi, statErr := c.Lstat(s.path(name)); {
 	case isAbsent(err):
-		s.forgetMade()
-		if gone := s.absent(c); !isGone(gone) {
-			return gone
-		}
-		return busy("the temporary file or the directory of %s was removed meanwhile", name)
+		return s.vanished(c, name)
 	case statErr == nil && fi.IsDir():
 		return fmt.Errorf("%s is a directory of other objects", name)
 	}
 	return err
+}
+
+// vanished is the error of a write for which something was there that is no more: the root itself, which repeating
+// does not bring back, or what somebody removed below it.
+func (s *Store) vanished(c *conn, name string) error {
+	s.forgetMade()
+	if err := s.absent(c); !isGone(err) {
+		return err
+	}
+	return busy("the directory of %s, or a temporary file, was removed meanwhile", name)
 }
 
 // Delete removes name. The removed file is synced, if the server can, as its name goes with it.

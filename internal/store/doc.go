@@ -1,6 +1,6 @@
 // Package store keeps objects, names with bytes, in a place: a local directory, an S3 bucket or a server that is
-// reached over SSH. It promises atomic, durable writes, exclusive creation and ordered listing (see Store), and knows nothing of what the
-// bytes mean: what arrives here is sealed already.
+// reached over SSH. It promises atomic, durable writes, exclusive creation and ordered listing (see Store), and
+// knows nothing of what the bytes mean: what arrives here is sealed already.
 //
 // Store is the contract; the packages below implement it (local, s3, sftp); open finds the one that a URL names;
 // Retry repeats what was Busy, in this one place, within a budget; Probe learns what a place can really do

@@ -25,7 +25,7 @@
 // is given up when nothing came back for a while, or when it takes longer than the slowest line that we put up with
 // needs for its size; what is given up takes its connection with it, as SFTP cannot cancel a request.
 //
-// Keys are found where OpenSSH finds them, and a server is believed only with the key that known_hosts has for it.
-// Symbolic links below the root are neither listed nor written through; a read follows them. The root that Create makes
-// is for its user alone; files and directories below it have the modes that the server gives.
+// Keys are found where OpenSSH finds them, but ~/.ssh/config is not read, and a server is believed only with the key
+// that known_hosts has for it. Symbolic links below the root are neither listed nor written through; a read follows
+// them. The root that Create makes is for its user alone; what is below it has the modes that the server gives.
 package sftp

@@ -31,7 +31,8 @@ setup:
 
 # Other versions of PostgreSQL are fetched where they can be had; where not, the tests of those versions are
 # skipped and say so.
-test: setup
+test:
+	@scripts/setup.sh tests
 	@if [ -x scripts/pg-versions.sh ]; then scripts/pg-versions.sh || echo "make test: goes on with the installed versions of PostgreSQL"; fi
 	$(GO) test $(TESTFLAGS) ./...
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes this machine able to build, test and demonstrate Holdfast: checks Go, and installs PostgreSQL from
-# Debian's packages where it is missing. Where it may not install, it says what to install. It changes nothing
-# on a machine that has everything.
+# Debian's packages where it is missing; with the argument "tests", OpenSSH's server too. Where it may not install,
+# it says what to install. It changes nothing on a machine that has everything.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,12 +26,13 @@ postgres() { ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | sort -V | tail
 
 missing=()
 [ -n "$(postgres)" ] || command -v initdb >/dev/null 2>&1 || missing+=(postgresql postgresql-contrib)
+[ "${1-}" != tests ] || [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
 # The race detector needs a C compiler; the program itself does not.
 command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 || missing+=(gcc libc6-dev)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 command -v apt-get >/dev/null 2>&1 ||
-	die "missing: ${missing[*]}" "packages are installed by apt-get only, which is not here" "install PostgreSQL 13 or newer (server and contrib) and a C compiler"
+	die "missing: ${missing[*]}" "packages are installed by apt-get only, which is not here" "install PostgreSQL 13 or newer (server and contrib), OpenSSH's server and a C compiler"
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
 	sudo -n true 2>/dev/null ||
@@ -43,6 +44,13 @@ echo "setup: installing ${missing[*]}"
 ${as_root[@]+"${as_root[@]}"} mkdir -p /etc/postgresql-common
 [ -e /etc/postgresql-common/createcluster.conf ] ||
 	echo "create_main_cluster = false" | ${as_root[@]+"${as_root[@]}"} tee /etc/postgresql-common/createcluster.conf >/dev/null
+# Nor may this machine let people in because somebody tested Holdfast on it: Debian's service does not start while
+# this file is there.
+if [[ " ${missing[*]} " == *" openssh-server "* ]]; then
+	${as_root[@]+"${as_root[@]}"} mkdir -p /etc/ssh
+	${as_root[@]+"${as_root[@]}"} touch /etc/ssh/sshd_not_to_be_run
+	echo "setup: the SSH service stays off; to have it on this machine, remove /etc/ssh/sshd_not_to_be_run"
+fi
 install_missing() { ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null; }
 install_missing || { ${as_root[@]+"${as_root[@]}"} apt-get update -q </dev/null && install_missing; } ||
 	die "missing: ${missing[*]}" "apt-get could not install them; its message stands above" "apt-get install ${missing[*]}"

@@ -41,7 +41,8 @@ var replica = object[Replica]{
 	key("site", name, func(r *Replica) *string { return &r.Site },
 		"The site at which the replica is.").or("here"),
 	key("url", location, func(r *Replica) *Location { return &r.URL },
-		"file:///directory or s3://bucket/prefix?region=R&endpoint=URL&path-style=true. S3 credentials are found the way the AWS tools find them.").must(),
+		"file:///directory, s3://bucket/prefix?region=R&endpoint=URL&path-style=true, or sftp://user@host:port/directory?identity-file=FILE. "+
+			"S3 credentials are found the way the AWS tools find them, SSH keys and known hosts the way OpenSSH does.").must(),
 }
 
 var keys = object[Keys]{

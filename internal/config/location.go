@@ -14,23 +14,25 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 )
 
-// Location is a replica's URL: "file:///directory" or "s3://bucket/prefix?region=…&endpoint=…&path-style=true".
+// Location is a replica's URL: "file:///directory", "s3://bucket/prefix?region=…&endpoint=…&path-style=true" or
+// "sftp://user@host:port/directory?identity-file=…".
 // It was checked and holds no secret.
 type Location string
 
 var (
 	errSecretInURL = errors.New("it has a user name or a password in it, and secrets are never in this file")
 	bucketName     = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
-	// s3Options are the parameters that store/open reads; its tests and its doc.go say what they mean.
-	s3Options = []string{"region", "endpoint", "path-style", "profile", "ca-file", "storage-class", "sse", "kms-key"}
+	// These are the parameters that store/open reads; its tests and its doc.go say what they mean.
+	s3Options   = []string{"region", "endpoint", "path-style", "profile", "ca-file", "storage-class", "sse", "kms-key"}
+	sftpOptions = []string{"identity-file", "known-hosts"}
 )
 
 func parseLocation(s string) (Location, error) {
 	u, err := url.Parse(s)
 	if err != nil {
-		return "", errors.New(`it is no URL: write "file:///directory" or "s3://bucket/prefix"`) // url's error repeats the text
+		return "", errors.New(`it is no URL: write "file:///directory", "s3://bucket/prefix" or "sftp://user@host/directory"`) // url's error repeats the text
 	}
-	if u.User != nil {
+	if u.User != nil && u.Scheme != "sftp" {
 		return "", errSecretInURL
 	}
 	switch u.Scheme {
@@ -38,8 +40,10 @@ func parseLocation(s string) (Location, error) {
 		err = checkFileURL(u)
 	case "s3":
 		err = checkS3URL(u)
+	case "sftp":
+		err = checkSFTPURL(u)
 	default:
-		err = fmt.Errorf("its scheme %s is not one of file, s3", quote(u.Scheme))
+		err = fmt.Errorf("its scheme %s is not one of file, s3, sftp", quote(u.Scheme))
 	}
 	if err != nil {
 		return "", err
@@ -90,6 +94,41 @@ func checkS3URL(u *url.URL) error {
 		}
 		if e.User != nil {
 			return errSecretInURL
+		}
+	}
+	return nil
+}
+
+// checkSFTPURL repeats neither user nor host: they may be parts of a password that has a slash.
+func checkSFTPURL(u *url.URL) error {
+	if _, has := u.User.Password(); has || strings.ContainsAny(u.User.Username(), ":@") {
+		return errors.New("it has a password in it, and secrets are never in this file")
+	}
+	port := 22
+	var err error
+	if p := u.Port(); p != "" {
+		port, err = strconv.Atoi(p)
+	}
+	switch {
+	case u.User.Username() == "" || u.Hostname() == "" || err != nil || port < 1 || port > 65535:
+		return errors.New("it names no user and host: write sftp://user@host/directory or sftp://user@host:port/directory")
+	case path.Clean(u.Path) == "/" || u.Path == "" || u.Path == "/~/":
+		return errors.New("it names no directory: write sftp://user@host/directory, or /~/directory for one below the user's home")
+	case u.Fragment != "":
+		return errors.New("a directory has no part after #")
+	}
+	options, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return errors.New("its options after ? are malformed")
+	}
+	for name, values := range options {
+		if !slices.Contains(sftpOptions, name) {
+			return fmt.Errorf("option %s is unknown; there are %s. Keys are found the way OpenSSH finds them", quote(name), strings.Join(sftpOptions, ", "))
+		}
+		for _, v := range values {
+			if !path.IsAbs(v) && !strings.HasPrefix(v, "~/") {
+				return fmt.Errorf("option %s is the absolute path of a file, or one that begins with ~/", name)
+			}
 		}
 	}
 	return nil

@@ -13,16 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/tree"
 )
 
 // List calls fn for the objects in the order of their whole names. It holds the names of one directory of each
 // level in memory. Files whose names no object can have (lost+found, a README) are not listed.
 func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.Info) error) error {
-	l := listing{s: s, prefix: prefix, after: after, fn: fn}
+	l := listing{s: s, want: tree.Selection{Prefix: prefix, After: after}, fn: fn}
 	err := store.CheckPrefix(prefix)
 	if err == nil {
-		dir := prefix[:strings.LastIndexByte(prefix, '/')+1]
-		err = l.walk(ctx, dir)
+		err = l.walk(ctx, l.want.Dir())
 	}
 	var stop *stopped
 	if errors.As(err, &stop) {
@@ -40,9 +40,9 @@ type stopped struct{ err error }
 func (e *stopped) Error() string { return e.err.Error() }
 
 type listing struct {
-	s             *Store
-	prefix, after string
-	fn            func(store.Info) error
+	s    *Store
+	want tree.Selection
+	fn   func(store.Info) error
 }
 
 // walk lists the directory dir, which is "" or ends in a slash.
@@ -76,8 +76,7 @@ func (l *listing) walk(ctx context.Context, dir string) error {
 	return nil
 }
 
-// keys returns what of a directory can hold wanted names, sorted. A directory's key ends in a slash: so x.y
-// comes before x/y, as in the order of whole names ('.' < '/'), and not after it, as in the order of elements.
+// keys returns what of a directory can hold wanted names, sorted. A directory's key ends in a slash.
 func (l *listing) keys(f *os.File, dir string) ([]string, error) {
 	entries, err := f.ReadDir(-1)
 	if err != nil {
@@ -85,16 +84,12 @@ func (l *listing) keys(f *os.File, dir string) ([]string, error) {
 	}
 	keys := make([]string, 0, len(entries))
 	for _, e := range entries {
-		name := dir + e.Name()
 		switch {
-		case store.CheckName(name) != nil:
 		case e.IsDir():
-			name += "/"
-			within := strings.HasPrefix(name, l.prefix) || strings.HasPrefix(l.prefix, name)
-			if within && (name > l.after || strings.HasPrefix(l.after, name)) {
-				keys = append(keys, e.Name()+"/")
+			if key, wanted := l.want.Directory(dir, e.Name()); wanted {
+				keys = append(keys, key)
 			}
-		case e.Type().IsRegular() && strings.HasPrefix(name, l.prefix) && name > l.after:
+		case e.Type().IsRegular() && l.want.Object(dir, e.Name()):
 			keys = append(keys, e.Name())
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store/local"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
 	"github.com/holdfast-dr/holdfast/internal/store/s3"
+	"github.com/holdfast-dr/holdfast/internal/store/sftp"
 )
 
 // Options are what a URL does not say. The zero value is right for a program.
@@ -16,40 +17,45 @@ type Options struct {
 	Meter *meter.Meter // counts each try; nil: nobody counts
 }
 
-// Store opens the store that url names; its calls are repeated within o.Retry. A directory must exist.
+// Store opens the store that url names; its calls are repeated within o.Retry. A directory must exist; whether one
+// on a server does is seen by the first call.
 func Store(ctx context.Context, url string, o Options) (store.Store, error) {
-	return open(ctx, url, o, local.Open)
+	l, err := Parse(url)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case l.Dir != "":
+		return o.dress(local.Open(l.Dir, o.Local))
+	case l.SFTP != nil:
+		return o.dress(sftp.Open(*l.SFTP), nil)
+	}
+	return o.dress(s3.Open(ctx, l.S3))
 }
 
 // Create is Store for a new repository: a directory is made where it is missing. A bucket is not, since its
 // region, versioning, locks and cost are for people to choose.
 func Create(ctx context.Context, url string, o Options) (store.Store, error) {
-	return open(ctx, url, o, local.Create)
-}
-
-func open(ctx context.Context, url string, o Options, directory func(string, local.Options) (*local.Store, error)) (store.Store, error) {
 	l, err := Parse(url)
 	if err != nil {
 		return nil, err
 	}
-	if l.Dir != "" {
-		s, err := directory(l.Dir, o.Local)
-		if err != nil {
-			return nil, err
-		}
-		return o.dress(s), nil
+	switch {
+	case l.Dir != "":
+		return o.dress(local.Create(l.Dir, o.Local))
+	case l.SFTP != nil:
+		return o.dress(sftp.Create(ctx, *l.SFTP))
 	}
-	s, err := s3.Open(ctx, l.S3)
-	if err != nil {
-		return nil, err
-	}
-	return o.dress(s), nil
+	return o.dress(s3.Open(ctx, l.S3))
 }
 
 // dress puts around a store what each has.
-func (o Options) dress(s store.Store) store.Store {
+func (o Options) dress(s store.Store, err error) (store.Store, error) {
+	if err != nil {
+		return nil, err
+	}
 	if o.Meter != nil {
 		s = o.Meter.Store(s)
 	}
-	return store.Retry(s, o.Retry)
+	return store.Retry(s, o.Retry), nil
 }

@@ -3,6 +3,7 @@ package open_test
 import (
 	"errors"
 	"net/url"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,8 +11,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/open"
 	"github.com/holdfast-dr/holdfast/internal/store/s3"
+	"github.com/holdfast-dr/holdfast/internal/store/sftp"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
@@ -36,6 +39,12 @@ func TestParse(t *testing.T) {
 			},
 		},
 		"s3://bucket?endpoint=http%3A%2F%2F%5B%3A%3A1%5D%3A80%2F": {S3: s3.Options{Bucket: "bucket", Endpoint: "http://[::1]:80"}},
+		"sftp://hf@host/backup//main/":                            {SFTP: &sftp.Options{User: "hf", Host: "host", Dir: "/backup/main"}},
+		"SFTP://u.x-1@[::1]:2222/~/a%20b":                         {SFTP: &sftp.Options{User: "u.x-1", Host: "::1", Port: 2222, Dir: "a b"}},
+		"sftp://u@h/~/../x":                                       {SFTP: &sftp.Options{User: "u", Host: "h", Dir: "x"}},
+		"sftp://u@h/x?identity-file=/k&identity-file=~/.ssh/l&known-hosts=/etc/known": {
+			SFTP: &sftp.Options{User: "u", Host: "h", Dir: "/x", IdentityFiles: []string{"/k", "~/.ssh/l"}, KnownHosts: []string{"/etc/known"}},
+		},
 	} {
 		got, err := open.Parse(text)
 		if err != nil {
@@ -85,6 +94,20 @@ func TestParseBad(t *testing.T) {
 		"s3://bucket?sse=none":                "none",
 		"s3://bucket?kms-key=k":               "needs sse",
 		"s3://bucket#x":                       "after #",
+		"sftp:u@host/x":                       "two slashes",
+		"sftp://host/x":                       "no user",
+		"sftp://u@/x":                         "no host",
+		"sftp://u@-oProxyCommand=x/x":         "no host",
+		"sftp://u@host":                       "there is none",
+		"sftp://u@host/":                      "no directory",
+		"sftp://u@host/~/":                    "no directory",
+		"sftp://u@host/a%00":                  "cannot be printed",
+		"sftp://u@host:0/x":                   "port",
+		"sftp://u@host:70000/x":               "port",
+		"sftp://u@host/x#y":                   "after #",
+		"sftp://u@host/x?port=22":             `"port"`,
+		"sftp://u@host/x?identity-file=key":   "no absolute path",
+		"sftp://u@host/x?known-hosts=":        "no absolute path",
 	} {
 		_, err := open.Parse(text)
 		if err == nil {
@@ -108,6 +131,8 @@ func TestParseSecrets(t *testing.T) {
 		"s3://bucket?secret-key=hunter2", "s3://bucket?AWS_SECRET_ACCESS_KEY=hunter2&nonsense=1", "s3://B?token=hunter2",
 		"s3://bucket?access-key=hunter2", "s3://bucket?endpoint=https://u:hunter2@host", "s3://bucket?X-Amz-Signature=hunter2",
 		"minio://key:hunter2@host/bucket", "minio:key:hunter2@x", "https://host/?password=hunter2",
+		"sftp://u:hunter2@host/x", "sftp://u%3Ahunter2@host/x", "sftp://u:x@hunter2@host/x", "sftp://u:hun/hunter2@host/x",
+		"sftp://u:1/hunter2@host/x", "sftp://u@host/x?password=hunter2", "sftp://u@host/x?passphrase=hunter2", "sftp://u:hunter2@/x", "sftp://:hunter2@h/%zz",
 	} {
 		_, err := open.Parse(text)
 		if err == nil {
@@ -119,7 +144,7 @@ func TestParseSecrets(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"/a", "file:///a%20b", "s3://bucket/p?endpoint=https://h:1&path-style=1", "s3://u:p@b", "s3://b/%2e%2e/?sse=AES256"} {
+	for _, s := range []string{"/a", "file:///a%20b", "s3://bucket/p?endpoint=https://h:1&path-style=1", "s3://u:p@b", "s3://b/%2e%2e/?sse=AES256", "sftp://u@h:2222/~/a?identity-file=/k"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -139,6 +164,10 @@ func FuzzParse(f *testing.F) {
 			again, err := open.Parse((&url.URL{Scheme: "file", Path: l.Dir}).String())
 			if err != nil || again != l {
 				t.Errorf("%q: written as a URL again: %v, %v", text, again, err)
+			}
+		case l.SFTP != nil:
+			if l.SFTP.User == "" || l.SFTP.Host == "" || path.Clean(l.SFTP.Dir) != l.SFTP.Dir || strings.HasPrefix(l.SFTP.Dir, "..") {
+				t.Errorf("%q: %+v", text, *l.SFTP)
 			}
 		case l.S3.Bucket == "" || strings.HasPrefix(l.S3.Prefix, "/") || strings.HasSuffix(l.S3.Prefix, "/"):
 			t.Errorf("%q: bucket %q, prefix %q", text, l.S3.Bucket, l.S3.Prefix)
@@ -184,5 +213,36 @@ func TestStoreS3(t *testing.T) {
 	}
 	if strings.Contains(s.String(), srv.SecretKey) {
 		t.Errorf("the store's name holds the secret: %s", s)
+	}
+}
+
+// A program's way to a server: everything from the URL.
+func TestStoreSFTP(t *testing.T) {
+	srv := storetest.SSHD(t)
+	url := "sftp://" + srv.User + "@" + srv.Addr + srv.Dir + "/new/root?identity-file=" + url.QueryEscape(srv.Key) + "&known-hosts=" + url.QueryEscape(srv.KnownHosts)
+	s, err := open.Store(t.Context(), url, open.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(t.Context(), "x"); store.KindOf(err) != store.Denied || !strings.Contains(dr.Advice(err), "holdfast repo init") {
+		t.Errorf("without the directory: got %v, want Denied with advice", err)
+	}
+	for range 2 {
+		made, err := open.Create(t.Context(), url, open.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(made.Put(t.Context(), "x", []byte("body")), made.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	if got, err := s.Get(t.Context(), "x", 10); err != nil || string(got) != "body" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if want := "sftp://" + srv.User + "@" + srv.Addr + srv.Dir + "/new/root"; s.String() != want {
+		t.Errorf("the store's name is %s, want %s", s, want)
 	}
 }

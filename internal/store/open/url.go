@@ -13,16 +13,18 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/store/s3"
+	"github.com/holdfast-dr/holdfast/internal/store/sftp"
 )
 
-// Location is a checked URL of a store: a directory, or a bucket.
+// Location is a checked URL of a store: a directory, a bucket, or a directory on a server.
 type Location struct {
-	Dir string // absolute and clean; empty for a bucket
-	S3  s3.Options
+	Dir  string        // absolute and clean; empty for the others
+	SFTP *sftp.Options // nil for the others
+	S3   s3.Options
 }
 
 const (
-	forms = "write /path/to/directory, file:///path/to/directory or s3://bucket/prefix?region=…"
+	forms = "write /path/to/directory, file:///path/to/directory, s3://bucket/prefix?region=… or sftp://user@host/path"
 
 	credentialsHint = "remove it (and replace the key if the URL was seen by others); credentials are found as by the " +
 		"AWS tools: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ?profile=… of ~/.aws/config"
@@ -37,20 +39,20 @@ func Parse(text string) (Location, error) {
 	if !ok {
 		scheme = ""
 	}
-	// Before anything is printed or parsed: user:password@ and the like.
-	if strings.Contains(rest, "@") && strings.HasPrefix(rest, "//") {
+	// Before anything is printed or parsed: user:password@ and the like. A server has users.
+	if strings.Contains(rest, "@") && strings.HasPrefix(rest, "//") && !strings.EqualFold(scheme, "sftp") {
 		if host, _, _ := strings.Cut(rest[2:], "/"); strings.Contains(host, "@") {
-			return Location{}, secretIn("has a user or a password before @")
+			return Location{}, secretIn("has a user or a password before @", credentialsHint)
 		}
 	}
 	switch strings.ToLower(scheme) {
-	case "file", "s3":
+	case "file", "s3", "sftp":
 	default:
 		what := fmt.Sprintf("store URL %q", text)
 		if strings.Contains(text, "@") || strings.Contains(text, "?") {
 			what = "store URL" // it may hold what we would not repeat
 		}
-		return Location{}, &dr.Failure{What: what, Reason: "it is neither an absolute path nor a URL of file or s3", Next: forms}
+		return Location{}, &dr.Failure{What: what, Reason: "it is neither an absolute path nor a URL of file, s3 or sftp", Next: forms}
 	}
 	u, err := url.Parse(text)
 	if err != nil {
@@ -63,14 +65,17 @@ func Parse(text string) (Location, error) {
 	if u.Opaque != "" {
 		return Location{}, &dr.Failure{What: "store URL of " + scheme, Reason: "two slashes must follow the colon", Next: forms}
 	}
-	if u.Scheme == "file" {
+	switch u.Scheme {
+	case "file":
 		return file(u)
+	case "sftp":
+		return server(u)
 	}
 	return bucket(u)
 }
 
-func secretIn(reason string) error {
-	return &dr.Failure{What: "store URL", Reason: "it " + reason + "; a store's URL holds no secrets", Next: credentialsHint}
+func secretIn(reason, next string) error {
+	return &dr.Failure{What: "store URL", Reason: "it " + reason + "; a store's URL holds no secrets", Next: next}
 }
 
 func file(u *url.URL) (Location, error) {
@@ -120,7 +125,7 @@ func bucket(u *url.URL) (Location, error) {
 	// Secrets first, so that no other complaint prints one.
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		if isSecret(name) {
-			return Location{}, secretIn("has a parameter that looks like a credential")
+			return Location{}, secretIn("has a parameter that looks like a credential", credentialsHint)
 		}
 	}
 	if reason := badBucket(u.Host); reason != "" {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Proxy is a line to an S3 server that is cut, or falls silent, in the middle of requests, on order.
+// Proxy is a line to a server that is cut, or falls silent, in the middle of requests, on order. On a line that does
+// not speak HTTP requests have no kinds, and bytes are counted from its beginning.
 type Proxy struct {
 	Endpoint string
 

@@ -96,7 +96,13 @@ func (x *run) settings() []setting {
 	case points.AtTime:
 		out = append(out, setting{"recovery_target_time", p.Target.Time.UTC().Format("2006-01-02 15:04:05.999999+00")})
 	case points.AtLSN:
-		out = append(out, setting{"recovery_target_lsn", p.Target.LSN.String()})
+		target := setting{"recovery_target_lsn", p.Target.LSN.String()}
+		if uint64(p.Target.LSN) == uint64(p.Snapshot.Facts.StopLSN) {
+			// PostgreSQL knows that it has reached a position by the record behind it, which there is none of where the log
+			// ends with the snapshot (a timeline was left there). It is consistent at that position, and not before.
+			target = setting{"recovery_target", "immediate"}
+		}
+		out = append(out, target)
 	case points.AtName:
 		out = append(out, setting{"recovery_target_name", p.Target.Name})
 	case points.Immediate:

@@ -60,7 +60,7 @@ func TestAcrossRegions(t *testing.T) {
 					rpo = max(rpo, disaster.Sub(at))
 				}
 				rpos = append(rpos, rpo)
-				t.Logf("%d commits, %d lost, RPO %s, RTO %s", len(l.commits), len(missing), rpo.Round(time.Millisecond), rtos[len(rtos)-1].Round(time.Millisecond))
+				t.Logf("%d commits, %d lost, RPO %s, RTO %s: %v", len(l.commits), len(missing), rpo.Round(time.Millisecond), rtos[len(rtos)-1].Round(time.Millisecond), r.Phases)
 				switch {
 				case mode.sync && len(missing) > 0:
 					t.Errorf("of %d commits %d are gone: %.1000q", len(l.commits), len(missing), missing)

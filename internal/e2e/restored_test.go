@@ -32,6 +32,10 @@ type restored struct {
 		}
 	}
 	Notes    []string
+	Phases   []struct {
+		Name string
+		Took time.Duration `json:"tookNs"`
+	}
 	Recovery *struct {
 		Timeline int
 		Notes    []string

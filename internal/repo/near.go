@@ -15,6 +15,7 @@ type distance struct{ nanos atomic.Int64 } // 0: nobody knows
 
 const (
 	nearStore  = 300 * time.Microsecond
+	farStore   = 5 * time.Millisecond
 	nearGap    = 4 << 10 // as maxGap, in a near store
 	apartFrom  = 40 << 10
 	perByte    = 1  // nanoseconds that a byte takes, about
@@ -34,6 +35,9 @@ func (d *distance) near() bool {
 	n := d.nanos.Load()
 	return n != 0 && n < int64(nearStore)
 }
+
+// Far tells whether the store's answers take so long that many should be asked for at once. Nobody knows before something was read.
+func (r *Repository) Far() bool { return r.nanos.Load() >= int64(farStore) }
 
 // getRange is GetRange of the store, which is timed.
 func (r *Repository) getRange(ctx context.Context, name string, off int64, dst []byte) error {

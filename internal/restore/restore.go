@@ -39,7 +39,7 @@ type Options struct {
 	Damage      Damage
 	// Changes tells what the repository's log changed, for Delta; nil: nobody does, and every byte is compared.
 	Changes  ChangesFunc
-	Workers  int // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time
+	Workers  int // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time, and more where that is far
 	Progress dr.ProgressFunc
 }
 
@@ -100,11 +100,16 @@ type run struct {
 	rewritten atomic.Int64
 }
 
+// farWorkers is how many write files from a store that is far: a cluster has a thousand small files, and each waits for answers.
+// More would take more memory than a machine may have for it.
+const farWorkers = 12
+
 // Run restores a plan's snapshot into a directory. An interrupted Run is continued by the same call. Where the
 // error is a *DamageError everything else was restored; Result is not nil then.
 func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ *Result, err error) {
 	started := time.Now()
-	if o.Workers <= 0 {
+	chooses := o.Workers <= 0
+	if chooses {
 		o.Workers = 2 * runtime.GOMAXPROCS(0)
 	}
 	if o.To, err = filepath.Abs(o.To); err != nil {
@@ -132,6 +137,9 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, x.journal.close()) }()
+	if chooses && r.Far() {
+		x.opts.Workers = max(o.Workers, farWorkers)
+	}
 	if err := x.writeFiles(ctx); err != nil {
 		return nil, x.explain(err)
 	}

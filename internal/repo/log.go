@@ -64,10 +64,13 @@ func (l *Log) Extents(ctx context.Context, s StreamID, from uint64) ([]Extent, e
 		}
 		return nil
 	})
-	if have := Merge(byStart(out)); err == nil && (len(have) > 1 || len(have) == 1 && from > 0 && have[0].Start > from) {
-		out = l.extentsElsewhere(ctx, s, from, out)
+	out = byStart(out)
+	if err == nil && l.r.help.Load() != nil {
+		if have := Merge(out); len(have) > 1 || len(have) == 1 && from > 0 && have[0].Start > from {
+			out = byStart(l.extentsElsewhere(ctx, s, from, out))
+		}
 	}
-	return byStart(out), err
+	return out, err
 }
 
 func byStart(all []Extent) []Extent {

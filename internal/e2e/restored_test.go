@@ -31,8 +31,8 @@ type restored struct {
 			Rewritten, Sampled, Files int64
 		}
 	}
-	Notes    []string
-	Phases   []struct {
+	Notes  []string
+	Phases []struct {
 		Name string
 		Took time.Duration `json:"tookNs"`
 	}

@@ -59,7 +59,7 @@ func (s *Store) explain(at int, elem string, err error) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return &kinded{store.Damaged, fmt.Errorf("%q is a symbolic link; none is followed below the store's root", elem)}
+		return store.Damagedf("%q is a symbolic link; none is followed below the store's root", elem)
 	}
 	return store.ErrNotExist
 }
@@ -106,7 +106,7 @@ func (s *Store) makeLevel(at int, parent, elem, path string) (int, error) {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		s.forgetDurable() // somebody removed it since
-		return -1, &kinded{store.Busy, fmt.Errorf("directory %s was removed meanwhile: %w", path, err)}
+		return -1, store.WithKind(store.Busy, fmt.Errorf("directory %s was removed meanwhile: %w", path, err))
 	case errors.Is(err, unix.ENOTDIR):
 		return -1, fmt.Errorf("%s is a file or a symbolic link, not a directory: %w", path, err)
 	case err != nil:

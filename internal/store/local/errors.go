@@ -15,20 +15,11 @@ func (s *Store) fail(op, name string, err error) error {
 	return &store.Error{Op: op, Name: name, Store: s.dir, Kind: kindOf(err), Err: err}
 }
 
-// kinded gives a cause a kind that its errno alone would not have.
-type kinded struct {
-	kind store.Kind
-	err  error
-}
-
-func (k *kinded) Error() string { return k.err.Error() }
-func (k *kinded) Unwrap() error { return k.err }
-
 func kindOf(err error) store.Kind {
-	var k *kinded
+	if kind, ok, _ := store.GivenKind(err); ok {
+		return kind
+	}
 	switch {
-	case errors.As(err, &k):
-		return k.kind
 	case errors.Is(err, store.ErrNotExist), errors.Is(err, store.ErrExists):
 		return store.Gone
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

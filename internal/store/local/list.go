@@ -24,20 +24,15 @@ func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.In
 	if err == nil {
 		err = l.walk(ctx, l.want.Dir())
 	}
-	var stop *stopped
+	var stop *tree.Stopped
 	if errors.As(err, &stop) {
-		return stop.err
+		return stop.Err
 	}
 	if err != nil {
 		return s.fail("list", prefix, err)
 	}
 	return nil
 }
-
-// stopped carries an error of the caller's function past our own wrapping.
-type stopped struct{ err error }
-
-func (e *stopped) Error() string { return e.err.Error() }
 
 type listing struct {
 	s    *Store
@@ -110,7 +105,7 @@ func (l *listing) object(at int, dir, base string) error {
 		return nil
 	}
 	if err := l.fn(store.Info{Name: dir + base, Size: st.Size}); err != nil {
-		return &stopped{err}
+		return &tree.Stopped{Err: err}
 	}
 	return nil
 }

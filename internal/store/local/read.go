@@ -22,7 +22,7 @@ func (s *Store) Get(ctx context.Context, name string, max int64) ([]byte, error)
 	}
 	defer func() { _ = unix.Close(fd) }()
 	if size > max {
-		return nil, s.fail("get", name, &kinded{store.Damaged, fmt.Errorf("it has %s; at most %s are expected", dr.Bytes(size), dr.Bytes(max))})
+		return nil, s.fail("get", name, store.Damagedf("it has %s; at most %s are expected", dr.Bytes(size), dr.Bytes(max)))
 	}
 	body := make([]byte, size)
 	if err := readAt(ctx, fd, body, 0, size); err != nil {
@@ -69,7 +69,7 @@ func readAt(ctx context.Context, fd int, dst []byte, off, size int64) error {
 }
 
 func tooShort(size, off int64, n int) error {
-	return &kinded{store.Damaged, fmt.Errorf("it ends at byte %d; %d bytes from %d on are expected", size, n, off)}
+	return store.Damagedf("it ends at byte %d; %d bytes from %d on are expected", size, n, off)
 }
 
 // Stat returns name and size.
@@ -119,7 +119,7 @@ func (s *Store) openObject(ctx context.Context, name string) (fd int, size int64
 	case errors.Is(err, unix.ENOENT), errors.Is(err, store.ErrNotExist):
 		return -1, 0, store.ErrNotExist
 	case errors.Is(err, unix.ELOOP):
-		return -1, 0, &kinded{store.Damaged, errors.New("it is a symbolic link; none is followed below the store's root")}
+		return -1, 0, store.WithKind(store.Damaged, errors.New("it is a symbolic link; none is followed below the store's root"))
 	case err != nil:
 		return -1, 0, fmt.Errorf("open: %w", err)
 	}
@@ -131,7 +131,7 @@ func (s *Store) openObject(ctx context.Context, name string) (fd int, size int64
 	case mode == unix.S_IFDIR:
 		err = store.ErrNotExist
 	case mode != unix.S_IFREG:
-		err = &kinded{store.Damaged, errors.New("it is a device, a socket or a pipe, not a file")}
+		err = store.WithKind(store.Damaged, errors.New("it is a device, a socket or a pipe, not a file"))
 	default:
 		return fd, st.Size, nil
 	}

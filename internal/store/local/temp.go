@@ -56,7 +56,7 @@ func (s *Store) writeTemp(ctx context.Context, body []byte) (*temp, error) {
 		_ = unix.Close(dir)
 		err = fmt.Errorf("make temporary file %s: %w", t.path, err)
 		if errors.Is(err, unix.ENOENT) { // somebody removed the directory
-			err = &kinded{store.Busy, err}
+			err = store.WithKind(store.Busy, err)
 		}
 		return nil, err
 	}

@@ -116,13 +116,13 @@ func (s *Store) unpublished(call string, p place, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		s.forgetDurable()
-		return &kinded{store.Busy, fmt.Errorf("the temporary file or directory %q was removed meanwhile: %w", p.dir, err)}
+		return store.WithKind(store.Busy, fmt.Errorf("the temporary file or directory %q was removed meanwhile: %w", p.dir, err))
 	case errors.Is(err, unix.EISDIR):
 		return fmt.Errorf("%s is a directory of other objects: %w", p.path(), err)
 	case errors.Is(err, unix.EXDEV):
 		return fmt.Errorf("%s is on another file system than the store's root; a store must be on one: %w", p.path(), err)
 	case call == "link" && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS)):
-		return &kinded{store.Other, fmt.Errorf("the file system has no hard links, which exclusive creation needs: %w", err)}
+		return store.WithKind(store.Other, fmt.Errorf("the file system has no hard links, which exclusive creation needs: %w", err))
 	}
 	return fmt.Errorf("%s: %w", call, err)
 }

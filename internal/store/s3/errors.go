@@ -21,19 +21,6 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
-// kinded is a cause whose kind is known where it arises.
-type kinded struct {
-	kind store.Kind
-	err  error
-}
-
-func (k *kinded) Error() string { return k.err.Error() }
-func (k *kinded) Unwrap() error { return k.err }
-
-func damaged(format string, args ...any) error {
-	return &kinded{store.Damaged, fmt.Errorf(format, args...)}
-}
-
 // answer is a server's refusal: what of it a person needs, without the SDK's frame around it.
 type answer struct {
 	status        int
@@ -68,9 +55,8 @@ func (s *Store) fail(ctx context.Context, op, name string, err error) error {
 
 // sort finds the kind of an error, and its short form.
 func (s *Store) sort(err error) (store.Kind, error) {
-	var k *kinded
-	if errors.As(err, &k) {
-		return k.kind, k.err
+	if kind, ok, cause := store.GivenKind(err); ok {
+		return kind, cause
 	}
 	if errors.Is(err, store.ErrNotExist) || errors.Is(err, store.ErrExists) {
 		return store.Gone, err

@@ -107,10 +107,10 @@ func (s *Store) Get(ctx context.Context, name string, max int64) ([]byte, error)
 		defer out.Body.Close()
 		size := aws.ToInt64(out.ContentLength)
 		if out.ContentLength == nil {
-			return damaged("the server does not say how long it is")
+			return store.Damagedf("the server does not say how long it is")
 		}
 		if size > max {
-			return damaged("it has %s; at most %s are expected", dr.Bytes(size), dr.Bytes(max))
+			return store.Damagedf("it has %s; at most %s are expected", dr.Bytes(size), dr.Bytes(max))
 		}
 		body = make([]byte, size)
 		_, err = io.ReadFull(watched{out.Body, w}, body)
@@ -125,7 +125,7 @@ func (s *Store) Get(ctx context.Context, name string, max int64) ([]byte, error)
 // cutOff gives a body that ended early its kind: the connection broke, not the object.
 func cutOff(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &kinded{store.Busy, errors.New("the answer was cut off")}
+		return store.WithKind(store.Busy, errors.New("the answer was cut off"))
 	}
 	return err
 }
@@ -149,7 +149,7 @@ func (s *Store) GetRange(ctx context.Context, name string, off int64, dst []byte
 	return s.request(ctx, "get", name, int64(len(dst)), func(ctx context.Context, w *watch) error {
 		out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(name), Range: &span})
 		if statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
-			return damaged("it ends before byte %d; %d bytes from there on are expected", off, len(dst))
+			return store.Damagedf("it ends before byte %d; %d bytes from there on are expected", off, len(dst))
 		}
 		if err != nil {
 			return err
@@ -167,7 +167,7 @@ func (s *Store) GetRange(ctx context.Context, name string, off int64, dst []byte
 }
 
 func tooShort(size, off int64, n int) error {
-	return damaged("it ends at byte %d; %d bytes from %d on are expected", size, n, off)
+	return store.Damagedf("it ends at byte %d; %d bytes from %d on are expected", size, n, off)
 }
 
 // Stat returns name and size.
@@ -188,7 +188,7 @@ func (s *Store) stat(ctx context.Context, op, name string) (info store.Info, err
 			return err
 		}
 		if out.ContentLength == nil {
-			return damaged("the server does not say how long it is")
+			return store.Damagedf("the server does not say how long it is")
 		}
 		info = store.Info{Name: name, Size: *out.ContentLength}
 		return nil
@@ -202,7 +202,7 @@ func (s *Store) absent(ctx context.Context) error {
 	_, err := s.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &s.bucket})
 	if statusOf(err) == http.StatusNotFound {
 		_, err = s.sortAnswer(&answer{status: http.StatusNotFound, code: "NoSuchBucket"})
-		return &kinded{store.Denied, err}
+		return store.WithKind(store.Denied, err)
 	}
 	if err != nil {
 		return err

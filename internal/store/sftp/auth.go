@@ -59,16 +59,16 @@ func (o Options) identities() (*identities, error) {
 			found.add(s, file)
 		case given:
 			found.close()
-			return nil, &kinded{store.Denied, err}
+			return nil, store.WithKind(store.Denied, err)
 		}
 	}
 	if len(found.signers) > 0 {
 		return found, nil
 	}
 	found.close()
-	return nil, &kinded{store.Denied, dr.Advise(
+	return nil, store.WithKind(store.Denied, dr.Advise(
 		errors.New("there is no key to log in with: no agent that has one, and no usable file ~/.ssh/id_ed25519, id_ecdsa or id_rsa"),
-		"name a private key in the store's URL, identity-file=/path/to/key, or start an agent (SSH_AUTH_SOCK) and ssh-add one")}
+		"name a private key in the store's URL, identity-file=/path/to/key, or start an agent (SSH_AUTH_SOCK) and ssh-add one"))
 }
 
 // ask returns what the agent at a socket holds. One that does not answer has nothing.
@@ -160,7 +160,7 @@ func cause(err error) error {
 
 // refused says who was turned away with what.
 func (i *identities) refused(user string) error {
-	return &kinded{store.Denied, dr.Advise(
+	return store.WithKind(store.Denied, dr.Advise(
 		fmt.Errorf("the server accepts none of the keys for user %s: %s", user, strings.Join(i.named, ", ")),
-		"add the public half of one of them to ~/.ssh/authorized_keys of that user on the server, or name another key in the store's URL: identity-file=…")}
+		"add the public half of one of them to ~/.ssh/authorized_keys of that user on the server, or name another key in the store's URL: identity-file=…"))
 }

@@ -86,16 +86,16 @@ func (s *Store) shake(l *line, hosts *hostKeys, who *identities) (*conn, error) 
 		if l.broken() != nil {
 			return nil, busy("open an SFTP session: %w", l.broken())
 		}
-		return nil, &kinded{store.Denied, dr.Advise(fmt.Errorf("open an SFTP session: %s", clip(err.Error())),
-			"let the user "+s.opts.User+" use the subsystem sftp on that server")}
+		return nil, store.WithKind(store.Denied, dr.Advise(fmt.Errorf("open an SFTP session: %s", clip(err.Error())),
+			"let the user "+s.opts.User+" use the subsystem sftp on that server"))
 	}
 	c := &conn{Client: session, ssh: client, line: l}
 	has := func(name string) bool { v, ok := session.HasExtension(name); return ok && v == "1" }
 	c.fsync, c.links = has("fsync@openssh.com"), has("hardlink@openssh.com")
 	if !has("posix-rename@openssh.com") {
 		c.close(errClosed)
-		return nil, &kinded{store.Denied, dr.Advise(errors.New("the server cannot replace a file in one step (it lacks posix-rename@openssh.com)"),
-			"use a server that can, such as OpenSSH")}
+		return nil, store.WithKind(store.Denied, dr.Advise(errors.New("the server cannot replace a file in one step (it lacks posix-rename@openssh.com)"),
+			"use a server that can, such as OpenSSH"))
 	}
 	return c, nil
 }
@@ -110,7 +110,7 @@ func (s *Store) unshaken(err, unbelieved error, who *identities) error {
 	case strings.Contains(text, "unable to authenticate"), strings.Contains(text, "Too many authentication failures"):
 		return who.refused(s.opts.User)
 	case errors.As(err, &none):
-		return &kinded{store.Denied, dr.Advise(errors.New(clip(text)), "bring the server's SSH up to date: it offers nothing that is held safe today")}
+		return store.WithKind(store.Denied, dr.Advise(errors.New(clip(text)), "bring the server's SSH up to date: it offers nothing that is held safe today"))
 	}
 	return busy("connect: %s", clip(err.Error()))
 }

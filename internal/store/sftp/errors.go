@@ -15,21 +15,8 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
-// kinded gives a cause a kind that its text alone would not have.
-type kinded struct {
-	kind store.Kind
-	err  error
-}
-
-func (k *kinded) Error() string { return k.err.Error() }
-func (k *kinded) Unwrap() error { return k.err }
-
-func damaged(format string, args ...any) error {
-	return &kinded{store.Damaged, fmt.Errorf(format, args...)}
-}
-
 func busy(format string, args ...any) error {
-	return &kinded{store.Busy, fmt.Errorf(format, args...)}
+	return store.WithKind(store.Busy, fmt.Errorf(format, args...))
 }
 
 // fail makes the *store.Error of a method out of its cause. ctx is the caller's.
@@ -44,11 +31,11 @@ func (s *Store) fail(ctx context.Context, op, name string, err error) error {
 }
 
 func kindOf(err error) store.Kind {
-	var k *kinded
+	if kind, ok, _ := store.GivenKind(err); ok {
+		return kind
+	}
 	var n net.Error
 	switch {
-	case errors.As(err, &k):
-		return k.kind
 	case errors.Is(err, store.ErrNotExist), errors.Is(err, store.ErrExists):
 		return store.Gone
 	case errors.Is(err, fs.ErrPermission):

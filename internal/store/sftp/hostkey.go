@@ -40,21 +40,21 @@ func (o Options) hostKeys() (*hostKeys, error) {
 	for _, name := range names {
 		path, err := local(name)
 		if err != nil && given {
-			return nil, &kinded{store.Denied, err}
+			return nil, store.WithKind(store.Denied, err)
 		}
 		text, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, &kinded{store.Denied, dr.Advise(fmt.Errorf("known hosts %s: %w", name, cause(err)), "let this user read the file")}
+			return nil, store.WithKind(store.Denied, dr.Advise(fmt.Errorf("known hosts %s: %w", name, cause(err)), "let this user read the file"))
 		}
 		files = append(files, path)
 		h.authority = h.authority || bytes.Contains(text, []byte("@cert-authority"))
 	}
 	var err error
 	if h.check, err = knownhosts.New(files...); err != nil {
-		return nil, &kinded{store.Denied, dr.Advise(err, "correct that line: a mark in it may be what revokes a key, so nothing is skipped")}
+		return nil, store.WithKind(store.Denied, dr.Advise(err, "correct that line: a mark in it may be what revokes a key, so nothing is skipped"))
 	}
 	return h, nil
 }
@@ -111,7 +111,7 @@ func (h *hostKeys) verify(address string, remote net.Addr, key ssh.PublicKey) er
 			shown, w.Filename, w.Line, ssh.FingerprintSHA256(w.Key)),
 			"ask who runs the server whether its key was replaced; only then remove that line and add the new key")
 	}
-	return &kinded{store.Denied, err}
+	return store.WithKind(store.Denied, err)
 }
 
 // file is where a person adds a known host.

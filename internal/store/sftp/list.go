@@ -23,17 +23,12 @@ func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.In
 	}
 	l := listing{s: s, want: tree.Selection{Prefix: prefix, After: after}, fn: fn}
 	err := l.walk(ctx, l.want.Dir())
-	var stop *stopped
+	var stop *tree.Stopped
 	if errors.As(err, &stop) {
-		return stop.err
+		return stop.Err
 	}
 	return err
 }
-
-// stopped carries an error of the caller's function past our own.
-type stopped struct{ err error }
-
-func (e *stopped) Error() string { return e.err.Error() }
 
 type listing struct {
 	s    *Store
@@ -68,7 +63,7 @@ func (l *listing) walk(ctx context.Context, dir string) error {
 		if strings.HasSuffix(e.key, "/") {
 			err = l.walk(ctx, dir+e.key)
 		} else if err = l.fn(store.Info{Name: dir + e.key, Size: e.size}); err != nil {
-			err = &stopped{err}
+			err = &tree.Stopped{Err: err}
 		}
 		if err != nil {
 			return err

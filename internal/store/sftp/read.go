@@ -26,7 +26,7 @@ func (s *Store) Get(ctx context.Context, name string, max int64) (body []byte, e
 			return err
 		}
 		if size > max {
-			return damaged("it has %s; at most %s are expected", dr.Bytes(size), dr.Bytes(max))
+			return store.Damagedf("it has %s; at most %s are expected", dr.Bytes(size), dr.Bytes(max))
 		}
 		body = make([]byte, size)
 		return s.readAt(ctx, c, f, body, 0)
@@ -44,7 +44,7 @@ func (s *Store) GetRange(ctx context.Context, name string, off int64, dst []byte
 		case off < 0:
 			return fmt.Errorf("offset %d is negative", off)
 		case off+int64(len(dst)) < off:
-			return damaged("no object has %d bytes from %d on", len(dst), off)
+			return store.Damagedf("no object has %d bytes from %d on", len(dst), off)
 		case len(dst) == 0: // a read that asks for nothing would find nothing out
 			size, err := s.size(c, f)
 			if err == nil && off > size {
@@ -86,7 +86,7 @@ func (s *Store) regular(c *conn, fi fs.FileInfo) (int64, error) {
 	case fi.IsDir():
 		return 0, s.absent(c)
 	case !fi.Mode().IsRegular():
-		return 0, damaged("it is a link, a device, a socket or a pipe, not a file")
+		return 0, store.Damagedf("it is a link, a device, a socket or a pipe, not a file")
 	}
 	return fi.Size(), nil
 }
@@ -127,7 +127,7 @@ func (s *Store) readAt(ctx context.Context, c *conn, f *sftp.File, dst []byte, o
 }
 
 func tooShort(size, off int64, n int) error {
-	return damaged("it ends at byte %d; %d bytes from %d on are expected", size, n, off)
+	return store.Damagedf("it ends at byte %d; %d bytes from %d on are expected", size, n, off)
 }
 
 // Stat returns name and size.

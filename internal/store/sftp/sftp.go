@@ -227,12 +227,12 @@ func (s *Store) absent(c *conn) error {
 	case err != nil:
 		return did("look for the root", err)
 	case !fi.IsDir():
-		return &kinded{store.Denied, fmt.Errorf("%s is no directory", s.opts.Dir)}
+		return store.WithKind(store.Denied, fmt.Errorf("%s is no directory", s.opts.Dir))
 	}
 	return store.ErrNotExist
 }
 
 func (s *Store) noRoot() error {
-	return &kinded{store.Denied, dr.Advise(fmt.Errorf("there is no directory %s on the server", s.opts.Dir),
-		"mount the disk that holds it there, or correct the path; a new repository's directory is made by: holdfast repo init")}
+	return store.WithKind(store.Denied, dr.Advise(fmt.Errorf("there is no directory %s on the server", s.opts.Dir),
+		"mount the disk that holds it there, or correct the path; a new repository's directory is made by: holdfast repo init"))
 }

@@ -145,7 +145,7 @@ func (s *Store) explain(c *conn, size int, err error) error {
 		return err
 	}
 	if saysFull(err.Error()) {
-		return &kinded{store.Full, err}
+		return store.WithKind(store.Full, err)
 	}
 	if v, ok := c.HasExtension("statvfs@openssh.com"); !ok || v != "2" {
 		return err
@@ -154,9 +154,9 @@ func (s *Store) explain(c *conn, size int, err error) error {
 	switch st, statErr := c.StatVFS(s.opts.Dir); {
 	case statErr != nil || st.Frsize == 0:
 	case st.Flag&readOnly != 0:
-		return &kinded{store.Denied, fmt.Errorf("%w; its file system is read-only", err)}
+		return store.WithKind(store.Denied, fmt.Errorf("%w; its file system is read-only", err))
 	case st.Bavail < uint64(size)/st.Frsize+1, st.Files > 0 && st.Favail == 0: //nolint:gosec // a length
-		return &kinded{store.Full, fmt.Errorf("%w; its file system is full", err)}
+		return store.WithKind(store.Full, fmt.Errorf("%w; its file system is full", err))
 	}
 	return err
 }

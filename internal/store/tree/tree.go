@@ -32,3 +32,8 @@ func (s Selection) Object(dir, elem string) bool {
 	name := dir + elem
 	return strings.HasPrefix(name, s.Prefix) && name > s.After && store.CheckName(name) == nil
 }
+
+// Stopped carries an error of a listing's caller past the store's own, which name the store.
+type Stopped struct{ Err error }
+
+func (e *Stopped) Error() string { return e.Err.Error() }

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/repo/repotest"
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
@@ -78,19 +79,7 @@ func TestForkOverTheBorderOfSegments(t *testing.T) {
 // invented returns what a snapshot before and a data directory have of a relation.
 func invented(t *testing.T, before, disk []int64) *changedFiles {
 	t.Helper()
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Init(t.Context(), storetest.NewMemory(), []seal.Recipient{to}, repo.Options{Signer: signer, CacheDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = r.Close() })
+	r := repotest.Init(t, storetest.NewMemory(), repo.Options{})
 	w, err := r.Begin(t.Context(), "orders-db", repo.DefaultGroup)
 	if err != nil {
 		t.Fatal(err)

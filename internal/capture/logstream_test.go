@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
-	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/repo/repotest"
 	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
@@ -27,19 +27,7 @@ const logSystem = "orders-db"
 // logRepository makes a repository in st and returns the log of a registered system.
 func logRepository(t testing.TB, st store.Store) (*repo.Repository, *repo.Log) {
 	t.Helper()
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Init(t.Context(), st, []seal.Recipient{to}, repo.Options{Signer: signer, CacheDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = r.Close() })
+	r := repotest.Init(t, st, repo.Options{})
 	log := r.Log(logSystem)
 	if err := log.Register(t.Context(), repo.DefaultGroup); err != nil {
 		t.Fatal(err)

@@ -14,26 +14,13 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/page"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/repo"
-	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/repo/repotest"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 func newRepository(t testing.TB) *repo.Repository {
 	t.Helper()
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Init(t.Context(), storetest.NewMemory(), []seal.Recipient{to},
-		repo.Options{Signer: signer, CacheDir: t.TempDir(), Codecs: []repo.Codec{page.NewCodec()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close() })
+	r := repotest.Init(t, storetest.NewMemory(), repo.Options{Codecs: []repo.Codec{page.NewCodec()}})
 	return r
 }
 

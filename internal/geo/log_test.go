@@ -8,29 +8,13 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/geo"
 	"github.com/holdfast-dr/holdfast/internal/repo"
-	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/repo/repotest"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
-func newRepository(t *testing.T) *repo.Repository {
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Init(t.Context(), storetest.NewMemory(), []seal.Recipient{to}, repo.Options{Signer: signer, CacheDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
 // newLog returns a log in a repository of its own, and what puts extents into it.
 func newLog(t *testing.T) (*repo.Repository, *repo.Log, func(s repo.StreamID, from, to uint64)) {
-	r := newRepository(t)
+	r := repotest.Init(t, storetest.NewMemory(), repo.Options{})
 	l := r.Log("db")
 	if err := l.Register(t.Context(), "main"); err != nil {
 		t.Fatal(err)

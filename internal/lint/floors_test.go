@@ -58,7 +58,7 @@ var edges = map[[2]string]string{
 }
 
 // support are packages for tests, which any test may import and no program does.
-var support = []string{"store/storetest", "pg/pgtest"}
+var support = []string{"store/storetest", "pg/pgtest", "repo/repotest"}
 
 func TestPackagesImportOnlyLowerFloors(t *testing.T) {
 	for _, f := range goFiles(t) {

@@ -10,8 +10,8 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/repo/repotest"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
-	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
@@ -29,18 +29,7 @@ func checkpointLog(t *testing.T, at uint64, info uint8, nextXid uint64) (l *pgte
 
 func runOn(t *testing.T, l *pgtest.Log, checkpoint wal.LSN) *run {
 	t.Helper()
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Init(t.Context(), storetest.NewMemory(), []seal.Recipient{to}, repo.Options{Signer: signer, CacheDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := repotest.Init(t, storetest.NewMemory(), repo.Options{})
 	encoder := r.Log("orders-db").Encoder()
 	for b, at := l.Bytes, l.Start; len(b) > 0; { // pieces that have nothing to do with records
 		n := min(len(b), 300_001)

@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
-	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/repo/repotest"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
@@ -87,19 +87,7 @@ func TestWaitLogEndsAtAGap(t *testing.T) {
 
 // holds follows a snapshot's log over a switch of timelines, and sees gaps.
 func TestHoldsTheLogOfASnapshot(t *testing.T) {
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Init(t.Context(), storetest.NewMemory(), []seal.Recipient{to}, repo.Options{Signer: signer})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
+	r := repotest.Init(t, storetest.NewMemory(), repo.Options{})
 	log := r.Log("a")
 	put := func(tl repo.StreamID, from, until uint64) {
 		t.Helper()

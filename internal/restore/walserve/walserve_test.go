@@ -10,7 +10,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
-	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/repo/repotest"
 	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
@@ -52,19 +52,7 @@ type archive struct {
 func newArchive(t *testing.T) *archive {
 	t.Helper()
 	st := &broken{Store: storetest.NewMemory()}
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := seal.NewSigner()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Init(t.Context(), st, []seal.Recipient{to}, repo.Options{Signer: signer, CacheDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close() })
+	r := repotest.Init(t, st, repo.Options{})
 	a := &archive{t, st, r, r.Log(system)}
 	if err := a.log.Register(t.Context(), repo.DefaultGroup); err != nil {
 		t.Fatal(err)

@@ -36,6 +36,29 @@ func addSite(c *cobra.Command, site *string) {
 	c.Flags().StringVar(site, "site", "", "work with the replica at this `site`, instead of the repository's first")
 }
 
+// eachSystem opens the repository at a site of each system, or of all where none is named, and calls fn.
+func (a *app) eachSystem(ctx context.Context, site string, systems []string, fn func(*workspace.Workspace, workspace.System) error) error {
+	w, err := a.workspace(nil)
+	if err != nil {
+		return err
+	}
+	defer w.Close() //nolint:errcheck // what was written is durable
+	w.Site = site
+	if len(systems) == 0 {
+		systems = w.Config.SystemNames()
+	}
+	for _, name := range systems {
+		s, err := w.System(ctx, name)
+		if err == nil {
+			err = fn(w, s)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 type replicaStatuses []workspace.ReplicaStatus
 
 func (l replicaStatuses) writeText(w io.Writer) error {
@@ -54,31 +77,19 @@ func (l replicaStatuses) writeText(w io.Writer) error {
 }
 
 func (a *app) geoStatus(ctx context.Context, site string, systems []string) error {
-	w, err := a.workspace(nil)
-	if err != nil {
-		return err
-	}
-	defer w.Close() //nolint:errcheck // only read
-	w.Site = site
-	if len(systems) == 0 {
-		systems = w.Config.SystemNames()
-	}
 	out, bad := replicaStatuses{}, 0
-	for _, name := range systems {
-		s, err := w.System(ctx, name)
-		if err != nil {
-			return err
-		}
+	err := a.eachSystem(ctx, site, systems, func(w *workspace.Workspace, s workspace.System) error {
 		all, err := w.Replicas(ctx, s)
-		if err != nil {
-			return err
-		}
 		for _, st := range all {
 			if st.Problem != "" {
 				bad++
 			}
 		}
 		out = append(out, all...)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	if err := a.emit(out); err != nil {
 		return err
@@ -146,21 +157,8 @@ func (g *geoCopy) run(ctx context.Context, systems []string) error {
 	if g.why != "" && (g.to == "" || len(systems) == 0) {
 		return usage(errors.New("--override-residency goes with the systems and the --to that it is for"))
 	}
-	w, err := g.app.workspace(nil)
-	if err != nil {
-		return err
-	}
-	defer w.Close() //nolint:errcheck // what was written is durable
-	w.Site = g.site
-	if len(systems) == 0 {
-		systems = w.Config.SystemNames()
-	}
 	out, failed := siteCopies{}, []error(nil)
-	for _, name := range systems {
-		s, err := w.System(ctx, name)
-		if err != nil {
-			return err
-		}
+	err := g.app.eachSystem(ctx, g.site, systems, func(w *workspace.Workspace, s workspace.System) error {
 		sites := []string{g.to}
 		if g.to == "" {
 			sites = sites[:0]
@@ -171,12 +169,16 @@ func (g *geoCopy) run(ctx context.Context, systems []string) error {
 		for _, site := range sites {
 			report, err := g.copy(ctx, w, s, site)
 			if err != nil {
-				failed = append(failed, fmt.Errorf("copy %s to site %s: %w", name, site, err))
+				failed = append(failed, fmt.Errorf("copy %s to site %s: %w", s.Name, site, err))
 			}
 			if err == nil || len(report.Snapshots)+report.Extents > 0 {
-				out = append(out, siteCopy{name, site, report})
+				out = append(out, siteCopy{string(s.Name), site, report})
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return errors.Join(g.app.emit(out), errors.Join(failed...))
 }

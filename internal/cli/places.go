@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
 func newGeoPlacesCommand(a *app) *cobra.Command {
@@ -35,26 +36,14 @@ func (l places) writeText(w io.Writer) error {
 }
 
 func (a *app) geoPlaces(ctx context.Context, site string, systems []string) error {
-	w, err := a.workspace(nil)
+	out := places{}
+	err := a.eachSystem(ctx, site, systems, func(_ *workspace.Workspace, s workspace.System) error {
+		all, err := s.Repo.Places(ctx, string(s.Name))
+		out = append(out, all...)
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	defer w.Close() //nolint:errcheck // only read
-	w.Site = site
-	if len(systems) == 0 {
-		systems = w.Config.SystemNames()
-	}
-	out := places{}
-	for _, name := range systems {
-		s, err := w.System(ctx, name)
-		if err != nil {
-			return err
-		}
-		all, err := s.Repo.Places(ctx, name)
-		if err != nil {
-			return err
-		}
-		out = append(out, all...)
 	}
 	return a.emit(out)
 }

@@ -129,11 +129,7 @@ func TestASiteIsLost(t *testing.T) {
 	w.server.Kill9()
 	agent.kill9()
 	l.wg.Wait()
-	for _, gone := range []string{w.server.DataDir, filepath.Join(w.dir, "repository"), filepath.Join(w.dir, "cache"), filepath.Join(w.dir, "state")} {
-		if err := os.RemoveAll(gone); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.lose()
 	r := w.restore("back", "--site", "there", "--start")
 	if m := l.missing(t, r, disaster.Add(-5*time.Second)); len(m) > 0 {
 		t.Errorf("of %d commits, %d that were acknowledged more than 5 s before %s are gone: %.1000q", len(l.commits), len(m), disaster.Format("15:04:05.000"), m)

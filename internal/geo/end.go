@@ -18,17 +18,21 @@ func LogEnd(ctx context.Context, log *repo.Log) (repo.StreamID, uint64, error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	extents, err := log.Extents(ctx, newest, 0)
+	extents, err := log.Extents(ctx, newest, max(mark.LSN, 1)-1) // to see what ends at it
 	if err != nil {
+		return 0, 0, err
+	}
+	if ranges := repo.Merge(extents); len(ranges) > 0 && (ranges[0].Start <= mark.LSN || mark.LSN == 0) {
+		return newest, ranges[0].End, nil
+	}
+	// What the mark promises is lost: it ends with what is before.
+	if extents, err = log.Extents(ctx, newest, 0); err != nil {
 		return 0, 0, err
 	}
 	end := uint64(0)
 	for _, r := range repo.Merge(extents) {
-		if r.Start > mark.LSN && (end > 0 || mark.LSN > 0) {
-			break // behind a hole
-		}
-		if end = r.End; end >= mark.LSN {
-			break
+		if r.Start <= mark.LSN {
+			end = r.End
 		}
 	}
 	return newest, end, nil

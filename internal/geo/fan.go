@@ -28,8 +28,8 @@ type FanOptions struct {
 // Fan is a store whose objects are written at several sites at once. A site counts for an object when it has everything that was
 // written before, too. It is the store of a system's log while that is received.
 //
-// A site is a member, or it is behind: it failed, or was too slow. Joining it takes its part again, with what it lacks. The last
-// member stays one, since only it has everything: what fails there fails. What is read comes from the member that is farthest.
+// A site is a member, or it is behind: it failed, or was too slow. Joining it takes its part again, with what it lacks. A member that
+// alone has what was acknowledged stays one: what fails there fails. What is read comes from the member that is farthest.
 type Fan struct {
 	opts FanOptions
 	ctx  context.Context //nolint:containedctx // of what goes on at sites after the call that began it has ended
@@ -70,7 +70,7 @@ type fanOp struct {
 	size   int
 	do     func(context.Context, store.Store) error
 	order  order
-	failed error // at the last member
+	failed error // at a member that stays one
 }
 
 // order says which operations may overtake each other at a site.

@@ -31,15 +31,22 @@ func spoilt(t *testing.T, st *storetest.Memory, prefix string) (names []string) 
 	return names
 }
 
+// copied makes a place another replica that has all snapshots.
+func (f *farAway) copied(t *testing.T, st *storetest.Memory) *Repository {
+	t.Helper()
+	r := f.replica(t, st)
+	for id := range f.want {
+		f.copyTo(t, r, id)
+	}
+	return r
+}
+
 // A replica that has lost all of its packs is read with the help of another, which has gathered the same chunks in packs of its own.
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	f := newFarAway(t, 5, 6)
 	here := storetest.NewMemory()
-	other := f.replica(t, here)
-	for id := range f.want {
-		f.copyTo(t, other, id)
-	}
+	other := f.copied(t, here)
 	other.limits.gatherFrom = 2
 	before := count(here, prefixPacks)
 	if _, err := other.Collect(t.Context(), CollectOptions{}); err != nil {
@@ -68,10 +75,7 @@ func TestHeal(t *testing.T) {
 	t.Parallel()
 	f := newFarAway(t, 7, 4)
 	here := storetest.NewMemory()
-	other := f.replica(t, here)
-	for id := range f.want {
-		f.copyTo(t, other, id)
-	}
+	other := f.copied(t, here)
 	whole := f.st.Clone()
 	packs := spoilt(t, f.st, prefixPacks)
 	rotten := must(here.Get(t.Context(), packs[0], maxPack)) // at both

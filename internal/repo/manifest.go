@@ -147,6 +147,22 @@ func (r *Repository) openManifest(ctx context.Context, name string, b []byte) (*
 	return &m, r.verifySignature(ctx, name, m.Signer, purposeSnapshot, body, signature)
 }
 
+// openSigned opens a sealed object of signed JSON into v, whose field signer then has who must have signed it.
+func (r *Repository) openSigned(ctx context.Context, kind seal.Kind, purpose, name string, b []byte, v any, signer *string) error {
+	plain, err := r.keys.OpenWhole(kind, name, b)
+	if err != nil {
+		return err
+	}
+	body, signature, err := cutSigned(plain)
+	if err == nil {
+		err = json.Unmarshal(body, v)
+	}
+	if err != nil {
+		return &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
+	}
+	return r.verifySignature(ctx, name, *signer, purpose, body, signature)
+}
+
 // verifySignature proves that body was signed by a registered signer.
 func (r *Repository) verifySignature(ctx context.Context, name, signer, purpose string, body, signature []byte) error {
 	if strings.Trim(signer, "0123456789abcdef") != "" || len(signer) != 32 {

@@ -67,18 +67,7 @@ func (l *Log) Mark(ctx context.Context, s StreamID) (m Mark, ok bool, err error)
 	if err != nil {
 		return m, false, err
 	}
-	plain, err := l.r.keys.OpenWhole(seal.KindMark, name, b)
-	if err != nil {
-		return m, false, err
-	}
-	body, signature, err := cutSigned(plain)
-	if err == nil {
-		err = json.Unmarshal(body, &m)
-	}
-	if err != nil {
-		return m, false, &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
-	}
-	if err := l.r.verifySignature(ctx, name, m.Signer, purposeMark, body, signature); err != nil {
+	if err := l.r.openSigned(ctx, seal.KindMark, purposeMark, name, b, &m, &m.Signer); err != nil {
 		return m, false, err
 	}
 	lsn, _, _ := strings.Cut(name[len(l.markPrefix(s)):], "-")

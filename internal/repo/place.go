@@ -109,17 +109,6 @@ func (r *Repository) place(ctx context.Context, name string) (*Place, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := r.keys.OpenWhole(seal.KindPlace, name, b)
-	if err != nil {
-		return nil, err
-	}
 	var p Place
-	body, signature, err := cutSigned(plain)
-	if err == nil {
-		err = json.Unmarshal(body, &p)
-	}
-	if err != nil {
-		return nil, &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: err.Error()}
-	}
-	return &p, r.verifySignature(ctx, name, p.Signer, purposePlace, body, signature)
+	return &p, r.openSigned(ctx, seal.KindPlace, purposePlace, name, b, &p, &p.Signer)
 }

@@ -65,13 +65,20 @@ func (rd *Reader) Into(b []byte) { rd.plain = b[:0] }
 // near to each other in one pack is fetched together. Each chunk's bytes are proven to be what its ID names. Errors are of fn, of the context,
 // or a *ChunkError; with skip, which may be nil, a broken chunk is handed to skip and passed over.
 func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
-	for i := 0; i < len(ids); {
+	i := 0
+	helped := func(cause error) (bool, error) {
+		plain, ok := rd.elsewhere(ctx, ids[i], cause)
+		if !ok {
+			return false, nil
+		}
+		i++
+		return true, fn(i-1, plain)
+	}
+	for i < len(ids) {
 		if rd.r.help.Load().isAway() {
-			if plain, ok := rd.elsewhere(ctx, ids[i], nil); ok {
-				if err := fn(i, plain); err != nil {
-					return err
-				}
-				i++
+			if ok, err := helped(nil); err != nil {
+				return err
+			} else if ok {
 				continue
 			}
 		}
@@ -82,11 +89,9 @@ func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int,
 		}
 		var ce *ChunkError
 		if errors.As(err, &ce) || lost {
-			if plain, ok := rd.elsewhere(ctx, ids[i], err); ok {
-				if err := fn(i, plain); err != nil {
-					return err
-				}
-				i++
+			if ok, err := helped(err); err != nil {
+				return err
+			} else if ok {
 				continue
 			}
 		}

@@ -2,7 +2,6 @@ package restore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -27,6 +26,7 @@ func (x *run) writeOlderNames(ctx context.Context) error {
 			continue // the recovery begins behind it, or no part of a segment is left
 		}
 		name := wal.SegmentName(a.Timeline, size.Segment(left), size)
+		var unread error // the log cannot be read: whether it is needed is not known
 		err := x.putWith(path.Join("pg_wal", name), func(out *os.File) error {
 			if err := out.Truncate(int64(size)); err != nil {
 				return err
@@ -34,7 +34,8 @@ func (x *run) writeOlderNames(ctx context.Context) error {
 			for begin, at := size.Floor(left), size.Floor(left); at < left; {
 				b, err := log.piece(ctx, at, left)
 				if err != nil {
-					return &olderNameError{err}
+					unread = err
+					return err
 				}
 				if _, err := out.WriteAt(b, int64(at-begin)); err != nil {
 					return err
@@ -43,15 +44,11 @@ func (x *run) writeOlderNames(ctx context.Context) error {
 			}
 			return nil
 		})
-		var unread *olderNameError
-		if errors.As(err, &unread) && ctx.Err() == nil {
-			x.note("the recovery will not find transactions that were prepared before %s, in %s: %v", left, name, unread.error)
+		if unread != nil && ctx.Err() == nil {
+			x.note("the recovery will not find transactions that were prepared before %s, in %s: %v", left, name, unread)
 		} else if err != nil {
 			return fmt.Errorf("put %s into pg_wal: %w", name, err)
 		}
 	}
 	return nil
 }
-
-// olderNameError tells that the log cannot be read: whether it is needed is not known.
-type olderNameError struct{ error }

@@ -108,10 +108,6 @@ const farWorkers = 12
 // error is a *DamageError everything else was restored; Result is not nil then.
 func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ *Result, err error) {
 	started := time.Now()
-	chooses := o.Workers <= 0
-	if chooses {
-		o.Workers = 2 * runtime.GOMAXPROCS(0)
-	}
 	if o.To, err = filepath.Abs(o.To); err != nil {
 		return nil, err
 	}
@@ -137,8 +133,11 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, x.journal.close()) }()
-	if chooses && r.Far() {
-		x.opts.Workers = max(o.Workers, farWorkers)
+	if x.opts.Workers <= 0 {
+		x.opts.Workers = 2 * runtime.GOMAXPROCS(0)
+		if r.Far() {
+			x.opts.Workers = max(x.opts.Workers, farWorkers)
+		}
 	}
 	if err := x.writeFiles(ctx); err != nil {
 		return nil, x.explain(err)

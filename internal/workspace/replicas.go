@@ -142,21 +142,7 @@ func (w *Workspace) besideFor(ctx context.Context, s System, site, override stri
 	if own, err := w.Config.Replica(c, w.Site); err == nil && own == rep {
 		return nil, dr.Fail(fmt.Sprintf("copy %s to site %s", s.Name, rep.Site), errors.New("it would be copied from there"), "choose another site with --to, or copy from another with --site")
 	}
-	if create {
-		if err := w.makeReplica(ctx, s, rep); err != nil {
-			return nil, err
-		}
-	}
-	return w.sibling(ctx, s.Repo, c, rep)
-}
-
-// makeReplica makes a place one that the keys of a repository open.
-func (w *Workspace) makeReplica(ctx context.Context, s System, rep config.Replica) error {
-	st, err := open.Create(ctx, string(rep.URL), open.Options{Meter: w.Meter})
-	if err != nil {
-		return err
-	}
-	return errors.Join(s.Repo.CopyKeys(ctx, st), st.Close())
+	return w.sibling(ctx, s.Repo, c, rep, create)
 }
 
 // ErrResidency is the error of a copy to a site where the system's data may not be.
@@ -173,7 +159,7 @@ func (w *Workspace) Siblings(ctx context.Context, r *repo.Repository, name strin
 		if err == nil && rep == own {
 			continue
 		}
-		other, err := w.sibling(ctx, r, c, rep)
+		other, err := w.sibling(ctx, r, c, rep, false)
 		if err != nil {
 			w.log.Warn("a replica cannot be opened", "site", rep.Site, dr.KeyError, err)
 			continue
@@ -206,13 +192,23 @@ func (w *Workspace) Help(r *repo.Repository, system string) (end func() int64) {
 	}
 }
 
-// sibling opens a replica with the keys of another one.
-func (w *Workspace) sibling(ctx context.Context, r *repo.Repository, c config.Repository, rep config.Replica) (*repo.Repository, error) {
-	st, err := open.Store(ctx, string(rep.URL), open.Options{Meter: w.Meter})
+// sibling opens a replica with the keys of another one, and may make it.
+func (w *Workspace) sibling(ctx context.Context, r *repo.Repository, c config.Repository, rep config.Replica, create bool) (*repo.Repository, error) {
+	openStore := open.Store
+	if create {
+		openStore = open.Create
+	}
+	st, err := openStore(ctx, string(rep.URL), open.Options{Meter: w.Meter})
 	if err != nil {
 		return nil, err
 	}
-	other, err := r.Beside(ctx, st, w.options(c, rep))
+	if create {
+		err = r.CopyKeys(ctx, st)
+	}
+	var other *repo.Repository
+	if err == nil {
+		other, err = r.Beside(ctx, st, w.options(c, rep))
+	}
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}

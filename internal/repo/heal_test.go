@@ -1,11 +1,15 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
@@ -67,6 +71,86 @@ func TestHelp(t *testing.T) {
 	}
 	if n := end(); asked != 1 || n == 0 {
 		t.Errorf("others were asked for %d times, and gave %d chunks", asked, n)
+	}
+}
+
+// slow is a store that answers requests for parts of packs only when it is released, or not at all.
+type slow struct {
+	store.Store
+	asked   atomic.Int64
+	release chan struct{}
+}
+
+func (s *slow) GetRange(ctx context.Context, name string, off int64, dst []byte) error {
+	if strings.HasPrefix(name, prefixPacks) {
+		s.asked.Add(1)
+		select {
+		case <-s.release:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return s.Store.GetRange(ctx, name, off, dst)
+}
+
+// readRel reads a file as restores do.
+func readRel(t *testing.T, r *Repository, id SnapshotID) (out []byte) {
+	t.Helper()
+	rd := r.Reader()
+	m := must(r.Manifest(t.Context(), "orders-db", id))
+	root, err := m.RootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.help.Load().usual.Store(1) // so that nobody waits long
+	part := must(rd.FilePart(t.Context(), must(rd.Lookup(t.Context(), root, "rel")), 0))
+	var chunks []int
+	for i := range part.Len() {
+		chunks = append(chunks, i)
+	}
+	if err := rd.Part(t.Context(), part, chunks, func(_ int, plain []byte) error { out = append(out, plain...); return nil }, nil); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// A replica that is slow is not waited for where another has the pack; after some such answers the other is asked first. Where what
+// the other has is damaged, the slow one is.
+func TestHedge(t *testing.T) {
+	t.Parallel()
+	f := newFarAway(t, 11, 5)
+	here := storetest.NewMemory()
+	other := f.copied(t, here)
+	s := &slow{Store: f.st, release: make(chan struct{})}
+	close(s.release)
+	r := reopen(t, s) // while it is fast
+	end := r.Help(func(context.Context) []*Repository { return []*Repository{other} })
+	s.release = make(chan struct{})
+	s.asked.Store(0)
+	rounds := 0
+	for range slowInARow {
+		for id, want := range f.want {
+			rounds++
+			if got := readRel(t, r, id); !bytes.Equal(got, want) {
+				t.Errorf("snapshot %s is read wrongly", id)
+			}
+		}
+	}
+	if n := s.asked.Load(); n < slowInARow || n >= int64(rounds) || !r.help.Load().isAway() {
+		t.Errorf("the slow replica was asked %d times in %d rounds; away is %t", n, rounds, r.help.Load().isAway())
+	}
+	if end() == 0 {
+		t.Error("nothing came from the other")
+	}
+
+	spoilt(t, here, prefixPacks)
+	r = reopen(t, s)
+	defer r.Help(func(context.Context) []*Repository { return []*Repository{reopen(t, here)} })()
+	time.AfterFunc(2*hedgeLeast, func() { close(s.release) })
+	for id, want := range f.want {
+		if got := readRel(t, r, id); !bytes.Equal(got, want) {
+			t.Errorf("snapshot %s is read wrongly", id)
+		}
 	}
 }
 

@@ -1,8 +1,10 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +22,12 @@ type help struct {
 	from []*Repository
 	next time.Time // while none could be reached: when to try again
 
-	given atomic.Int64 // chunks and parts of logs that came from them
+	given atomic.Int64 // chunks, and parts of packs and logs, that came from them
 	away  atomic.Int64 // until then, in microseconds since 1970, this replica is asked last: it did not answer
+	usual atomic.Int64 // how long an answer of this replica takes, in nanoseconds; 0: nobody knows
+	late  atomic.Int64 // answers in a row that came sooner from others
+
+	asking sync.WaitGroup // requests to others
 }
 
 // errAway is the error of a request that is not made.
@@ -35,12 +41,13 @@ const (
 )
 
 // Help lets readers ask other replicas, which open returns when the first is needed. It is called before anything is read. end ends
-// it, and returns how many chunks and parts of logs came from there; then the others may be closed.
+// it, and returns how many chunks, and parts of packs and logs, came from there; then the others may be closed.
 func (r *Repository) Help(open func(context.Context) []*Repository) (end func() int64) {
 	h := &help{open: open}
 	r.help.Store(h)
 	return func() int64 {
 		r.help.Store(nil)
+		h.asking.Wait()
 		return h.given.Load()
 	}
 }
@@ -52,6 +59,7 @@ func (h *help) others(ctx context.Context) []*Repository {
 		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), openFor) // of whoever asks first
 		h.from = h.open(ctx)
 		stop()
+		slices.SortStableFunc(h.from, func(a, b *Repository) int { return cmp.Compare(a.nanos.Load(), b.nanos.Load()) }) // the nearest first
 		h.next = time.Now().Add(awayFor)
 	}
 	return h.from
@@ -60,9 +68,12 @@ func (h *help) others(ctx context.Context) []*Repository {
 // note remembers that this replica does not answer.
 func (h *help) note(err error) {
 	if err != nil && store.KindOf(err) == store.Busy {
-		h.away.Store(time.Now().Add(awayFor).UnixMicro())
+		h.leave()
 	}
 }
+
+// leave has others be asked first for a while.
+func (h *help) leave() { h.away.Store(time.Now().Add(awayFor).UnixMicro()) }
 
 func (h *help) isAway() bool { return h != nil && time.Now().UnixMicro() < h.away.Load() }
 

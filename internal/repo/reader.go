@@ -85,7 +85,7 @@ func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int,
 		run, err := rd.locate(ctx, ids[i:], maxRead)
 		lost := err != nil // the index cannot be read, or does not know it
 		if err == nil {
-			i, err = rd.run(ctx, i, run, fn)
+			i, err = rd.helpedRun(ctx, i, run, fn)
 		}
 		var ce *ChunkError
 		if errors.As(err, &ce) || lost {
@@ -185,22 +185,31 @@ func (r *Repository) find(ctx context.Context, id seal.ChunkID) (location, error
 
 // run reads one run and hands it over; next is the number of the first chunk that was not handed over.
 func (rd *Reader) run(ctx context.Context, i int, run []location, fn func(int, []byte) error) (next int, err error) {
-	pack := run[0].pack
 	rd.sealed = grow(rd.sealed, spanOf(run))
-	err = rd.r.getRange(ctx, pack.name(), int64(run[0].offset), rd.sealed)
-	if err != nil {
-		if ctx.Err() != nil {
-			return i, ctx.Err()
-		}
-		moved, err := rd.r.moved(ctx, run[0], err)
-		if err == nil {
-			return rd.run(ctx, i, []location{moved}, fn)
-		}
-		if len(run) > 1 {
-			return rd.run(ctx, i, run[:1], fn) // the fault may lie in a later part
-		}
-		return i, &ChunkError{run[0].id, pack.name(), err}
+	if err := rd.r.getRange(ctx, run[0].pack.name(), int64(run[0].offset), rd.sealed); err != nil {
+		return rd.unread(ctx, i, run, fn, err)
 	}
+	return rd.handOver(ctx, i, run, fn)
+}
+
+// unread goes on where a run could not be read.
+func (rd *Reader) unread(ctx context.Context, i int, run []location, fn func(int, []byte) error, cause error) (next int, err error) {
+	if ctx.Err() != nil {
+		return i, ctx.Err()
+	}
+	moved, err := rd.r.moved(ctx, run[0], cause)
+	if err == nil {
+		return rd.run(ctx, i, []location{moved}, fn)
+	}
+	if len(run) > 1 {
+		return rd.run(ctx, i, run[:1], fn) // the fault may lie in a later part
+	}
+	return i, &ChunkError{run[0].id, run[0].pack.name(), err}
+}
+
+// handOver opens the chunks of a run that was read.
+func (rd *Reader) handOver(ctx context.Context, i int, run []location, fn func(int, []byte) error) (next int, err error) {
+	pack := run[0].pack
 	object, err := rd.r.opens.get(rd.r.keys, pack)
 	if err != nil {
 		return i, &ChunkError{run[0].id, pack.name(), err}

@@ -59,8 +59,9 @@ func (rd *Reader) fetchAhead(ctx context.Context, eg *errgroup.Group, ids []seal
 // ask begins to fetch the first of the chunks, with those that are fetched by the same request, into the memory of a slot.
 func (rd *Reader) ask(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkID, want uint64, slot int) *aheadRequest {
 	q := &aheadRequest{done: make(chan struct{})}
-	if rd.r.help.Load().isAway() {
-		q.err = errAway
+	away := rd.r.help.Load().isAway()
+	if _, known, err := rd.place(ids[0]); away && (!known || err != nil) {
+		q.err = errAway // the index is not asked for again
 	} else {
 		q.run, q.err = rd.locate(ctx, ids, aheadRead)
 	}
@@ -69,7 +70,7 @@ func (rd *Reader) ask(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkI
 		close(q.done)
 		return q
 	}
-	apart := rd.r.apart(q.run[0], want)
+	apart := !away && rd.r.apart(q.run[0], want)
 	if apart {
 		q.run = q.run[:1]
 	}
@@ -80,7 +81,7 @@ func (rd *Reader) ask(ctx context.Context, eg *errgroup.Group, ids []seal.ChunkI
 		if apart {
 			q.err = rd.r.fetchApart(ctx, q.run[0], want, q.sealed)
 		} else {
-			q.err = rd.r.getRange(ctx, q.run[0].pack.name(), int64(q.run[0].offset), q.sealed)
+			_, q.err = rd.r.hedged(ctx, q.run[0].pack.name(), int64(q.run[0].offset), q.sealed)
 		}
 		return nil
 	})

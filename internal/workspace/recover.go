@@ -123,8 +123,8 @@ func (w *Workspace) help(r *repo.Repository, system string, out *Recovery) func(
 	end := w.Help(r, system)
 	return func() {
 		if n := end(); n > 0 {
-			out.Notes = append(out.Notes, fmt.Sprintf("%d parts came from other sites: they are damaged, missing or out of reach at this one; "+
-				"holdfast repo check --read-data --repair puts them back", n))
+			out.Notes = append(out.Notes, fmt.Sprintf("%d parts came from other sites: they are damaged, missing, slow or out of reach at this one; "+
+				"holdfast repo check --read-data --repair puts back what is damaged or missing", n))
 		}
 	}
 }

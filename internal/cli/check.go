@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/parity"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -43,9 +44,9 @@ With --repair-index the index is made whole first, and what says which part of i
 collections/, without which nothing can be written. It is safe beside running agents, paused ones and dead ones, may
 be interrupted at any time, and is finished by the next run, or by the next holdfast repo prune.
 
-With --repair what is damaged or missing is put back as the replicas at other sites have it, after it has proven to be what was
-stored. What they do not have under the same name, because they have gathered it in packs of their own, stays: restores
-read it there.
+With --repair what is damaged or missing is put back as the site's parity gives it or the replicas at other sites have it, after it has
+proven to be what was stored. What they do not have under the same name, because they have gathered it in packs of their
+own, stays: restores read it there. With --repair and --read-data, parity that lacks is written.
 
 Exit code 3 means that damage was found, and stays.`,
 		Example: "  holdfast repo check\n  holdfast repo check --read-data\n  holdfast repo check --sample 5%",
@@ -58,7 +59,7 @@ Exit code 3 means that damage was found, and stays.`,
 	f := c.Flags()
 	f.BoolVar(&r.readData, "read-data", false, "read every byte")
 	f.StringVar(&r.sample, "sample", "0%", "`share` of packs and log to read, at random")
-	f.BoolVar(&r.heal, "repair", false, "put back what is damaged or missing, from other sites")
+	f.BoolVar(&r.heal, "repair", false, "put back what is damaged or missing, by parity or from other sites")
 	f.BoolVar(&r.repair, "repair-index", false, "first make lost or damaged index objects, and the end of a collection, anew from the packs")
 	f.BoolVar(&r.alone, "alone", false, "promise that nobody else uses the repository: where --repair-index asks for it")
 	f.DurationVar(&r.wait, "wait", 0, "how long --repair-index waits for writers that are at work")
@@ -70,6 +71,7 @@ Exit code 3 means that damage was found, and stays.`,
 type checked struct {
 	*repo.CheckReport
 	Healed     *repo.HealReport    `json:"healed,omitempty"` // before what is told was looked at
+	Parity     *parity.Completion  `json:"parity,omitempty"`
 	Repaired   *repo.RepairReport  `json:"repaired,omitempty"`
 	Collection *repo.CollectReport `json:"collection,omitempty"` // that takes the place of one whose end was damaged
 }
@@ -98,11 +100,14 @@ func (c checked) writeText(w io.Writer) error {
 	c.writeRepair(w)
 	if c.Healed != nil {
 		for _, name := range c.Healed.Healed {
-			fmt.Fprintln(w, "put back from another site:", name)
+			fmt.Fprintln(w, "put back:", name)
 		}
 		for _, l := range c.Healed.Left {
 			fmt.Fprintf(w, "not put back: %s\n  reason: %s\n", l.Object, l.Reason)
 		}
+	}
+	if p := c.Parity; p != nil && p.Written+p.Removed > 0 {
+		fmt.Fprintf(w, "parity written: of %s, %s; removed: of %d that are gone\n", count(p.Written, "object"), dr.Bytes(p.Bytes), p.Removed)
 	}
 	for _, p := range c.Problems {
 		fmt.Fprintf(w, "DAMAGED: %s\n  reason: %s\n", p.Object, p.Reason)
@@ -173,6 +178,19 @@ func (r *repoCheck) putBack(ctx context.Context, w *workspace.Workspace, reposit
 	return err
 }
 
+// completeParity writes the parity that lacks, of what a check has found to be right.
+func completeParity(ctx context.Context, st store.Store, problems []repo.Problem) (*parity.Completion, error) {
+	if !parity.Has(st) {
+		return nil, nil //nolint:nilnil // nothing was to be done
+	}
+	damaged := map[string]bool{}
+	for _, p := range problems {
+		damaged[p.Object] = true
+	}
+	c, err := parity.Complete(ctx, st, func(name string) bool { return damaged[name] }, len(problems) > 0)
+	return &c, err
+}
+
 func (r *repoCheck) run(ctx context.Context) error {
 	o := repo.CheckOptions{ReadData: r.readData}
 	var err error
@@ -205,6 +223,9 @@ func (r *repoCheck) run(ctx context.Context) error {
 	out.CheckReport, err = repository.Check(ctx, o)
 	if err == nil && r.heal && len(out.Problems) > 0 {
 		err = r.putBack(ctx, w, repository, name, o, &out)
+	}
+	if err == nil && r.heal && r.readData {
+		out.Parity, err = completeParity(ctx, repository.Store(), out.Problems)
 	}
 	stop()
 	if err != nil {

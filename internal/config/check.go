@@ -93,6 +93,9 @@ func (c *Config) checkRepository(r *report, repo Repository) {
 				"a site is lost as a whole", "name the site of each; declare another one where they can be lost apart")
 		}
 		at[rep.Site] = true
+		if rep.Parity != 0 && (rep.Parity < 0.01 || rep.Parity > 0.9) {
+			r.addAt(index(path+".replicas", i)+".parity", "parity of "+Fraction(rep.Parity).String(), "from 1% to 90% of the stored bytes can be kept", `write "5%", or keep a replica at another site`)
+		}
 	}
 	k := repo.Keys
 	switch {

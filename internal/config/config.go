@@ -29,8 +29,9 @@ type Repository struct {
 
 // Replica is the repository's copy at a site.
 type Replica struct {
-	Site string
-	URL  Location
+	Site   string
+	URL    Location
+	Parity Share // of the stored bytes, kept beside them; 0: none
 }
 
 // Keys says where the secrets that open a repository are found.

@@ -102,8 +102,11 @@ func TestLoadFull(t *testing.T) {
 	}
 	wantRepo := Repository{
 		Name: "main", Cache: "/var/cache/holdfast",
-		Replicas: []Replica{{"frankfurt", "s3://backups/pg?region=eu-central-1&endpoint=https://s3.example.com&path-style=true"}, {"zurich", "file:///mnt/zurich/holdfast"}},
-		Keys:     Keys{PassphraseFile: "/etc/holdfast/passphrase", IdentityFiles: []string{"/etc/holdfast/age.key"}},
+		Replicas: []Replica{
+			{Site: "frankfurt", URL: "s3://backups/pg?region=eu-central-1&endpoint=https://s3.example.com&path-style=true"},
+			{Site: "zurich", URL: "file:///mnt/zurich/holdfast"},
+		},
+		Keys: Keys{PassphraseFile: "/etc/holdfast/passphrase", IdentityFiles: []string{"/etc/holdfast/age.key"}},
 	}
 	if diff := cmp.Diff(wantRepo, c.RepositoryOf(s)); diff != "" {
 		t.Errorf("repository (-want +got):\n%s", diff)

@@ -43,6 +43,8 @@ var replica = object[Replica]{
 	key("url", location, func(r *Replica) *Location { return &r.URL },
 		"file:///directory, s3://bucket/prefix?region=R&endpoint=URL&path-style=true, or sftp://user@host:port/directory?identity-file=FILE. "+
 			"S3 credentials are found the way the AWS tools find them, SSH keys and known hosts the way OpenSSH does.").must(),
+	key("parity", share, func(r *Replica) *Share { return &r.Parity },
+		"Reed-Solomon parity to keep beside what is stored, of its bytes: so much damage heals without another site. 0%, or 1% to 90%.").or("0%"),
 }
 
 var keys = object[Keys]{

@@ -99,7 +99,7 @@ func (rd *Reader) helpedRun(ctx context.Context, i int, run []location, fn func(
 func (h *help) rangeElsewhere(ctx context.Context, name string, off int64, n int) []byte {
 	b := make([]byte, n)
 	for _, other := range h.others(ctx) {
-		if other.getRange(ctx, name, off, b) == nil {
+		if !other.opts.Rebuilt && other.getRange(ctx, name, off, b) == nil {
 			h.given.Add(1)
 			return b
 		}

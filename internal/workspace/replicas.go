@@ -148,13 +148,17 @@ func (w *Workspace) besideFor(ctx context.Context, s System, site, override stri
 // ErrResidency is the error of a copy to a site where the system's data may not be.
 var ErrResidency = errors.New("the system's data may not be at this site")
 
-// Siblings opens the other replicas of a repository that can be reached. close closes them.
+// Siblings opens what can be reached of what else has the objects of a repository: what parity gives, and other replicas. close closes
+// them.
 func (w *Workspace) Siblings(ctx context.Context, r *repo.Repository, name string) (all []*repo.Repository, close func()) {
 	c, err := w.Config.Repository(name)
 	if err != nil {
 		return nil, func() {}
 	}
 	own, err := w.Config.Replica(c, w.Site)
+	if err == nil && own.Parity > 0 {
+		all = w.rebuilt(ctx, r, c, own)
+	}
 	for _, rep := range c.Replicas {
 		if err == nil && rep == own {
 			continue
@@ -198,7 +202,7 @@ func (w *Workspace) sibling(ctx context.Context, r *repo.Repository, c config.Re
 	if create {
 		openStore = open.Create
 	}
-	st, err := openStore(ctx, string(rep.URL), open.Options{Meter: w.Meter})
+	st, err := w.place(ctx, rep, openStore)
 	if err != nil {
 		return nil, err
 	}

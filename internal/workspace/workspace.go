@@ -91,7 +91,7 @@ func (w *Workspace) Repository(ctx context.Context, name string) (*repo.Reposito
 	if err != nil {
 		return nil, err
 	}
-	st, err := open.Store(ctx, string(rep.URL), open.Options{Meter: w.Meter})
+	st, err := w.place(ctx, rep, open.Store)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 	if err != nil {
 		return nil, abilities, err
 	}
-	st, err := open.Create(ctx, string(rep.URL), open.Options{Meter: w.Meter})
+	st, err := w.place(ctx, rep, open.Create)
 	if err != nil {
 		return nil, abilities, err
 	}

@@ -51,6 +51,12 @@ func Alarmed(m *repo.Manifest) bool {
 	return a != nil && a.Alarm != nil
 }
 
+// TellsNoAlarm tells whether the newest snapshot of a system says that nothing is alarming, so that the others need not be asked.
+func TellsNoAlarm(newest *repo.Manifest) bool {
+	a := auditOf(newest)
+	return a != nil && a.Alarm == nil
+}
+
 // String says what happened, and what it means, in one line.
 func (a *Alarm) String() string {
 	first := a.Doubtful[0]

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -64,20 +65,25 @@ func (a *app) status(ctx context.Context, systems []string) error {
 	if len(systems) == 0 {
 		systems = w.Config.SystemNames()
 	}
-	out, bad := statuses{}, 0
-	for _, name := range systems {
-		s, err := w.System(ctx, name)
-		if err != nil {
+	out, bad := make(statuses, len(systems)), 0
+	var eg errgroup.Group
+	eg.SetLimit(statusAtOnce)
+	for i, name := range systems {
+		eg.Go(func() error {
+			s, err := w.System(ctx, name)
+			if err == nil {
+				out[i], err = statusOf(ctx, s, time.Now())
+			}
 			return err
-		}
-		st, err := statusOf(ctx, s, time.Now())
-		if err != nil {
-			return err
-		}
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return err
+	}
+	for _, st := range out {
 		if st.Problem != "" {
 			bad++
 		}
-		out = append(out, st)
 	}
 	if err := a.emit(out); err != nil {
 		return err
@@ -88,13 +94,19 @@ func (a *app) status(ctx context.Context, systems []string) error {
 	return nil
 }
 
+// statusAtOnce is how many systems are looked at at once: their stores may be far away.
+const statusAtOnce = 128
+
 func statusOf(ctx context.Context, s workspace.System, now time.Time) (systemStatus, error) {
 	out := systemStatus{System: string(s.Name), Objective: s.Policy.Objectives.RPO}
-	v, err := points.Load(ctx, s.Repo, out.System)
+	v, err := points.Recent(ctx, s.Repo, out.System)
+	if err == nil && len(v.Snapshots) > 0 && !capture.TellsNoAlarm(v.Snapshots[len(v.Snapshots)-1].Manifest) {
+		v, err = points.Load(ctx, s.Repo, out.System) // which snapshots are doubtful
+	}
 	if err != nil {
 		return out, err
 	}
-	out.Snapshots = len(v.Snapshots)
+	out.Snapshots = v.Count
 	if len(v.Snapshots) == 0 {
 		out.Problem = "nothing can be recovered: there is no snapshot"
 		return out, nil

@@ -21,7 +21,11 @@ func (r *Repository) Beside(ctx context.Context, st store.Store, opts Options) (
 		return nil, dr.Fail(fmt.Sprintf("open a replica in %s", st), fmt.Errorf("repository %s is there, and this one is %s", m.ID, r.id),
 			"give each repository places of its own")
 	}
-	return open(st, r.keys, opts)
+	other, err := open(st, r.keys, opts)
+	if err == nil {
+		other.manifests.beside = &r.manifests
+	}
+	return other, err
 }
 
 // CopyKeys copies who can open the repository into another place, and makes that a replica where it is empty: the slots

@@ -1,16 +1,12 @@
 package repo
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -126,6 +122,11 @@ func (r *Repository) openManifest(ctx context.Context, name string, b []byte) (*
 	if err != nil {
 		return nil, err
 	}
+	return r.proveManifest(ctx, name, plain)
+}
+
+// proveManifest reads the signed text that is sealed in a snapshot's object; nil for a tombstone.
+func (r *Repository) proveManifest(ctx context.Context, name string, plain []byte) (*Manifest, error) {
 	damaged := func(reason string) error {
 		return &seal.DamagedError{Name: name, Offset: seal.HeaderSize, Reason: reason}
 	}
@@ -183,122 +184,6 @@ func (r *Repository) verifySignature(ctx context.Context, name, signer, purpose 
 
 // RootID returns the ID of the tree's root.
 func (m *Manifest) RootID() (seal.ChunkID, error) { return seal.ParseChunkID(m.Root) }
-
-// Listed is a snapshot as a listing gives it: Manifest, or what is wrong with it.
-type Listed struct {
-	ID       SnapshotID
-	Manifest *Manifest
-	Err      error
-}
-
-// Snapshots returns the snapshots of system, oldest first. One that cannot be read is listed with its error;
-// the others are not touched by that. Those that r has read before are not read again: a snapshot's object never changes, but
-// into a tombstone, which is shorter.
-func (r *Repository) Snapshots(ctx context.Context, system string) ([]Listed, error) {
-	objects, err := r.snapshotObjects(ctx, system)
-	if err != nil {
-		return nil, err
-	}
-	var out []Listed
-	before, now := r.manifests.of(system), make(map[store.Info]*Manifest, len(objects))
-	for _, i := range objects {
-		l := Listed{ID: snapshotIn(i)}
-		m, known := before[i]
-		if !known {
-			m, l.Err = r.Manifest(ctx, system, l.ID)
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		tombstone := known && m == nil || errors.Is(l.Err, store.ErrNotExist)
-		if tombstone || l.Err == nil {
-			now[i] = m
-		}
-		if tombstone {
-			continue
-		}
-		if m != nil {
-			own := *m
-			l.Manifest = &own
-		}
-		out = append(out, l)
-	}
-	r.manifests.keep(system, now)
-	slices.SortStableFunc(out, func(a, b Listed) int {
-		return cmp.Or(strings.Compare(a.ID.second(), b.ID.second()), a.started().Compare(b.started()))
-	})
-	return out, nil
-}
-
-// manifests remembers what Snapshots has read, of each system what was there the last time: some kilobytes a snapshot, and nil
-// for a tombstone.
-type manifests struct {
-	mu      sync.Mutex // guards systems
-	systems map[string]map[store.Info]*Manifest
-}
-
-func (c *manifests) of(system string) map[store.Info]*Manifest {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.systems[system]
-}
-
-func (c *manifests) keep(system string, read map[store.Info]*Manifest) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.systems == nil {
-		c.systems = map[string]map[store.Info]*Manifest{}
-	}
-	c.systems[system] = read
-}
-
-// started is zero where the manifest cannot be read.
-func (l Listed) started() time.Time {
-	if l.Manifest == nil {
-		return time.Time{}
-	}
-	return l.Manifest.Started
-}
-
-// snapshotObjects lists snapshots and tombstones, oldest first.
-func (r *Repository) snapshotObjects(ctx context.Context, system string) (objects []store.Info, err error) {
-	err = r.store.List(ctx, prefixSnapshots+r.keys.NameHash(system)+"/", "", func(i store.Info) error {
-		objects = append(objects, i)
-		return nil
-	})
-	return objects, err
-}
-
-// snapshotIn returns the ID of the snapshot that an object of snapshotObjects is, or was.
-func snapshotIn(i store.Info) SnapshotID { return SnapshotID(path.Base(i.Name)) }
-
-// LatestSnapshot returns the newest manifest of system that can be read, nil where there is none. Of those that were begun
-// in one second the last is taken. Older ones are listed, and not read.
-func (r *Repository) LatestSnapshot(ctx context.Context, system string) (*Manifest, error) {
-	objects, err := r.snapshotObjects(ctx, system)
-	if err != nil {
-		return nil, err
-	}
-	var newest *Manifest // of those whose names have one second
-	for _, i := range slices.Backward(objects) {
-		id := snapshotIn(i)
-		if newest != nil && id.second() != newest.ID.second() {
-			break
-		}
-		m, err := r.Manifest(ctx, system, id)
-		switch k := store.KindOf(err); {
-		case err == nil:
-			if newest == nil || m.Started.After(newest.Started) {
-				newest = m
-			}
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case k == store.Busy || k == store.Denied:
-			return nil, err // it may be readable
-		}
-	}
-	return newest, nil
-}
 
 // second returns the part of a name that tells when the snapshot began.
 func (id SnapshotID) second() string { return string(id[:max(len(id)-9, 0)]) }

@@ -31,6 +31,7 @@ const (
 	prefixSigners   = "signers/"
 	prefixGraves    = "graves/"
 	prefixPlaces    = "places/"
+	prefixRolls     = "rolls/"
 	replicaName     = "replica"
 )
 

@@ -59,6 +59,7 @@ type Repository struct {
 	distance
 	seen      patience
 	manifests manifests
+	signers   signerKeys
 	fragments fragments
 	limits    limits
 	help      atomic.Pointer[help] // nil: nobody is asked

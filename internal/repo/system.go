@@ -8,6 +8,8 @@ import (
 	"sort"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -60,13 +62,17 @@ func (r *Repository) Systems(ctx context.Context) ([]System, error) {
 	if err := r.store.List(ctx, prefixSystems, "", func(i store.Info) error { names = append(names, i.Name); return nil }); err != nil {
 		return nil, err
 	}
-	all := make([]System, 0, len(names))
-	for _, n := range names {
-		s, err := r.readSystem(ctx, n)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
+	all := make([]System, len(names))
+	var eg errgroup.Group
+	eg.SetLimit(manifestReads)
+	for i, n := range names {
+		eg.Go(func() (err error) {
+			all[i], err = r.readSystem(ctx, n)
+			return err
+		})
+	}
+	if err := eg.Wait(); err != nil {
+		return nil, err
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
 	return all, nil
@@ -126,6 +132,9 @@ func (r *Repository) registerSigner(ctx context.Context) error {
 }
 
 func (r *Repository) signer(ctx context.Context, id string) (seal.PublicKey, error) {
+	if key, ok := r.signers.find(id); ok {
+		return key, nil // it never changes
+	}
 	name := prefixSigners + id
 	var s signerObject
 	var key seal.PublicKey
@@ -135,7 +144,9 @@ func (r *Repository) signer(ctx context.Context, id string) (seal.PublicKey, err
 	if len(s.Public) != len(key) || seal.PublicKey(s.Public).ID() != id {
 		return key, &seal.DamagedError{Name: name, Reason: "it holds another key"}
 	}
-	return seal.PublicKey(s.Public), nil
+	key = seal.PublicKey(s.Public)
+	r.signers.add(id, key)
+	return key, nil
 }
 
 // sealJSON makes a small sealed object.

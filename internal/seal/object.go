@@ -29,6 +29,7 @@ const (
 	KindSummary    Kind = 11
 	KindReplica    Kind = 12
 	KindPlace      Kind = 13
+	KindRoll       Kind = 14
 )
 
 const (

@@ -1,8 +1,10 @@
 package points
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -62,27 +64,55 @@ func (v *View) pieces(way *wal.Timelines, from wal.LSN, size wal.SegmentSize) []
 	return out
 }
 
-// reach follows the log along way from a position on. Timelines on a way ascend in their positions, except for
-// the copied beginning of a segment, which only overlaps what lies before.
+// run is a part of a way's log without gaps.
+type run struct {
+	from, to wal.LSN
+	last     *repo.Extent // that holds the byte before to
+}
+
+// runs returns the runs of a way, ascending. Timelines on a way ascend in their positions, except for the copied beginning of a
+// segment, which only overlaps what lies before.
+func (v *View) runs(way *wal.Timelines, size wal.SegmentSize) []run {
+	k := runsOf{way.Timeline, size}
+	if out, ok := v.joined[k]; ok {
+		return out
+	}
+	all := v.pieces(way, 0, size)
+	slices.SortStableFunc(all, func(a, b piece) int { return cmp.Compare(a.from, b.from) })
+	var out []run
+	for i, p := range all {
+		n := len(out) - 1
+		switch {
+		case n < 0 || p.from > out[n].to:
+			out = append(out, run{p.from, p.to, &all[i].Extent})
+		case p.to > out[n].to:
+			out[n].to, out[n].last = p.to, &all[i].Extent
+		}
+	}
+	if v.joined == nil {
+		v.joined = map[runsOf][]run{}
+	}
+	v.joined[k] = out
+	return out
+}
+
+// runsOf are the runs of one way, with segments of one size.
+type runsOf struct {
+	timeline wal.TimelineID
+	size     wal.SegmentSize
+}
+
+// reach follows the log along way from a position on.
 func (v *View) reach(way *wal.Timelines, from wal.LSN, size wal.SegmentSize) reach {
+	runs := v.runs(way, size)
+	i, _ := slices.BinarySearchFunc(runs, from, func(r run, at wal.LSN) int { return cmp.Or(cmp.Compare(r.to, at), -1) }) // ends behind it
 	r := reach{end: from}
-	all := v.pieces(way, from, size)
-	for again := true; again; {
-		again = false
-		for i, p := range all {
-			if p.from <= r.end && p.to > r.end {
-				r.end, r.last, again = p.to, &all[i].Extent, true
-			}
-		}
+	if i < len(runs) && runs[i].from <= from {
+		r.end, r.last = runs[i].to, runs[i].last
+		i++
 	}
-	next := wal.MaxLSN
-	for _, p := range all {
-		if p.from > r.end {
-			next = min(next, p.from)
-		}
-	}
-	if next != wal.MaxLSN {
-		r.gap = &Gap{way.At(r.end), r.end, next}
+	if i < len(runs) {
+		r.gap = &Gap{way.At(r.end), r.end, runs[i].from}
 	}
 	return r
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -26,6 +28,7 @@ type Snapshot struct {
 type View struct {
 	System    string
 	Snapshots []Snapshot // oldest first
+	Count     int        // of snapshots that are there: more than Snapshots where Recent has read the newest only
 	Unread    []error    // snapshots that are listed and cannot be read
 
 	log     *repo.Log
@@ -33,6 +36,7 @@ type View struct {
 	streams map[wal.TimelineID]*stream
 	ways    map[wal.TimelineID]*wal.Timelines
 	clocks  map[repo.Extent]time.Time
+	joined  map[runsOf][]run // that were asked for
 }
 
 // stream is the log of one timeline.
@@ -43,36 +47,11 @@ type stream struct {
 
 // Load reads what the repository holds of a system.
 func Load(ctx context.Context, r *repo.Repository, system string) (*View, error) {
-	v := &View{
-		System: system, log: r.Log(system), streams: map[wal.TimelineID]*stream{},
-		ways: map[wal.TimelineID]*wal.Timelines{1: {Timeline: 1}}, clocks: map[repo.Extent]time.Time{},
-	}
-	v.reader = v.log.Reader()
-	if err := v.loadSnapshots(ctx, r); err != nil {
-		return nil, err
-	}
-	if err := v.loadHistories(ctx); err != nil {
-		return nil, err
-	}
-	ids, err := v.log.Streams(ctx)
+	list, err := r.Snapshots(ctx, system)
 	if err != nil {
-		return nil, fmt.Errorf("list the log of %s: %w", system, err)
+		return nil, fmt.Errorf("list the snapshots of %s: %w", system, err)
 	}
-	for _, id := range ids {
-		s := &stream{}
-		if s.extents, err = v.log.Extents(ctx, id, 0); err != nil {
-			return nil, fmt.Errorf("list the log of %s: %w", system, err)
-		}
-		v.streams[wal.TimelineID(id)] = s
-	}
-	return v, v.loadMarks(ctx)
-}
-
-func (v *View) loadSnapshots(ctx context.Context, r *repo.Repository) error {
-	list, err := r.Snapshots(ctx, v.System)
-	if err != nil {
-		return fmt.Errorf("list the snapshots of %s: %w", v.System, err)
-	}
+	v := newView(r, system)
 	for _, l := range list {
 		if l.Err != nil {
 			v.Unread = append(v.Unread, fmt.Errorf("snapshot %s cannot be read: %w", l.ID, l.Err))
@@ -82,13 +61,14 @@ func (v *View) loadSnapshots(ctx context.Context, r *repo.Repository) error {
 			v.Unread = append(v.Unread, fmt.Errorf("snapshot %s cannot be used: %w", l.ID, err))
 		}
 	}
-	if len(v.Snapshots) > 0 {
-		return nil
+	v.Count = len(v.Snapshots)
+	switch {
+	case len(v.Snapshots) > 0:
+		return v, v.loadLog(ctx, 0)
+	case len(v.Unread) > 0:
+		return nil, fmt.Errorf("no snapshot of %s can be read: %w", v.System, errors.Join(v.Unread...))
 	}
-	if len(v.Unread) > 0 {
-		return fmt.Errorf("no snapshot of %s can be read: %w", v.System, errors.Join(v.Unread...))
-	}
-	return &dr.Failure{
+	return nil, &dr.Failure{
 		What:   fmt.Sprintf("there is no snapshot of %s in this repository", v.System),
 		Reason: "a recovery begins with a snapshot; log alone does not suffice",
 		Next:   "see what there is: holdfast snapshot list",
@@ -96,13 +76,94 @@ func (v *View) loadSnapshots(ctx context.Context, r *repo.Repository) error {
 	}
 }
 
-// loadHistories reads the stored history files. The repository's own copy wins over that of a snapshot: it may
-// be newer.
-func (v *View) loadHistories(ctx context.Context) error {
+// Recent is Load of what the newest recovery point depends on: the newest snapshot and the log from there on. The others are counted,
+// and not read. Where the newest cannot be read or used, nor the log recovered to its end from it, it is Load: an older one may do.
+func Recent(ctx context.Context, r *repo.Repository, system string) (*View, error) {
+	l, err := r.Latest(ctx, system)
+	if err != nil {
+		return nil, fmt.Errorf("list the snapshots of %s: %w", system, err)
+	}
+	v := newView(r, system)
+	if l.Manifest == nil || l.Unread > 0 || v.add(l.Manifest) != nil {
+		return Load(ctx, r, system)
+	}
+	v.Count = l.Count
+	if err := v.loadLog(ctx, uint64(v.Snapshots[0].Facts.LogStart())); err != nil {
+		return nil, err
+	}
+	if _, err := v.Plan(ctx, Target{Kind: Latest}, Timeline{}, RefuseLoss); err != nil {
+		return Load(ctx, r, system)
+	}
+	return v, nil
+}
+
+func newView(r *repo.Repository, system string) *View {
+	v := &View{
+		System: system, log: r.Log(system), streams: map[wal.TimelineID]*stream{},
+		ways: map[wal.TimelineID]*wal.Timelines{1: {Timeline: 1}}, clocks: map[repo.Extent]time.Time{},
+	}
+	v.reader = v.log.Reader()
+	return v
+}
+
+// loadLog lists the log from a position on. What does not depend on each other is asked for at once: a store may be far away.
+func (v *View) loadLog(ctx context.Context, from uint64) error {
+	var ids []repo.StreamID
+	var histories map[wal.TimelineID]*wal.Timelines
+	first, fctx := errgroup.WithContext(ctx)
+	first.Go(func() (err error) {
+		histories, err = v.histories(fctx)
+		return err
+	})
+	first.Go(func() (err error) {
+		if ids, err = v.log.Streams(fctx); err != nil {
+			err = fmt.Errorf("list the log of %s: %w", v.System, err)
+		}
+		return err
+	})
+	if err := first.Wait(); err != nil {
+		return err
+	}
+	maps.Copy(v.ways, histories) // it may be newer than that of a snapshot
+	for _, id := range ids {
+		v.streams[wal.TimelineID(id)] = &stream{}
+	}
+	v.knowTimelines()
+	var eg errgroup.Group
+	eg.SetLimit(logReads)
+	for tl, s := range v.streams {
+		if slices.Contains(ids, repo.StreamID(tl)) {
+			eg.Go(func() (err error) {
+				if s.extents, err = v.log.Extents(ctx, repo.StreamID(tl), from); err != nil {
+					err = fmt.Errorf("list the log of %s: %w", v.System, err)
+				}
+				return err
+			})
+		}
+		eg.Go(func() error {
+			m, ok, err := v.log.Mark(ctx, repo.StreamID(tl))
+			if err != nil {
+				return fmt.Errorf("read the high-water mark of timeline %d: %w", tl, err)
+			}
+			if ok {
+				s.mark = &m
+			}
+			return nil
+		})
+	}
+	return eg.Wait()
+}
+
+// logReads is how many timelines are looked at at once.
+const logReads = 16
+
+// histories reads the stored history files.
+func (v *View) histories(ctx context.Context) (map[wal.TimelineID]*wal.Timelines, error) {
 	names, err := v.log.Files(ctx)
 	if err != nil {
-		return fmt.Errorf("list the timelines of %s: %w", v.System, err)
+		return nil, fmt.Errorf("list the timelines of %s: %w", v.System, err)
 	}
+	out := map[wal.TimelineID]*wal.Timelines{}
 	for _, name := range names {
 		n, err := wal.ParseName(strings.ToUpper(strings.TrimSuffix(name, ".history"))+".history", wal.DefaultSegmentSize)
 		if !strings.HasSuffix(name, ".history") || err != nil {
@@ -110,40 +171,30 @@ func (v *View) loadHistories(ctx context.Context) error {
 		}
 		b, err := v.log.File(ctx, name)
 		if err != nil {
-			return fmt.Errorf("read the history of timeline %d: %w", n.Timeline, err)
+			return nil, fmt.Errorf("read the history of timeline %d: %w", n.Timeline, err)
 		}
 		way, err := wal.ParseHistory(n.Timeline, b)
 		if err != nil {
-			return fmt.Errorf("read the history of timeline %d: %w", n.Timeline, err)
+			return nil, fmt.Errorf("read the history of timeline %d: %w", n.Timeline, err)
 		}
-		v.ways[n.Timeline] = way
+		out[n.Timeline] = way
 	}
-	return nil
+	return out, nil
 }
 
-// loadMarks reads the mark of every timeline that is known from anywhere: the log of a marked timeline may be
-// gone altogether.
-func (v *View) loadMarks(ctx context.Context) error {
-	for tl := range v.ways {
+// knowTimelines makes a stream of every timeline that is known from anywhere: it may have a mark although its log is gone.
+func (v *View) knowTimelines() {
+	know := func(tl wal.TimelineID) {
 		if v.streams[tl] == nil {
 			v.streams[tl] = &stream{}
 		}
 	}
+	for tl := range v.ways {
+		know(tl)
+	}
 	for _, s := range v.Snapshots {
-		if v.streams[s.Facts.Timeline] == nil {
-			v.streams[s.Facts.Timeline] = &stream{}
-		}
+		know(s.Facts.Timeline)
 	}
-	for tl, s := range v.streams {
-		m, ok, err := v.log.Mark(ctx, repo.StreamID(tl))
-		if err != nil {
-			return fmt.Errorf("read the high-water mark of timeline %d: %w", tl, err)
-		}
-		if ok {
-			s.mark = &m
-		}
-	}
-	return nil
 }
 
 // Timelines returns the timelines of which the repository holds anything, ascending.
@@ -189,7 +240,7 @@ func join(tls []wal.TimelineID) string {
 // With returns the view as it would be with these snapshots, of whichever replica, instead of its own.
 func (v *View) With(snapshots []*repo.Manifest) (*View, error) {
 	other := *v
-	other.Snapshots, other.Unread, other.ways = nil, nil, maps.Clone(v.ways)
+	other.Snapshots, other.Unread, other.ways, other.joined = nil, nil, maps.Clone(v.ways), nil
 	for _, m := range snapshots {
 		if err := other.add(m); err != nil {
 			return nil, fmt.Errorf("snapshot %s cannot be used: %w", m.ID, err)

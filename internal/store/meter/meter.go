@@ -17,6 +17,9 @@ type Requests struct {
 	Count     int64  `json:"count"`
 }
 
+// Page is how many names a provider lists in one request.
+const Page = 1000
+
 // Totals is what was counted so far.
 type Totals struct {
 	Requests []Requests `json:"requests"` // by operation and result; only those that happened
@@ -118,7 +121,12 @@ func (c *metered) Stat(ctx context.Context, name string) (store.Info, error) {
 
 func (c *metered) List(ctx context.Context, prefix, after string, fn func(store.Info) error) error {
 	var stop error // what fn returned says nothing about the store
+	names := 0
 	err := c.s.List(ctx, prefix, after, func(i store.Info) error {
+		// Each page is a request of its own.
+		if names++; names > 1 && names%Page == 1 {
+			c.m.note(ctx, "list", nil, 0, 0)
+		}
 		stop = fn(i)
 		return stop
 	})

@@ -2,9 +2,9 @@ package storetest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -14,21 +14,32 @@ import (
 
 // Memory is a store in memory that keeps the whole contract, durability excepted.
 type Memory struct {
-	// mu guards objects. The bodies are never changed, only replaced.
+	// mu guards what follows. The bodies are never changed, only replaced.
 	mu      sync.Mutex
 	objects map[string][]byte
+	folders map[string]*nameList // of all names, so that many are listed quickly
+}
+
+// nameList has the names of a directory.
+type nameList struct {
+	names  []string
+	sorted bool
 }
 
 var _ store.Store = (*Memory)(nil)
 
 // NewMemory returns an empty store.
-func NewMemory() *Memory { return &Memory{objects: map[string][]byte{}} }
+func NewMemory() *Memory { return &Memory{objects: map[string][]byte{}, folders: map[string]*nameList{}} }
 
 // Clone returns a store with the same objects; later changes of either do not show in the other.
 func (m *Memory) Clone() *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &Memory{objects: maps.Clone(m.objects)}
+	c := &Memory{objects: maps.Clone(m.objects), folders: map[string]*nameList{}}
+	for dir, f := range m.folders {
+		c.folders[dir] = &nameList{slices.Clone(f.names), f.sorted}
+	}
+	return c
 }
 
 // Names returns all names, sorted.
@@ -36,6 +47,61 @@ func (m *Memory) Names() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Sorted(maps.Keys(m.objects))
+}
+
+// putLocked makes name hold body.
+func (m *Memory) putLocked(name string, body []byte) {
+	if _, ok := m.objects[name]; !ok {
+		f := m.folders[path.Dir(name)]
+		if f == nil {
+			f = &nameList{sorted: true}
+			m.folders[path.Dir(name)] = f
+		}
+		f.sorted = f.sorted && (len(f.names) == 0 || f.names[len(f.names)-1] < name)
+		f.names = append(f.names, name)
+	}
+	m.objects[name] = slices.Clone(body)
+}
+
+// sort returns the names in order.
+func (f *nameList) sort() []string {
+	if !f.sorted {
+		slices.Sort(f.names)
+		f.sorted = true
+	}
+	return f.names
+}
+
+// selectedLocked returns what a listing gives.
+func (m *Memory) selectedLocked(prefix, after string) (out []store.Info) {
+	folders := 0
+	for dir, f := range m.folders {
+		if !strings.HasPrefix(dir+"/", prefix) && !strings.HasPrefix(prefix, dir+"/") && dir != "." {
+			continue
+		}
+		before := len(out)
+		names := f.sort()
+		from, found := slices.BinarySearch(names, max(prefix, after))
+		if found && names[from] == after {
+			from++
+		}
+		for _, name := range names[from:] {
+			if !strings.HasPrefix(name, prefix) {
+				if name > prefix {
+					break
+				}
+				continue
+			}
+			out = append(out, store.Info{Name: name, Size: int64(len(m.objects[name]))})
+		}
+		if len(out) > before {
+			folders++
+		}
+	}
+	if folders > 1 {
+		slices.SortFunc(out, func(a, b store.Info) int { return strings.Compare(a.Name, b.Name) })
+	}
+	return out
 }
 
 func (m *Memory) fail(op, name string, kind store.Kind, err error) error {
@@ -60,7 +126,7 @@ func (m *Memory) Put(ctx context.Context, name string, body []byte) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.objects[name] = slices.Clone(body)
+	m.putLocked(name, body)
 	return nil
 }
 
@@ -74,7 +140,7 @@ func (m *Memory) Create(ctx context.Context, name string, body []byte) error {
 	if _, ok := m.objects[name]; ok {
 		return m.fail("create", name, store.Gone, store.ErrExists)
 	}
-	m.objects[name] = slices.Clone(body)
+	m.putLocked(name, body)
 	return nil
 }
 
@@ -134,16 +200,12 @@ func (m *Memory) List(ctx context.Context, prefix, after string, fn func(store.I
 	if err := store.CheckPrefix(prefix); err != nil {
 		return m.fail("list", prefix, store.Other, err)
 	}
-	for _, name := range m.Names() {
-		if !strings.HasPrefix(name, prefix) || name <= after {
-			continue
-		}
-		info, err := m.Stat(ctx, name)
-		if errors.Is(err, store.ErrNotExist) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return m.fail("list", prefix, store.Busy, context.Cause(ctx))
+	m.mu.Lock()
+	all := m.selectedLocked(prefix, after)
+	m.mu.Unlock()
+	for _, info := range all {
+		if ctx.Err() != nil {
+			break
 		}
 		if err := fn(info); err != nil {
 			return err
@@ -162,7 +224,12 @@ func (m *Memory) Delete(ctx context.Context, name string) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.objects, name)
+	if _, ok := m.objects[name]; ok {
+		f := m.folders[path.Dir(name)]
+		n, _ := slices.BinarySearch(f.sort(), name)
+		f.names = slices.Delete(f.names, n, n+1)
+		delete(m.objects, name)
+	}
 	return nil
 }
 

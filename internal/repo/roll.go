@@ -198,22 +198,19 @@ func (r *Repository) Roll(ctx context.Context, system string) (int, error) {
 // putRoll writes the roll of a month whose snapshots are listed, where the old one has others.
 func (r *Repository) putRoll(ctx context.Context, name string, listed []store.Info, old roll) (bool, error) {
 	now := roll{}
-	var mu sync.Mutex // guards now and changed
-	changed := false
-	var eg errgroup.Group
-	eg.SetLimit(manifestReads)
+	var missing []store.Info
 	for _, i := range listed {
-		id := snapshotIn(i)
-		if text, ok := old[id]; ok && rolledAs(i, text) {
-			now[id] = text
+		if text, ok := old[snapshotIn(i)]; ok && rolledAs(i, text) {
+			now[snapshotIn(i)] = text
+		} else {
+			missing = append(missing, i)
 		}
 	}
-	changed = len(now) < len(old)
-	for _, i := range listed {
-		id := snapshotIn(i)
-		if _, ok := now[id]; ok {
-			continue
-		}
+	changed := len(now) < len(old)
+	var mu sync.Mutex // guards now and changed
+	var eg errgroup.Group
+	eg.SetLimit(manifestReads)
+	for _, i := range missing {
 		eg.Go(func() error {
 			text, err := r.manifestText(ctx, i.Name)
 			if err != nil {
@@ -221,7 +218,7 @@ func (r *Repository) putRoll(ctx context.Context, name string, listed []store.In
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			now[id], changed = text, true
+			now[snapshotIn(i)], changed = text, true
 			return nil
 		})
 	}

@@ -29,7 +29,9 @@ type nameList struct {
 var _ store.Store = (*Memory)(nil)
 
 // NewMemory returns an empty store.
-func NewMemory() *Memory { return &Memory{objects: map[string][]byte{}, folders: map[string]*nameList{}} }
+func NewMemory() *Memory {
+	return &Memory{objects: map[string][]byte{}, folders: map[string]*nameList{}}
+}
 
 // Clone returns a store with the same objects; later changes of either do not show in the other.
 func (m *Memory) Clone() *Memory {

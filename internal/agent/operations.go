@@ -234,6 +234,9 @@ func (o *systemOperations) collect(ctx context.Context, sys workspace.System, pr
 	if err != nil {
 		return outcome{err: err}
 	}
+	if _, err := sys.Repo.Roll(ctx, o.name()); err != nil {
+		o.log.Warn("the manifests of snapshots are not rolled up, so that they are listed slowly; it is tried again tomorrow", dr.KeyError, err)
+	}
 	last, err := sys.Repo.Collected(ctx)
 	if err != nil {
 		return outcome{err: err}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -137,7 +138,20 @@ func (p *repoPrune) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.app.emit(out)
+	if !p.dryRun {
+		err = p.roll(ctx, r)
+	}
+	return errors.Join(p.app.emit(out), err)
+}
+
+// roll makes many snapshots quick to list.
+func (p *repoPrune) roll(ctx context.Context, r *repo.Repository) error {
+	systems, err := r.Systems(ctx)
+	for _, s := range systems {
+		_, failed := r.Roll(ctx, s.Name)
+		err = errors.Join(err, failed)
+	}
+	return err
 }
 
 // plan says in one line what retention will do.

@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// copyAll is how often a site is compared as a whole, whether or not anything came: others write too.
-	copyAll = 10 * time.Minute
+	// copyAll is how often a site is compared as a whole, whether or not anything came: some thirty requests.
+	copyAll = time.Hour
+	// copyNews is how often somebody else's snapshots are looked for: one request.
+	copyNews = 10 * time.Minute
 	// mirrorRetry is before the second try; it doubles up to mirrorPatience.
 	mirrorRetry    = time.Second
 	mirrorPatience = time.Minute
@@ -65,6 +67,7 @@ type copyState struct {
 	replica *workspace.Replica
 	done    seen      // of which everything is there
 	all     time.Time // when everything was compared
+	news    time.Time // when snapshots were looked for
 	newest  repo.SnapshotID
 	ends    geo.Ends
 }
@@ -126,7 +129,12 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 	joins := fan != nil && !member
 	whole := c.replica == nil || joins || now.snapshot != c.done.snapshot || now.timeline != c.done.timeline || !member && len(c.ends) == 0 || time.Since(c.all) > copyAll
 	var err error
+	if !whole && time.Since(c.news) > copyNews {
+		whole, err = c.replica.Behind(ctx, c.newest)
+		c.news = time.Now()
+	}
 	switch {
+	case err != nil:
 	case whole:
 		err = m.copy(ctx, c)
 	case now.durable != c.done.durable && !member:
@@ -179,7 +187,7 @@ func (m *mirror) copy(ctx context.Context, c *copyState) error {
 	for _, id := range report.Refused {
 		m.log.Debug("a snapshot was forgotten there, and stays away", "site", m.site, dr.KeySnapshot, id)
 	}
-	c.all, c.ends, c.newest = began, report.Ends, report.Newest
+	c.all, c.news, c.ends, c.newest = began, began, report.Ends, report.Newest
 	return err
 }
 

@@ -13,12 +13,13 @@ import (
 
 const (
 	markBusy  = 10 * time.Second // between marks while something is stored
-	markIdle  = 60 * time.Second // while nothing is: only the source's clock moves on
+	markIdle  = 60 * time.Second // while nothing is, by default: only the source's clock moves on
 	maxClocks = 128
 )
 
 // logMarks decides when which high-water mark is written. Its methods are called under the writer's lock.
 type logMarks struct {
+	idle     time.Duration // between marks while nothing is stored
 	finished bool          // a block was finished since the last mark
 	left     []logPosition // ends of timelines that were left
 	base     logPosition   // where we began: to mark it would tell nothing
@@ -85,7 +86,7 @@ func (m *logMarks) due(stored logPosition, now time.Time) (repo.Mark, bool, time
 	if !moved && m.last == (logPosition{}) {
 		return mark, false, -1
 	}
-	wait := markIdle
+	wait := m.idle
 	switch {
 	case m.finished && moved:
 		wait = 0
@@ -100,7 +101,7 @@ func (m *logMarks) due(stored logPosition, now time.Time) (repo.Mark, bool, time
 	}
 	mark.Source = m.sourceAt(stored)
 	if !moved && !mark.Source.After(m.source) {
-		return mark, false, markIdle
+		return mark, false, m.idle
 	}
 	return mark, true, 0
 }

@@ -25,9 +25,10 @@ type StreamConfig struct {
 	Log        *repo.Log
 	Spool      *Spool // open; may be nil
 
-	Interval time.Duration // longest that a byte waits for the repository; 1 s
-	AckSpool bool          // acknowledge what the spool has on disk, and not only what the repository has
-	Blocks   int           // blocks of 16 MiB in memory; 4
+	Interval  time.Duration // longest that a byte waits for the repository; 1 s
+	IdleMarks time.Duration // between two high-water marks while nothing arrives; 1 minute
+	AckSpool  bool          // acknowledge what the spool has on disk, and not only what the repository has
+	Blocks    int           // blocks of 16 MiB in memory; 4
 
 	StopTimeout time.Duration // for storing the tail when ctx has ended; 30 s
 	Logger      *slog.Logger
@@ -83,7 +84,7 @@ func NewLogStream(cfg StreamConfig) *LogStream {
 	s := &LogStream{cfg: cfg}
 	s.status.SlotUse = -1
 	s.writer = NewLogWriter(cfg.Log, LogOptions{
-		Interval: cfg.Interval, Spool: cfg.Spool, AckSpool: cfg.AckSpool, Blocks: cfg.Blocks,
+		Interval: cfg.Interval, IdleMarks: cfg.IdleMarks, Spool: cfg.Spool, AckSpool: cfg.AckSpool, Blocks: cfg.Blocks,
 		Durable: func(_ wal.TimelineID, lsn wal.LSN) { s.ack(lsn) }, Logger: cfg.Logger,
 	})
 	return s

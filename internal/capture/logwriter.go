@@ -17,6 +17,7 @@ import (
 // LogOptions say how a LogWriter stores the log. The zero value is good.
 type LogOptions struct {
 	Interval    time.Duration // longest that a byte waits before it is put into the repository; 1 s
+	IdleMarks   time.Duration // between two high-water marks while nothing arrives; 1 minute
 	Synchronous bool          // store what arrives at once: somebody waits for it
 	Spool       *Spool        // takes what the repository cannot yet; nil: reading stops instead
 	// AckSpool acknowledges what the spool has on disk, and not only what the repository has.
@@ -30,6 +31,9 @@ type LogOptions struct {
 func (o *LogOptions) setDefaults() {
 	if o.Interval <= 0 {
 		o.Interval = time.Second
+	}
+	if o.IdleMarks <= 0 {
+		o.IdleMarks = markIdle
 	}
 	if o.Blocks < 3 {
 		o.Blocks = 4 // fewer leave none to fill while two are stored
@@ -101,7 +105,7 @@ type LogArrival struct {
 // NewLogWriter returns a writer into log, whose system and signer are registered.
 func NewLogWriter(log *repo.Log, opts LogOptions) *LogWriter {
 	opts.setDefaults()
-	return &LogWriter{log: log, opts: opts, changed: make(chan struct{}), histories: map[wal.TimelineID][]byte{}, known: map[wal.TimelineID]bool{}}
+	return &LogWriter{log: log, opts: opts, marks: logMarks{idle: opts.IdleMarks}, changed: make(chan struct{}), histories: map[wal.TimelineID][]byte{}, known: map[wal.TimelineID]bool{}}
 }
 
 // Begin says where the log goes on: at its first byte, behind a gap, or on another timeline. held, which may be empty, is what the repository has of the current block right

@@ -32,10 +32,11 @@ type ExtentClock struct {
 type Log struct {
 	r      *Repository
 	system string
+	marks  ownMarks
 }
 
 // Log returns the log of a system. Reading needs nothing more; a writer registers the system first.
-func (r *Repository) Log(system string) *Log { return &Log{r, system} }
+func (r *Repository) Log(system string) *Log { return &Log{r: r, system: system} }
 
 // Register makes the system known under its residency group, and this process's signer.
 func (l *Log) Register(ctx context.Context, group ResidencyGroup) error {

@@ -146,6 +146,20 @@ func (r *Repository) snapshotObjects(ctx context.Context, system string) (object
 	return objects, err
 }
 
+// HasNewer tells whether there are snapshots of a system whose names are behind that of one. It is one request.
+func (r *Repository) HasNewer(ctx context.Context, system string, than SnapshotID) (found bool, err error) {
+	err = r.store.List(ctx, prefixSnapshots+r.keys.NameHash(system)+"/", r.snapshotName(system, than), func(i store.Info) error {
+		if found = i.Size > tombstoneSize; found {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return found, err
+}
+
 // snapshotIn returns the ID of the snapshot that an object of snapshotObjects is, or was.
 func snapshotIn(i store.Info) SnapshotID { return SnapshotID(path.Base(i.Name)) }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -51,7 +52,52 @@ func (l *Log) PutMark(ctx context.Context, m Mark) error {
 	if err != nil {
 		return fmt.Errorf("store the high-water mark: %w", err)
 	}
-	return l.dropMarks(ctx, m.Stream, name)
+	lower, known := l.marks.swap(m.Stream, name)
+	switch {
+	case !known:
+		err = l.dropMarks(ctx, m.Stream, name)
+	case lower < name:
+		err = l.r.store.Delete(ctx, lower)
+	}
+	if err != nil {
+		l.marks.forget(m.Stream)
+	}
+	return err
+}
+
+// listMarks is how often others are looked for when a mark is put, who may have put one: a listing costs as much as the mark.
+const listMarks = 32
+
+// ownMarks remembers which mark of a stream a Log has put last.
+type ownMarks struct {
+	mu  sync.Mutex // guards all
+	all map[StreamID]ownMark
+}
+
+type ownMark struct {
+	name string
+	uses int
+}
+
+// swap notes a mark and returns the one before; known is false where all marks shall be listed.
+func (o *ownMarks) swap(s StreamID, name string) (before string, known bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.all == nil {
+		o.all = map[StreamID]ownMark{}
+	}
+	last := o.all[s]
+	if known = last.name != "" && last.uses < listMarks; !known {
+		last.uses = 0
+	}
+	o.all[s] = ownMark{name, last.uses + 1}
+	return last.name, known
+}
+
+func (o *ownMarks) forget(s StreamID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.all, s)
 }
 
 // Mark returns the highest mark of a stream; ok is false where there is none.

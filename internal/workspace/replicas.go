@@ -80,6 +80,11 @@ func (r *Replica) Copy(ctx context.Context, progress dr.ProgressFunc) (geo.Repor
 	return geo.Copy(ctx, s.Repo, r.repo, string(s.Name), o)
 }
 
+// Behind tells whether the one that is worked with has snapshots that are newer than one.
+func (r *Replica) Behind(ctx context.Context, newest repo.SnapshotID) (bool, error) {
+	return r.system.Repo.HasNewer(ctx, string(r.system.Name), newest)
+}
+
 func (r *Replica) options() geo.Options {
 	s := r.system
 	return geo.Options{

@@ -3,6 +3,7 @@ package workspace
 import (
 	"context"
 	"path/filepath"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/config"
@@ -13,7 +14,7 @@ import (
 func (w *Workspace) StreamConfig(ctx context.Context, s System) (capture.StreamConfig, error) {
 	cfg := capture.StreamConfig{
 		Connection: s.Postgres.Connection.DSN(), Slot: SlotName(s.System), Log: s.Repo.Log(string(s.Name)),
-		Interval: s.Policy.Log.Interval, AckSpool: s.Policy.Log.Acknowledge == config.AcknowledgeSpool, Logger: w.log,
+		Interval: s.Policy.Log.Interval, IdleMarks: idleMarks(s.Policy.Objectives.RPO), AckSpool: s.Policy.Log.Acknowledge == config.AcknowledgeSpool, Logger: w.log,
 	}
 	if err := cfg.Log.Register(ctx, s.Group()); err != nil {
 		return cfg, err
@@ -24,4 +25,14 @@ func (w *Workspace) StreamConfig(ctx context.Context, s System) (capture.StreamC
 	}
 	cfg.Spool, err = capture.OpenSpool(filepath.Join(dir, "spool"), s.Repo.Keys(), string(s.Name), s.Policy.Log.SpoolLimit)
 	return cfg, err
+}
+
+// idleMarks is how often the log of a source in which nothing happens is marked. A mark proves that nothing was committed since the one
+// before; each is a request at every site. Whoever wants to know it closer than by some minutes has an objective.
+func idleMarks(objective time.Duration) time.Duration {
+	const least, most = time.Minute, 5 * time.Minute
+	if objective <= 0 {
+		return most
+	}
+	return min(max(objective/2, least), most)
 }

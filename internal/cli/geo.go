@@ -24,7 +24,7 @@ func newGeoStatusCommand(a *app) *cobra.Command {
 		Use:   "status [SYSTEM …]",
 		Short: "Show what each site holds of each system",
 		Long: `Reads every replica and shows, for each system and site, its newest recovery point, how far that is behind the newest of
-all sites, and which snapshots are to be copied there. Exit code 3 means that a site cannot be read, or holds nothing.`,
+all sites, and how many snapshots and objects of the log are to be copied there. Exit code 3 means that a site cannot be read, or holds nothing.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.geoStatus(c.Context(), site, args) },
 	}
 	addSite(c, &site)
@@ -70,6 +70,9 @@ func (l replicaStatuses) writeText(w io.Writer) error {
 		}
 		if s.Missing > 0 {
 			missing += " (" + dr.Bytes(s.Bytes).String() + ")"
+		}
+		if s.Log > 0 {
+			missing += fmt.Sprintf(" and %d of log (%s)", s.Log, dr.Bytes(s.LogBytes))
 		}
 		rows = append(rows, []string{s.System, s.Site, fmt.Sprint(s.Snapshots), string(s.Newest), stamp(s.Point), lag, missing, s.Problem})
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sort"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -104,12 +105,7 @@ func (c *logCopier) pass(ctx context.Context, s StreamID, floor uint64) (again b
 	if err != nil {
 		return false, err
 	}
-	have := Merge(ours)
-	var last []Range // the extent that came last: of two that begin alike the longer one comes first
-	for _, e := range theirs {
-		if holds(have, e) || holds(last, e) {
-			continue
-		}
+	for _, e := range Uncovered(theirs, Merge(ours)) {
 		stored, err := c.extent(ctx, e)
 		if err != nil {
 			return false, err
@@ -120,7 +116,6 @@ func (c *logCopier) pass(ctx context.Context, s StreamID, floor uint64) (again b
 		if err := c.dropPieces(ctx, ours, e); err != nil {
 			return false, err
 		}
-		last = []Range{{e.Start, e.End}}
 	}
 	for _, e := range theirs {
 		c.report.Ends[s] = max(c.report.Ends[s], e.End)
@@ -131,14 +126,22 @@ func (c *logCopier) pass(ctx context.Context, s StreamID, floor uint64) (again b
 	return false, c.mark(ctx, s, mark)
 }
 
-// holds tells whether ranges hold an extent whole.
-func holds(ranges []Range, e Extent) bool {
-	for _, r := range ranges {
-		if r.Start <= e.Start && e.End <= r.End {
-			return true
+// Uncovered returns the extents, sorted as Extents does, that neither ranges, as Merge returns them, nor the extent before hold whole:
+// of two that begin alike the longer one comes first.
+func Uncovered(extents []Extent, have []Range) (out []Extent) {
+	for _, e := range extents {
+		if n := len(out); holds(have, e) || n > 0 && holds([]Range{{out[n-1].Start, out[n-1].End}}, e) {
+			continue
 		}
+		out = append(out, e)
 	}
-	return false
+	return out
+}
+
+// holds tells whether one of ranges, which ascend with gaps between them, holds an extent whole.
+func holds(ranges []Range, e Extent) bool {
+	i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End >= e.End })
+	return i < len(ranges) && ranges[i].Start <= e.Start
 }
 
 // extent copies one, after it has proven to be what was sealed under its name; false where it is gone.

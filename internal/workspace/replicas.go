@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/config"
@@ -238,6 +239,8 @@ type ReplicaStatus struct {
 	Lag       time.Duration   `json:"lagNs"`        // behind the newest recovery point of all sites
 	Missing   int             `json:"missing"`      // snapshots that are to be copied there
 	Bytes     int64           `json:"missingBytes"` // that these added where they were taken
+	Log       int             `json:"missingLog"`   // objects of the log that are to be copied there
+	LogBytes  int64           `json:"missingLogBytes"`
 	Problem   string          `json:"problem,omitempty"`
 }
 
@@ -259,8 +262,12 @@ func (w *Workspace) Replicas(ctx context.Context, s System) ([]ReplicaStatus, er
 		st, theirs := replicaStatus(ctx, r, s, rep.Site)
 		missing := geo.Wanted(ours, theirs, func(all []*repo.Manifest) []*repo.Manifest { return kept(s.Policy.Retention, all) })
 		st.Missing, st.Bytes = len(missing), added(missing)
-		out = append(out, st)
+		err = logMissing(ctx, s, r, slices.Concat(theirs, missing), &st)
 		closeReplica(r)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, st)
 	}
 	var newest time.Time
 	for _, st := range out {
@@ -274,6 +281,17 @@ func (w *Workspace) Replicas(ctx context.Context, s System) ([]ReplicaStatus, er
 		}
 	}
 	return out, nil
+}
+
+// logMissing notes what a replica lacks of the log that snapshots need.
+func logMissing(ctx context.Context, s System, r *repo.Repository, snapshots []*repo.Manifest, st *ReplicaStatus) error {
+	floors, err := (&Replica{s, r}).options().Floors(ctx, snapshots)
+	if err != nil {
+		return err
+	}
+	missing, err := geo.LogMissing(ctx, s.Repo, r, string(s.Name), floors)
+	st.Log, st.LogBytes = missing.Objects, missing.Bytes
+	return err
 }
 
 // unreachable says why a replica tells nothing.
@@ -294,7 +312,7 @@ func added(all []*repo.Manifest) (n int64) {
 // replicaStatus looks at one replica, and returns its snapshots.
 func replicaStatus(ctx context.Context, r *repo.Repository, s System, site string) (ReplicaStatus, []*repo.Manifest) {
 	out := ReplicaStatus{System: string(s.Name), Site: site}
-	v, err := points.Load(ctx, r, string(s.Name))
+	v, err := points.Recent(ctx, r, string(s.Name))
 	if err != nil {
 		out.Problem = unreachable(err)
 		if errors.Is(err, store.ErrNotExist) {
@@ -302,11 +320,18 @@ func replicaStatus(ctx context.Context, r *repo.Repository, s System, site strin
 		}
 		return out, nil
 	}
-	var all []*repo.Manifest
-	for _, x := range v.Snapshots {
-		all = append(all, x.Manifest)
+	list, err := r.Snapshots(ctx, string(s.Name))
+	if err != nil {
+		out.Problem = unreachable(err)
+		return out, nil
 	}
-	out.Snapshots, out.Newest = len(all), all[len(all)-1].ID
+	var all []*repo.Manifest
+	for _, l := range list {
+		if l.Err == nil {
+			all = append(all, l.Manifest)
+		}
+	}
+	out.Snapshots, out.Newest = len(all), v.Snapshots[len(v.Snapshots)-1].Manifest.ID
 	plan, err := v.Plan(ctx, points.Target{Kind: points.Latest}, points.Timeline{}, points.RefuseLoss)
 	if err != nil {
 		out.Problem = err.Error()

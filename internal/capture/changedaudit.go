@@ -59,10 +59,6 @@ func (c *changedFiles) audit(ctx context.Context) error {
 	drawn := map[drawnPage]bool{}
 	for round := 0; round < auditRounds && p.pages < auditPages; round++ {
 		parts, err := c.draw(ctx, p.blocks, chance, auditPages-int(p.pages), drawn)
-		if errors.Is(err, repo.ErrNoSizes) {
-			c.s.report.NotCompared = "the snapshot before was taken by an older holdfast, which did not note the sizes by which pages are drawn"
-			break
-		}
 		if err == nil {
 			err = c.fetchStored(ctx, parts)
 		}

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,12 +11,10 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/seal"
 )
 
-// ErrNoSizes is the error of Sample where a tree was written by a holdfast that noted no sizes in it.
-var ErrNoSizes = errors.New("the tree does not tell how large its files are")
-
 // Sample draws n bytes of all files of the tree at root, every byte with the same chance and each draw by itself, and
 // calls fn with the file and the offset of each, in the order of paths and offsets. A byte may be drawn twice. Of a tree
-// without bytes it draws none. It reads the nodes on the way to what it draws, level by level.
+// without bytes it draws none. It reads the nodes on the way to what it draws, level by level; all nodes of a tree that was
+// written by a holdfast which noted no sizes, as EditTree does.
 func (rd *Reader) Sample(ctx context.Context, root seal.ChunkID, r *rand.Rand, n int, fn func(path string, e *Entry, at int64) error) error {
 	top, err := rd.node(ctx, root)
 	if err != nil {
@@ -26,7 +25,7 @@ func (rd *Reader) Sample(ctx context.Context, root seal.ChunkID, r *rand.Rand, n
 	case err != nil:
 		return err
 	case !known:
-		return ErrNoSizes
+		return rd.sampleAll(ctx, root, r, n, fn)
 	case total == 0:
 		return nil
 	}
@@ -36,6 +35,41 @@ func (rd *Reader) Sample(ctx context.Context, root seal.ChunkID, r *rand.Rand, n
 	}
 	slices.Sort(drawn)
 	return rd.bytes(ctx, top, drawn, fn)
+}
+
+// sampleAll is Sample by one walk over the whole tree. Each of the n draws is replaced by a byte of the next file with the
+// chance that this file has among all so far: in the end every byte has had the same one.
+func (rd *Reader) sampleAll(ctx context.Context, root seal.ChunkID, r *rand.Rand, n int, fn func(path string, e *Entry, at int64) error) error {
+	type drawnByte struct {
+		path string
+		e    *Entry
+		at   int64
+	}
+	drawn, total := make([]drawnByte, n), int64(0)
+	err := rd.Walk(ctx, root, "", func(path string, e *Entry) error {
+		if e.Size <= 0 {
+			return nil
+		}
+		if total += e.Size; total > maxTreeSize {
+			return fmt.Errorf("the files up to %q have %d bytes", path, total)
+		}
+		for i := range drawn {
+			if at := r.Int64N(total); at < e.Size {
+				drawn[i] = drawnByte{path, e, at}
+			}
+		}
+		return nil
+	})
+	if err != nil || total == 0 {
+		return err
+	}
+	slices.SortFunc(drawn, func(a, b drawnByte) int { return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.at, b.at)) })
+	for _, d := range drawn {
+		if err := fn(d.path, d.e, d.at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // drawnBelow are bytes below a node, counted from its first one.
@@ -81,7 +115,7 @@ func (n *node) isAs(b drawnBelow) error {
 	case n.level >= b.level:
 		return errors.New("a tree node is not below its parent")
 	case !known:
-		return ErrNoSizes
+		return errors.New("a tree node does not tell how large its files are, and its parent does")
 	case total != b.size:
 		return fmt.Errorf("its files have %d bytes, its parent tells of %d", total, b.size)
 	}

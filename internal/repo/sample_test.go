@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -75,11 +76,19 @@ func TestSampleReachesEveryPageOnce(t *testing.T) {
 func TestSampleIsEven(t *testing.T) {
 	t.Parallel()
 	rd, root, pages := sampled(t)
+	for name, sample := range map[string]func(context.Context, seal.ChunkID, *rand.Rand, int, func(string, *Entry, int64) error) error{
+		"by sizes": rd.Sample, "by a walk": rd.sampleAll,
+	} {
+		t.Run(name, func(t *testing.T) { isEven(t, root, pages, sample) })
+	}
+}
+
+func isEven(t *testing.T, root seal.ChunkID, pages int64, sample func(context.Context, seal.ChunkID, *rand.Rand, int, func(string, *Entry, int64) error) error) {
 	const rounds, each = 60, 1000
 	chance := rand.New(rand.NewPCG(20261126, 4))
 	hits := map[string]float64{}
 	for range rounds {
-		err := rd.Sample(t.Context(), root, chance, each, func(path string, _ *Entry, at int64) error {
+		err := sample(t.Context(), root, chance, each, func(path string, _ *Entry, at int64) error {
 			hits[fmt.Sprint(path, at/PageSize)]++
 			return nil
 		})
@@ -121,15 +130,18 @@ func TestSizesComeWithTheFirstEdit(t *testing.T) {
 	}
 }
 
-// A tree without sizes cannot be sampled, and one that was made of it can.
+// A tree without sizes is sampled too, and one that was made of it.
 func TestSampleOfKeptTrees(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]error{"2-nodes": ErrNoSizes, "3-sized-nodes": nil} {
+	for name, sized := range map[string]bool{"2-nodes": false, "3-sized-nodes": true} {
 		st, sums := readKept(t, filepath.Join("testdata", "kept", name))
 		r := reopen(t, st)
 		for id := range sums {
 			m := must(r.Manifest(t.Context(), "orders-db", id))
-			if n, err := drawn(t, r, m); !errors.Is(err, want) || err == nil && n != 50 {
+			if _, known, err := must(r.Reader().node(t.Context(), must(m.RootID()))).total(); known != sized || err != nil {
+				t.Errorf("%s: the tree tells sizes: %v, %v", name, known, err)
+			}
+			if n, err := drawn(t, r, m); n != 50 || err != nil {
 				t.Errorf("%s: %d of 50 bytes are drawn, %v", name, n, err)
 			}
 			w := must(r.Begin(t.Context(), "orders-db", DefaultGroup))

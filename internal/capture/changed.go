@@ -222,7 +222,7 @@ func (s *snapshot) mapOf(ctx context.Context, b *base, from, to wal.LSN) (*chang
 	if from == to {
 		return &changed.Map{Timeline: b.way.At(from), Start: from, End: from}, nil // no log is asked for, which may not be there yet
 	}
-	cfg := ChangesConfig{SegmentSize: s.info.WALSegmentSize, SystemID: s.info.SystemID, PageSize: s.info.BlockSize}
+	cfg := ChangesConfig{SegmentSize: s.info.WALSegmentSize, SystemID: s.info.SystemID, PageSize: s.info.BlockSize, Keep: true}
 	if s.cfg.DataDir != "" {
 		cfg.Files = func(tl wal.TimelineID, at wal.LSN) (io.ReadCloser, error) {
 			return openLogFiles(s.cfg.DataDir, s.info.WALSegmentSize, tl, at), nil

@@ -14,21 +14,45 @@ type changeFeed struct {
 	id       LogIdentity
 	timeline wal.TimelineID
 	decoder  *changed.Decoder // nil: begins anew
+	broken   bool             // a record could not be read: what was before it can be cut
 }
 
 // block returns what a block changed whose bytes begin at start, and nil where it has nothing to say.
 func (f *changeFeed) block(tl wal.TimelineID, start wal.LSN, data []byte) *changed.Map {
-	if f.decoder == nil || f.timeline != tl || f.decoder.Next() != start {
+	f.write(tl, start, data)
+	return f.cut()
+}
+
+// follows tells whether the feed goes on at a position.
+func (f *changeFeed) follows(tl wal.TimelineID, at wal.LSN) bool {
+	return f.decoder != nil && !f.broken && f.timeline == tl && f.decoder.Next() == at
+}
+
+// write reads on, or begins anew at the first page of data where that does not follow. false: it can read nothing more
+// until the next cut.
+func (f *changeFeed) write(tl wal.TimelineID, start wal.LSN, data []byte) bool {
+	if !f.follows(tl, start) {
+		// A record that the page continues is left out.
 		page := (start + wal.PageSize - 1) &^ (wal.PageSize - 1)
 		if page >= start+wal.LSN(len(data)) || !f.begin(tl, page) {
-			return nil
+			f.decoder = nil
+			return false
 		}
 		data = data[page-start:]
 	}
 	_, err := f.decoder.Write(data)
+	f.broken = err != nil
+	return !f.broken
+}
+
+// cut returns what changed since the last cut, and nil where there is nothing to say.
+func (f *changeFeed) cut() *changed.Map {
+	if f.decoder == nil {
+		return nil
+	}
 	m := f.decoder.Cut() // what lies before an error is good
-	if err != nil {
-		f.decoder = nil
+	if f.broken {
+		f.decoder, f.broken = nil, false
 	}
 	if m.Start == 0 || m.End <= m.Start {
 		return nil // all of it is within one record, or it is the empty rest of a segment
@@ -36,11 +60,11 @@ func (f *changeFeed) block(tl wal.TimelineID, start wal.LSN, data []byte) *chang
 	return m
 }
 
-// begin begins anew at the start of a page: a record that the page continues is left out.
-func (f *changeFeed) begin(tl wal.TimelineID, page wal.LSN) bool {
-	c := record.Config{Start: page, Timeline: tl, SegmentSize: f.id.SegmentSize, SystemID: f.id.SystemID}
+// begin begins anew at a position at which a record starts, or at the start of a page.
+func (f *changeFeed) begin(tl wal.TimelineID, at wal.LSN) bool {
+	c := record.Config{Start: at, Timeline: tl, SegmentSize: f.id.SegmentSize, SystemID: f.id.SystemID}
 	var err error
 	f.decoder, err = changed.NewDecoder(c)
-	f.timeline = tl
+	f.timeline, f.broken = tl, false
 	return err == nil
 }

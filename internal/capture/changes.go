@@ -23,6 +23,9 @@ type ChangesConfig struct {
 	// Files reads the log of a timeline from a position on out of the server's own files; nil: nothing does. It may end
 	// anywhere: the repository is asked for what is missing, and for what turns out to be damaged.
 	Files func(tl wal.TimelineID, from wal.LSN) (io.ReadCloser, error)
+	// Keep stores a summary of each block that had to be read to its end, so that nobody has to read it again: archived
+	// log, for instance, that was archived faster than it could be summed up.
+	Keep bool
 }
 
 // ChangesError says why nobody knows what changed: whoever asked has to look at everything.
@@ -52,7 +55,9 @@ func ChangedBlocks(ctx context.Context, log *repo.Log, way *wal.Timelines, c Cha
 		cfg: c, way: way, from: from, to: to,
 		log: newLogExtents(log, way, c.Files, from),
 	}
+	r.keeping.SetLimit(keepers)
 	err := r.run(ctx)
+	_ = r.keeping.Wait() // what cannot be kept is read again
 	var typed *ChangesError
 	switch {
 	case err == nil:
@@ -74,6 +79,7 @@ type changeReader struct {
 	summaries []repo.Summary // that may be of use, by their start
 	pos       wal.LSN        // up to here it is known
 	all       *changed.Map   // what changed until pos; nil: nothing is known yet
+	keeping   errgroup.Group // stores what is kept
 }
 
 func (r *changeReader) run(ctx context.Context) error {
@@ -90,11 +96,7 @@ func (r *changeReader) run(ctx context.Context) error {
 			}
 			continue
 		}
-		m, err := r.decode(ctx)
-		if err == nil {
-			err = r.add(m)
-		}
-		if err != nil {
+		if err := r.decode(ctx); err != nil {
 			return err
 		}
 	}
@@ -203,23 +205,23 @@ func decodeSummary(s repo.Summary, b []byte) *changed.Map {
 	return m
 }
 
-// decode reads the log itself from pos up to where the next summary begins, or to the end of the range.
-func (r *changeReader) decode(ctx context.Context) (*changed.Map, error) {
-	m, err := r.decodeOnce(ctx)
+// decode counts in the log itself from pos up to where the next summary begins, or to the end of the range.
+func (r *changeReader) decode(ctx context.Context) error {
+	err := r.decodeOnce(ctx)
 	var stop *record.StopError
 	if errors.As(err, &stop) && r.log.files != nil && !r.log.last {
 		r.log.last = true // the server may have begun to write a segment anew that was stored
-		m, err = r.decodeOnce(ctx)
+		err = r.decodeOnce(ctx)
 	}
-	return m, err
+	return err
 }
 
-func (r *changeReader) decodeOnce(ctx context.Context) (*changed.Map, error) {
+func (r *changeReader) decodeOnce(ctx context.Context) error {
 	d, err := changed.NewDecoder(record.Config{
 		Start: r.pos, Timeline: r.way.Timeline, SegmentSize: r.cfg.SegmentSize, SystemID: r.cfg.SystemID, PageSize: r.cfg.PageSize,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for {
 		r.summaries = slices.DeleteFunc(r.summaries, func(s repo.Summary) bool { return s.Start <= uint64(max(r.pos, d.Next())) })
@@ -231,19 +233,60 @@ func (r *changeReader) decodeOnce(ctx context.Context) (*changed.Map, error) {
 		if d.Next() >= stop { // no record ends at to
 			stop = d.Next() + wal.PageSize
 		}
-		err := r.log.each(ctx, d.Next(), stop, func(b []byte) error { _, err := d.Write(b); return err })
+		err := r.log.each(ctx, d.Next(), stop, func(b []byte) error { return r.write(ctx, d, b) })
 		if err != nil {
-			return nil, r.stopped(err)
+			return r.stopped(err)
 		}
 		if d.End() < target {
 			continue // a summary that begins there is none of this log
 		}
-		m := d.Cut()
-		if m.Start != r.pos {
-			return nil, fmt.Errorf("no record starts there; the next one is at %s", m.Start)
+		if r.all != nil && r.pos >= target {
+			return nil // the end of a block, which is counted in
 		}
-		return m, nil
+		_, err = r.cut(d)
+		return err
 	}
+}
+
+// write decodes a piece of the log. What changed up to the end of a block is counted in, and kept.
+func (r *changeReader) write(ctx context.Context, d *changed.Decoder, b []byte) error {
+	for len(b) > 0 {
+		n := min(len(b), int(logBlockSize-d.Next()%logBlockSize))
+		if _, err := d.Write(b[:n]); err != nil {
+			return err
+		}
+		if b = b[n:]; d.Next()%logBlockSize != 0 || d.End() <= r.pos {
+			continue
+		}
+		m, err := r.cut(d)
+		if err != nil {
+			return err
+		}
+		r.keep(ctx, m)
+	}
+	return nil
+}
+
+// cut counts in what d has read, and returns it.
+func (r *changeReader) cut(d *changed.Decoder) (*changed.Map, error) {
+	m := d.Cut()
+	if m.Start != r.pos {
+		return nil, fmt.Errorf("no record starts there; the next one is at %s", m.Start)
+	}
+	return m, r.add(m)
+}
+
+// keepers is how many summaries are stored at once while the log is read.
+const keepers = 4
+
+// keep stores a summary of what was read. Log of a timeline that was left is seldom asked for again, and what lies behind
+// the range may not be durable.
+func (r *changeReader) keep(ctx context.Context, m *changed.Map) {
+	if !r.cfg.Keep || r.way.At(m.Start) != m.Timeline || m.End > r.to {
+		return
+	}
+	what, data := repo.Summary{Stream: repo.StreamID(m.Timeline), Start: uint64(m.Start), End: uint64(m.End)}, m.Encode()
+	r.keeping.Go(func() error { return r.log.log.PutSummary(ctx, what, data) })
 }
 
 // stopped tells where the log is damaged.

@@ -77,11 +77,11 @@ func (s *snapshot) bringTail(ctx context.Context, tl wal.TimelineID, start, end 
 	if err != nil {
 		return err
 	}
-	ranges := repo.Merge(extents)
-	if len(ranges) == 0 {
-		return nil
+	// Of a segment that is not archived yet it has nothing. A server reads it from its beginning.
+	at := s.info.WALSegmentSize.Floor(start)
+	if ranges := repo.Merge(extents); len(ranges) > 0 {
+		at = wal.LSN(ranges[len(ranges)-1].End)
 	}
-	at := wal.LSN(ranges[len(ranges)-1].End)
 	if at >= end || end-at > maxTail {
 		return nil
 	}

@@ -53,8 +53,12 @@ type Archiver struct {
 	queue  []*pushJob // that no worker has taken, the most urgent first
 	marks  map[wal.TimelineID]*pushMarks
 	looked time.Time     // when pg_wal was searched for what waits
+	busy   int           // segments that workers push now
+	rested time.Time     // when a request or a worker ended last
+	pushed []*pushJob    // that are stored, and not summed up yet
 	more   chan struct{} // has room for one: something was added to queue
 	marked chan struct{} // has room for one: a mark is wanted
+	summed chan struct{} // has room for one: something was added to pushed
 }
 
 // pushJob is a segment that is to be pushed, or was.
@@ -91,7 +95,7 @@ func (a *Archiver) Serve(ctx context.Context, at sidecar.Place) error {
 		a.Idle = archiverIdle
 	}
 	a.jobs, a.marks = map[string]*pushJob{}, map[wal.TimelineID]*pushMarks{}
-	a.more, a.marked = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.more, a.marked, a.summed = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	ctx, stop := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -100,6 +104,7 @@ func (a *Archiver) Serve(ctx context.Context, at sidecar.Place) error {
 		running.Go(func() { a.work(ctx) })
 	}
 	running.Go(func() { a.mark(ctx) })
+	running.Go(func() { (&pushChanges{a: a}).run(ctx) })
 	return sidecar.Serve(ctx, at, a.Idle, func(ctx context.Context, q PushRequest) (PushAnswer, bool) {
 		if err := a.push(ctx, q.Path); err != nil {
 			err = pushError(q.Path, err)
@@ -169,6 +174,7 @@ func (a *Archiver) check(ctx context.Context, id LogIdentity) error {
 func (a *Archiver) want(path string, name wal.Name, id LogIdentity) *pushJob {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.rested = time.Now()
 	for k, j := range a.jobs { // what was archived is not asked for again
 		if j.name.Timeline != name.Timeline || j.name.Start < name.Start {
 			delete(a.jobs, k)
@@ -272,6 +278,7 @@ func (a *Archiver) next() (j *pushJob, backlog bool) {
 		return nil, false
 	}
 	j, a.queue = a.queue[0], a.queue[1:]
+	a.busy++
 	if len(a.queue) > 0 {
 		wake(a.more)
 	}
@@ -283,9 +290,12 @@ func (a *Archiver) finish(j *pushJob, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	j.err = err
+	a.busy--
+	a.rested = time.Now()
 	if err == nil {
 		a.marksLocked(j.name.Timeline).done(j.name.Start, j.name.Start+wal.LSN(j.id.SegmentSize))
 		wake(a.marked)
+		a.sumLocked(j)
 	} else {
 		a.queue = slices.DeleteFunc(a.queue, func(q *pushJob) bool {
 			if !q.asked {

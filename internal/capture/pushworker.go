@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -98,6 +99,9 @@ func (c *pushWorker) put(ctx context.Context, f *os.File, name wal.Name, end wal
 		has, err := c.has(ctx, part, filepath.Base(f.Name()), at, stored)
 		if err == nil && !has {
 			err = c.encoder.Add(ctx, repo.StreamID(name.Timeline), uint64(at), part, int(stop-at), repo.ExtentClock{Writer: time.Now()}, how)
+			if err == nil {
+				c.supersede(ctx, repo.Extent{Stream: repo.StreamID(name.Timeline), Start: uint64(at), End: uint64(stop)}, stored)
+			}
 		}
 		if errors.Is(err, store.ErrExists) { // another process was faster: it must have the same
 			there := []repo.Extent{{Stream: repo.StreamID(name.Timeline), Start: uint64(at), End: uint64(stop)}}
@@ -111,6 +115,14 @@ func (c *pushWorker) put(ctx context.Context, f *os.File, name wal.Name, end wal
 		at = stop
 	}
 	return nil
+}
+
+// supersede removes the pieces of a part that is stored as a whole now: snapshots bring those that they cannot wait for.
+// Where that fails they stay: they cost space and nothing else.
+func (c *pushWorker) supersede(ctx context.Context, whole repo.Extent, stored []repo.Extent) {
+	if slices.ContainsFunc(stored, func(e repo.Extent) bool { return e.Start >= whole.Start && e.End <= whole.End }) {
+		_ = c.log.DropPieces(ctx, whole)
+	}
 }
 
 // has tells whether the repository has a part of a file, which begins at at, and refuses it where the repository has

@@ -22,20 +22,17 @@ const maxAlarmPages = 10
 // AlarmOf returns what the newest snapshot of a system tells of an alarm, as long as it matters; list has all snapshots of
 // the system, oldest first.
 func AlarmOf(list []*repo.Manifest) *Alarm {
-	var told *pg.Alarm
-	for _, m := range slices.Backward(list) {
-		if a := auditOf(m); a != nil {
-			told = a.Alarm
-			break
-		}
+	audits := make([]*pg.Audit, len(list))
+	for i, m := range list {
+		audits[i] = auditOf(m)
 	}
+	told := pg.AlarmOf(audits)
 	if told == nil {
 		return nil
 	}
 	out := &Alarm{Alarm: *told}
-	for _, m := range list {
-		a := auditOf(m)
-		if m.Started.Before(told.Found) && m.Started.After(told.Since) && (a == nil || a.FullScan == "") {
+	for i, m := range list {
+		if told.Doubts(m.Started, audits[i]) {
 			out.Doubtful = append(out.Doubtful, m.ID)
 		}
 	}

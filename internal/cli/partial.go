@@ -41,9 +41,13 @@ type extracted struct {
 	*partial.Result
 	System string `json:"system"`
 	Part   string `json:"part"`
+	Doubt  string `json:"doubt,omitempty"`
 }
 
 func (e extracted) writeText(w io.Writer) error {
+	if e.Doubt != "" {
+		fmt.Fprintln(w, "DOUBTFUL:", e.Doubt)
+	}
 	for _, n := range e.Notes {
 		fmt.Fprintln(w, "note:", n)
 	}
@@ -96,5 +100,5 @@ func (r *restoreFlags) runPartial(ctx context.Context, w *workspace.Workspace, r
 	if p.table != "" {
 		part = "table " + p.table + " of " + part
 	}
-	return r.app.emit(extracted{result, system, part})
+	return r.app.emit(extracted{result, system, part, plan.Doubt})
 }

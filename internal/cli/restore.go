@@ -241,6 +241,9 @@ func (r recovered) writeText(w io.Writer) error {
 		fmt.Fprintf(w, ", %s were right already", dr.Bytes(f.Kept))
 	}
 	fmt.Fprintln(w)
+	if r.Doubt != "" {
+		fmt.Fprintln(w, "DOUBTFUL:", r.Doubt)
+	}
 	writeDelta(w, f.Delta)
 	for name, dir := range f.Tablespaces {
 		fmt.Fprintf(w, "tablespace %s is in %s\n", name, dir)

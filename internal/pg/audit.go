@@ -2,6 +2,7 @@ package pg
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -57,4 +58,21 @@ type Alarm struct {
 	Since    time.Time `json:"since,omitzero"` // when the last one before it was begun that had read everything; zero: not known
 	Missed   int64     `json:"missed"`         // pages
 	Pages    []string  `json:"pages,omitempty"`
+}
+
+// AlarmOf returns what the newest of a system's snapshots tells of an alarm, nil where it tells of none; audits are of all of
+// them, oldest first, nil where one tells nothing.
+func AlarmOf(audits []*Audit) *Alarm {
+	for _, a := range slices.Backward(audits) {
+		if a != nil {
+			return a.Alarm
+		}
+	}
+	return nil
+}
+
+// Doubts tells whether a snapshot that was begun then, and that tells this of itself, may lack changes of which the log did
+// not tell.
+func (a *Alarm) Doubts(began time.Time, of *Audit) bool {
+	return a != nil && began.Before(a.Found) && began.After(a.Since) && (of == nil || of.FullScan == "")
 }

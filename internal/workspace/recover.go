@@ -38,6 +38,7 @@ type RecoverOptions struct {
 // Recovery is what Recover did.
 type Recovery struct {
 	Snapshot repo.SnapshotID `json:"snapshot"`
+	Doubt    string          `json:"doubt,omitempty"` // why the snapshot may lack changes
 	Target   points.Target   `json:"target"`
 	Files    *restore.Result `json:"files"`
 	Boot     *boot.Report    `json:"recovery,omitempty"`
@@ -78,7 +79,10 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 	if err != nil {
 		return out, err
 	}
-	out.Snapshot, out.Notes = plan.Snapshot.Manifest.ID, plan.Notes
+	out.Snapshot, out.Notes, out.Doubt = plan.Snapshot.Manifest.ID, plan.Notes, plan.Doubt
+	if out.Doubt != "" { // before hours pass
+		w.log.Warn("the recovery is doubtful", dr.KeySystem, system, dr.KeySnapshot, out.Snapshot, dr.KeyReason, out.Doubt)
+	}
 	if o.Boot != nil {
 		// What would hinder the start is found out before gigabytes are written.
 		if o.Boot.BinDir, err = boot.FindBinaries(plan.Snapshot.Facts.Major(), o.BinDir); err != nil {

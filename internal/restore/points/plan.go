@@ -3,6 +3,7 @@ package points
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -27,10 +28,11 @@ type Plan struct {
 	Range    Range
 	Loss     Loss
 	Notes    []string // what a person should know, such as a newer snapshot that could not be read
+	Doubt    string   // why the snapshot may lack changes; empty: nothing is known against it
 }
 
-// Plan chooses the newest snapshot that suffices for a target. The error says which moments can be recovered
-// where this one cannot.
+// Plan chooses the newest snapshot that suffices for a target, of those of which it is not known that they may lack changes
+// where one of these reaches as far. The error says which moments can be recovered where this one cannot.
 func (v *View) Plan(ctx context.Context, t Target, tl Timeline, loss Loss) (*Plan, error) {
 	way, err := v.choose(tl)
 	if err != nil {
@@ -50,17 +52,16 @@ func (v *View) Plan(ctx context.Context, t Target, tl Timeline, loss Loss) (*Pla
 			return nil, err
 		}
 	}
-	for i := len(ranges) - 1; i >= 0; i-- {
-		if !suffices(ranges[i], want, loss) {
-			continue
-		}
-		p := &Plan{System: v.System, Snapshot: v.snapshot(ranges[i]), Target: want, Way: way, Range: ranges[i], Loss: loss}
-		for _, err := range v.Unread {
-			p.Notes = append(p.Notes, err.Error())
-		}
-		return p, nil
+	enough := slices.DeleteFunc(slices.Clone(ranges), func(r Range) bool { return !suffices(r, want, loss) })
+	if len(enough) == 0 {
+		return nil, v.unreachable(want, way, ranges)
 	}
-	return nil, v.unreachable(want, way, ranges)
+	p := &Plan{System: v.System, Target: want, Way: way, Loss: loss}
+	v.take(p, enough)
+	for _, err := range v.Unread {
+		p.Notes = append(p.Notes, err.Error())
+	}
+	return p, nil
 }
 
 // choose returns the way to the timeline that is asked for.

@@ -21,7 +21,18 @@ func (s *Server) Standby(o Options) *Server {
 	}
 	sb := newServer(s.t, o)
 	sb.DataDir = filepath.Join(sb.Socket, "data")
-	s.copyTo(sb.DataDir)
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, s.ConnString(""))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// The slot keeps the log until the standby follows. A busy primary on a busy machine writes more than wal_keep_size while
+	// its files are copied; the standby would then wait for log that was removed, and never answer.
+	defer conn.Close(ctx) //nolint:errcheck // the slot goes with it
+	if _, err := conn.Exec(ctx, "SELECT pg_create_physical_replication_slot('pgtest_' || pg_backend_pid(), true, true)"); err != nil {
+		s.t.Fatal(err)
+	}
+	s.copyTo(ctx, conn, sb.DataDir)
 	Chown(s.t, sb.DataDir)
 	sb.Follow(s)
 	return sb
@@ -45,14 +56,8 @@ func (s *Server) Follow(primary *Server) {
 
 // copyTo takes a plain backup of the server into dir, WAL included. Tests of other packages compare our own
 // backups with what such a copy gives, so it shares no code with them.
-func (s *Server) copyTo(dir string) {
+func (s *Server) copyTo(ctx context.Context, conn *pgx.Conn, dir string) {
 	s.t.Helper()
-	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, s.ConnString(""))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer conn.Close(ctx) //nolint:errcheck // what it said is known
 	begin, end := "SELECT pg_backup_start('copy', true)", "SELECT labelfile FROM pg_backup_stop(false)"
 	if s.Version < 15 {
 		begin, end = "SELECT pg_start_backup('copy', true, false)", "SELECT labelfile FROM pg_stop_backup(false, false)"

@@ -12,6 +12,7 @@ import (
 // A file of transaction status that was last written long before the snapshot before is not read: here it was written, and
 // set back to its time, which nobody but a test does. One that the server writes is.
 func TestStatusThatNobodyWrote(t *testing.T) {
+	t.Parallel()
 	versions := pgtest.Versions(t)
 	c := begun(t, pgtest.Options{Version: versions[len(versions)-1]}, true)
 	const status = "pg_xact/0000"

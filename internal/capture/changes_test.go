@@ -200,6 +200,7 @@ func (c *changesTest) stream() *running {
 
 // The log of a busy server, received by two processes of which the second goes on in the middle of a block.
 func TestChangedBlocksAreThoseOfTheServersLog(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			c := newChangesTest(t)
@@ -326,6 +327,7 @@ func (c *changesTest) damage() {
 
 // A standby is promoted in the middle of a block, while the old primary's log goes on beside it.
 func TestChangedBlocksAcrossAPromotion(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			c := newChangesTest(t)
@@ -371,6 +373,7 @@ func TestChangedBlocksAcrossAPromotion(t *testing.T) {
 
 // A store that takes no summaries, or hangs over them, does the log no harm.
 func TestSummariesThatCannotBeStoredHarmNothing(t *testing.T) {
+	t.Parallel()
 	for _, when := range []storetest.Moment{storetest.Before, storetest.After, storetest.Stall} {
 		t.Run(string(when), func(t *testing.T) {
 			c := newChangesTest(t)

@@ -12,6 +12,7 @@ import (
 
 // A stream is connected when the server sends to it: one whose slot somebody else uses never was.
 func TestStreamIsNotConnectedBeforeTheServerSends(t *testing.T) {
+	t.Parallel()
 	s := streamServer(t, "")
 	_, log := logRepository(t, storetest.NewMemory())
 	cfg := capture.StreamConfig{Connection: s.ConnString(""), Log: log, Interval: 50 * time.Millisecond}
@@ -45,6 +46,7 @@ func TestStreamIsNotConnectedBeforeTheServerSends(t *testing.T) {
 
 // A role that may not see who waits for us concludes it from the names that the server waits for.
 func TestSynchronousStandbyWithoutTheRightToLook(t *testing.T) {
+	t.Parallel()
 	s := streamServer(t, "")
 	s.Exec("", "CREATE ROLE modest LOGIN REPLICATION", "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (other, \"Holdfast\")'", "SELECT pg_reload_conf()")
 	_, log := logRepository(t, storetest.NewMemory())

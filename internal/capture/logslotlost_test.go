@@ -55,6 +55,7 @@ func loseSlot(t *testing.T, s *pgtest.Server) {
 
 // A slot that was lost while nobody received: what is missing is said and noted, and the log goes on behind it.
 func TestStreamGoesOnBehindALostSlot(t *testing.T) {
+	t.Parallel()
 	s := limitedServer(t, "4MB")
 	_, log := logRepository(t, storetest.NewMemory())
 	var said sayings
@@ -94,6 +95,7 @@ func TestStreamGoesOnBehindALostSlot(t *testing.T) {
 // While the repository refuses everything, the slot fills: that is warned of at half and at four fifths of what the
 // server may keep. What was received by then is not lost with the slot.
 func TestStreamWarnsLongBeforeTheSlotIsLost(t *testing.T) {
+	t.Parallel()
 	s := limitedServer(t, "16MB")
 	faulty := storetest.NewFaulty(storetest.NewMemory())
 	_, log := logRepository(t, faulty)
@@ -128,6 +130,7 @@ func TestStreamWarnsLongBeforeTheSlotIsLost(t *testing.T) {
 }
 
 func TestStreamWarnsOfASlotWithoutALimit(t *testing.T) {
+	t.Parallel()
 	s := limitedServer(t, "-1")
 	_, log := logRepository(t, storetest.NewMemory())
 	var said sayings

@@ -191,6 +191,7 @@ func load(s *pgtest.Server, table string, megabytes int) {
 }
 
 func TestStreamStoresWhatTheServerWrote(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := streamServer(t, v)
@@ -234,6 +235,7 @@ func TestStreamStoresWhatTheServerWrote(t *testing.T) {
 }
 
 func TestStreamFollowsAPromotion(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			a := streamServer(t, v)
@@ -276,6 +278,7 @@ func TestStreamFollowsAPromotion(t *testing.T) {
 }
 
 func TestStreamSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, pgtest.Options{
 		InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{"wal_keep_size": "0", "max_wal_size": "2MB", "min_wal_size": "2MB"},
 	})
@@ -319,6 +322,7 @@ func TestStreamSaysWhatIsMissing(t *testing.T) {
 }
 
 func TestStreamRefusesAnotherCluster(t *testing.T) {
+	t.Parallel()
 	_, log := logRepository(t, storetest.NewMemory())
 	for i := range 2 {
 		s := streamServer(t, "")
@@ -337,6 +341,7 @@ func TestStreamRefusesAnotherCluster(t *testing.T) {
 // As a synchronous standby we acknowledge each commit as soon as it is durable, and nothing is lost that was
 // acknowledged to a client.
 func TestStreamAsSynchronousStandby(t *testing.T) {
+	t.Parallel()
 	s := streamServer(t, "")
 	_, log := logRepository(t, storetest.NewMemory())
 	str := startStream(t, capture.StreamConfig{Connection: s.ConnString(""), Log: log, Interval: 30 * time.Second})
@@ -362,6 +367,7 @@ func TestStreamAsSynchronousStandby(t *testing.T) {
 
 // A server that a benchmark saturates: the log keeps up, and what is stored is what the server wrote.
 func TestStreamKeepsUpWithPgbench(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("pgbench runs for ten seconds")
 	}

@@ -224,11 +224,11 @@ func TestWriterOutlivesARepositoryThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		faulty := storetest.NewFaulty(storetest.NewMemory())
 		r, log := openTestLog(t, faulty)
-		spool := openTestSpool(t, r, 100*mib)
+		spool := openTestSpool(t, r, 40*mib)
 		var acked wal.LSN
 		w := NewLogWriter(log, LogOptions{Spool: spool, Durable: func(_ wal.TimelineID, l wal.LSN) { acked = l }})
 		finish := runWriter(t.Context(), w)
-		const begin, end = wal.LSN(3 * mib), wal.LSN(303 * mib)
+		const begin, end = wal.LSN(3 * mib), wal.LSN(123 * mib)
 		if err := w.Begin(t.Context(), 1, begin, nil, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -238,7 +238,7 @@ func TestWriterOutlivesARepositoryThatFails(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		st := w.Status()
-		if !st.Blocked() || acked > begin || st.ReceivedLSN >= end || st.ReceivedLSN < begin+100*mib {
+		if !st.Blocked() || acked > begin || st.ReceivedLSN >= end || st.ReceivedLSN < begin+40*mib {
 			t.Fatalf("after ten minutes without a repository: acknowledged %s, %+v", acked, st)
 		}
 		var full *SpoolFullError

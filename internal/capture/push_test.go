@@ -123,6 +123,7 @@ func (a *archiver) push(path string) error {
 }
 
 func TestArchiverWorksAhead(t *testing.T) {
+	t.Parallel()
 	s := archiving(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}})
 	load(s, "a", 8)
 	s.Exec("", "SELECT pg_switch_wal()")
@@ -183,6 +184,7 @@ func TestArchiverWorksAhead(t *testing.T) {
 // TestArchiverBesideAnotherServer pushes log that a second server has written differently just before: what was
 // acknowledged to one of them stays, and the other one is refused, however lately the archiver has listed the log.
 func TestArchiverBesideAnotherServer(t *testing.T) {
+	t.Parallel()
 	s := archiving(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}})
 	load(s, "a", 3)
 	s.Exec("", "SELECT pg_switch_wal()")
@@ -279,6 +281,7 @@ func TestArchiverMeetsEveryFault(t *testing.T) {
 var errNoRepository = errors.New("the repository was not opened")
 
 func TestPushRefuses(t *testing.T) {
+	t.Parallel()
 	s := archiving(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}})
 	load(s, "a", 3)
 	_, log := logRepository(t, storetest.NewMemory())
@@ -316,6 +319,7 @@ func TestPushRefuses(t *testing.T) {
 }
 
 func TestPushAfterAPromotion(t *testing.T) {
+	t.Parallel()
 	a := pgtest.Start(t, pgtest.Options{InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{"wal_keep_size": "1GB"}})
 	b := a.Standby(pgtest.Options{InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{"archive_mode": "on", "archive_command": "/bin/false"}})
 	_, log := logRepository(t, storetest.NewMemory())

@@ -185,6 +185,7 @@ func TestSnapshotNamesADamagedPage(t *testing.T) {
 }
 
 func TestSnapshotCancelled(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, pgtest.Options{Version: "15"})
 	fill(t, s)
 	r := newRepository(t)

@@ -138,6 +138,7 @@ func TestSpoolOutlivesPowerLoss(t *testing.T) {
 // Every step that changes the spool's directory fails once for want of room, before its effect or, of a write, in its
 // middle: what the spool then says it holds it holds, also for the next process.
 func TestSpoolOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	r, _ := openTestLog(t, storetest.NewMemory())
 	for step := 1; ; step++ {
 		for _, middle := range []bool{false, true} {

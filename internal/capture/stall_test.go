@@ -22,6 +22,7 @@ import (
 // spool, the server is told of nothing that a second look at the store does not find, and once the store answers again,
 // late or with an error, the stream catches up.
 func TestStreamBesideAStoreThatHangs(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, pgtest.Options{
 		Version: "15", InitArgs: []string{"--wal-segsize=1"},
 		Conf: map[string]string{"wal_keep_size": "2GB", "max_wal_size": "400MB", "wal_sender_timeout": "1s"},
@@ -81,6 +82,7 @@ func wantAckStored(t *testing.T, s *pgtest.Server, log *repo.Log) {
 // Each kind of call that a snapshot makes hangs until the snapshot is cancelled: it ends, says so, leaves the server in no
 // backup, and the next one succeeds in a sound repository.
 func TestSnapshotFromAStoreThatHangs(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: true})
 	s.Exec("", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i", "CHECKPOINT")
 	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)

@@ -14,6 +14,7 @@ import (
 
 // TestArchivingWithoutAStream recovers through archive_command and restore_command alone.
 func TestArchivingWithoutAStream(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"archive_mode": "on"}})
 	w.configure(setup{log: "{stream: false}"})
 	w.run("repo", "init")
@@ -61,6 +62,7 @@ func (w *world) pushesQuickly(segment string) {
 
 // TestLongestName protects a system whose name is as long as names may be, with a stream through its slot.
 func TestLongestName(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	for _, name := range []string{strings.Repeat("z", 63), "0"} {
 		w.configure(setup{systems: []string{name}, url: "file://" + filepath.Join(w.dir, "repository-"+name[:1])})

@@ -17,6 +17,7 @@ import (
 // TestEmptyMachine restores where there is nothing: no shell, no libraries, no users, no /tmp; only the binary, a
 // key and the repository.
 func TestEmptyMachine(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root may change the root directory")
 	}

@@ -84,6 +84,7 @@ func (l *ledger) lost(missing []string) (at []time.Time) {
 // TestAcknowledgedCommitsSurvive kills the primary and the agent at a random instant of a load, in several worlds, and
 // holds what is recovered against what was acknowledged.
 func TestAcknowledgedCommitsSurvive(t *testing.T) {
+	t.Parallel()
 	const rounds = 5
 	chance := random(t)
 	for round := range rounds {

@@ -22,6 +22,7 @@ func (w *world) optimize() repo.OptimizeReport {
 // TestOptimizedSnapshots rewrites snapshots of a server whose pages change here and there, takes further ones on top, and
 // restores one that was rewritten.
 func TestOptimizedSnapshots(t *testing.T) {
+	t.Parallel()
 	w := newWorldAsIs(t, pgtest.Options{Version: pgtest.Versions(t)[0], Checksums: true})
 	w.run("repo", "init")
 	agent := w.agent()

@@ -13,6 +13,7 @@ import (
 // TestNothingIsStoredInPlaintext searches every stored byte for what is known to be in the database. The agent is
 // killed, so that its spool stays.
 func TestNothingIsStoredInPlaintext(t *testing.T) {
+	t.Parallel()
 	secrets := []string{"kingfisher-in-a-row", "kingfisher_table", "kingfisher_database", "kingfisher-large-object", passphrase, passphrase[:12]}
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.run("repo", "init")

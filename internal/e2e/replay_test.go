@@ -13,6 +13,7 @@ import (
 // TestSettingsOfTheReplay recovers servers whose own settings are slow for a replay. What was chosen for it is in no file
 // and in no server afterwards, and where the server is started by somebody else, it never was.
 func TestSettingsOfTheReplay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"recovery_prefetch": "off", "maintenance_io_concurrency": "3"}})
 	w.run("repo", "init")
 	agent := w.agent()

@@ -11,6 +11,7 @@ import (
 // TestWhatTheSpoolAcknowledgedSurvives kills the agent while the repository cannot be reached, and the source after it:
 // with acknowledge: spool everything that the server was told to be durable comes from the spool alone.
 func TestWhatTheSpoolAcknowledgedSurvives(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.configure(setup{log: "{interval: 300ms, acknowledge: spool}"})
 	w.run("repo", "init")

@@ -12,6 +12,7 @@ import (
 // TestSnapshotOfAStandby takes snapshots from a standby, in both ways, while the log comes from its primary, and
 // recovers to the end of that log.
 func TestSnapshotOfAStandby(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.server.Exec("", ledgerTable, "CREATE TABLE big AS SELECT i, md5(i::text) AS v FROM generate_series(1, 100000) AS i")
 	standby := w.server.Standby(pgtest.Options{Version: "15"})

@@ -10,6 +10,7 @@ import (
 // TestSubscriptionsOfACopyRest restores a subscriber beside itself: the copy leaves the publisher and the original's slot
 // alone, and says so. With --keep-subscriptions it takes the original's place.
 func TestSubscriptionsOfACopyRest(t *testing.T) {
+	t.Parallel()
 	publisher := pgtest.Start(t, pgtest.Options{Version: "15", Conf: map[string]string{"wal_level": "logical"}})
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	for _, s := range []*pgtest.Server{publisher, w.server} {

@@ -14,6 +14,7 @@ import (
 // TestSwitchoverDuringASnapshot promotes a standby while a snapshot is taken from the primary. The agent knows both
 // hosts, and goes on with the one that accepts writes.
 func TestSwitchoverDuringASnapshot(t *testing.T) {
+	t.Parallel()
 	o := pgtest.Options{Version: "15", TCP: true, Checksums: true, Conf: map[string]string{"max_slot_wal_keep_size": "2GB"}}
 	w := newWorld(t, o)
 	standby := w.server.Standby(pgtest.Options{TCP: true, Conf: o.Conf})
@@ -68,6 +69,7 @@ func TestSwitchoverDuringASnapshot(t *testing.T) {
 
 // TestTwentyTimelines promotes one server again and again, past timeline 0x10, whose names are hexadecimal.
 func TestTwentyTimelines(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.run("repo", "init")
 	w.server.Exec("", ledgerTable)

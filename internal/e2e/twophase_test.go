@@ -17,6 +17,7 @@ import (
 // the snapshot begins. Each of them has to bring back every transaction that was prepared in the end. PostgreSQL 17 and 18 alone
 // would lose some; up to 16 they would not.
 func TestPreparedTransactionsComeBack(t *testing.T) {
+	t.Parallel()
 	all := pgtest.Versions(t)
 	w := newWorld(t, pgtest.Options{Version: all[len(all)-1], Conf: map[string]string{"max_prepared_transactions": "2000", "max_wal_size": "1GB"}})
 	w.run("repo", "init")

@@ -12,6 +12,7 @@ import (
 // TestTwoWritersAndAPrune lets three processes work on one repository at once: snapshots of two systems, and a prune
 // that has little patience with writers. It may abort a snapshot, aloud; what is listed in the end is whole.
 func TestTwoWritersAndAPrune(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"max_wal_size": "64MB"}})
 	w.configure(setup{systems: []string{"alpha", "beta"}, keep: 2})
 	w.run("repo", "init")

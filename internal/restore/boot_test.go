@@ -54,6 +54,7 @@ func ask(t *testing.T, conn, q string) string {
 }
 
 func TestStartReplaysToTheEndOfTheLog(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			w := newWorld(t, pgtest.Options{Version: v, Checksums: true})
@@ -79,6 +80,7 @@ func TestStartReplaysToTheEndOfTheLog(t *testing.T) {
 
 // A log that ends within a record, as a stream that was cut off leaves it, is replayed to its last whole record.
 func TestStartWithHalfARecord(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.s.Exec("", "CREATE TABLE t (i int, s text)")
 	w.snapshot(w.s)
@@ -98,6 +100,7 @@ func TestStartWithHalfARecord(t *testing.T) {
 
 // A damaged record in the log's last segment must not pass for the log's end.
 func TestStartRefusesADamagedRecord(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.s.Exec("", "CREATE TABLE t (i int, s text)")
 	w.snapshot(w.s)
@@ -113,6 +116,7 @@ func TestStartRefusesADamagedRecord(t *testing.T) {
 }
 
 func TestStartToATimeAfterTheNewestCommit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.s.Exec("", "CREATE TABLE t AS SELECT 1 AS i")
 	w.snapshot(w.s)
@@ -129,6 +133,7 @@ func TestStartToATimeAfterTheNewestCommit(t *testing.T) {
 }
 
 func TestTimelineAfterAPromotion(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15", Conf: map[string]string{"wal_keep_size": "1GB"}})
 	w.s.Exec("", "CREATE TABLE t AS SELECT 1 AS i")
 	w.snapshot(w.s)
@@ -163,6 +168,7 @@ func TestTimelineAfterAPromotion(t *testing.T) {
 
 // The mark says that there was more log than there is: nobody promotes by accident, at none of the doors.
 func TestTruncatedLogIsNeverPromoted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.s.Exec("", "CREATE TABLE t AS SELECT 1 AS i")
 	w.snapshot(w.s)
@@ -192,6 +198,7 @@ func TestTruncatedLogIsNeverPromoted(t *testing.T) {
 }
 
 func TestGapStopsTheRecovery(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, pgtest.Options{Version: "15"})
 	w.s.Exec("", "CREATE TABLE t AS SELECT 1 AS i")
 	w.snapshot(w.s)

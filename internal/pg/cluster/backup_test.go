@@ -76,6 +76,7 @@ func walk(t *testing.T, dataDir string) map[string]cluster.Entry {
 }
 
 func TestBackupBesideAndFromAfar(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s, tablespace := populated(t, v)
@@ -238,6 +239,7 @@ func againstCatalog(t *testing.T, s *pgtest.Server, entries map[string]kept) {
 }
 
 func TestBackupOfAStandby(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			primary := pgtest.Start(t, pgtest.Options{Version: v})

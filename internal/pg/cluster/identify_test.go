@@ -14,6 +14,7 @@ import (
 )
 
 func TestIdentify(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := pgtest.Start(t, pgtest.Options{
@@ -80,6 +81,7 @@ func TestIdentifyBesideDrop(t *testing.T) {
 }
 
 func TestServersThatCannotBeProtected(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, pgtest.Options{Conf: map[string]string{"full_page_writes": "off"}})
 	conn, err := cluster.Connect(t.Context(), s.ConnString(""))
 	if err != nil {
@@ -100,6 +102,7 @@ func TestServersThatCannotBeProtected(t *testing.T) {
 
 // The statements that the error advises, run as they stand, mend what it says.
 func TestPrivilegesAreNamedAndMended(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := pgtest.Start(t, pgtest.Options{Version: v})

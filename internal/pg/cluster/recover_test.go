@@ -18,6 +18,7 @@ import (
 
 // Both kinds of backup, taken while the server works, start a server that has everything.
 func TestBackupsRecover(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s, _ := populated(t, v)

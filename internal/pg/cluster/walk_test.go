@@ -181,6 +181,7 @@ func mustDo(t *testing.T, err error) {
 
 // Databases that come and go during a walk never make it fail.
 func TestWalkWhileDatabasesComeAndGo(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, pgtest.Options{})
 	var wg sync.WaitGroup
 	ended := make(chan struct{})

@@ -13,6 +13,7 @@ import (
 
 // Both walks find the same, but for what SQL does not tell.
 func TestWalkServer(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			conf := map[string]string{"autovacuum": "off"}

@@ -31,6 +31,7 @@ func affected(t *testing.T, s *pgtest.Server) {
 // The real defect: rows are deleted, the bits in the visibility map are cleared, no record refers to the map's block.
 // The restored cluster returns the deleted rows from an index-only scan.
 func TestStaleVisibilityMapOfRealServer(t *testing.T) {
+	t.Parallel()
 	for _, v := range versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := startServer(t, v, true)
@@ -58,6 +59,7 @@ func TestStaleVisibilityMapOfRealServer(t *testing.T) {
 // A truncation clears the bits of the heap's old tail in the map's last block, and no record says so where hint bits
 // are not logged.
 func TestStaleVisibilityMapBehindTruncation(t *testing.T) {
+	t.Parallel()
 	for _, v := range versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := startServer(t, v, false)
@@ -85,6 +87,7 @@ func TestStaleVisibilityMapBehindTruncation(t *testing.T) {
 // A truncated relation grows again by bulk extension: the pages that were made and not written come back with the
 // rows that they had in the full backup.
 func TestRegrownRelationOfRealServer(t *testing.T) {
+	t.Parallel()
 	for _, v := range versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := startServer(t, v, true)
@@ -108,6 +111,7 @@ func TestRegrownRelationOfRealServer(t *testing.T) {
 // The same over two incrementals: one is taken while the relation is short, and pg_combinebackup does not look at the
 // length that it names. The pages alone tell.
 func TestPageFromBeforeTheLastTruncation(t *testing.T) {
+	t.Parallel()
 	for _, v := range versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := startServer(t, v, true)
@@ -133,6 +137,7 @@ func TestPageFromBeforeTheLastTruncation(t *testing.T) {
 // The full backup is of the primary, the incremental one of the standby after its promotion: the log of both
 // timelines is read.
 func TestChainOverPromotion(t *testing.T) {
+	t.Parallel()
 	for _, v := range versions(t) {
 		t.Run(v, func(t *testing.T) {
 			p := startServer(t, v, true)

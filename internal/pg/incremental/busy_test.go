@@ -40,6 +40,7 @@ func writers(t *testing.T, s *pgtest.Server, seed uint64) (stop func()) {
 // The full backup is taken while everything changes, so that its copies are of many moments. A proof is never wrong,
 // and what differs is at least suspected.
 func TestFullBackupOfBusyServer(t *testing.T) {
+	t.Parallel()
 	for _, v := range versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := startServer(t, v, true)
@@ -78,6 +79,7 @@ func TestFullBackupOfBusyServer(t *testing.T) {
 
 // Everything changes all the time. Nothing is found but the known defects of the server.
 func TestChainOfBusyServer(t *testing.T) {
+	t.Parallel()
 	for _, v := range versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := startServer(t, v, true)

@@ -239,6 +239,7 @@ func (k *keeper) compare(s *pgtest.Server, tl wal.TimelineID) {
 }
 
 func TestLoadAndCleanStop(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			s := pgtest.Start(t, options(v))
@@ -268,6 +269,7 @@ func TestLoadAndCleanStop(t *testing.T) {
 }
 
 func TestPromotionIsFollowed(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			a := pgtest.Start(t, options(v))
@@ -327,6 +329,7 @@ func again(t *testing.T, s *pgtest.Server, from, left wal.LSN) {
 }
 
 func TestWhatTheServerRefuses(t *testing.T) {
+	t.Parallel()
 	for _, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			o := options(v)
@@ -367,6 +370,7 @@ func TestWhatTheServerRefuses(t *testing.T) {
 }
 
 func TestCommitWaitsForAck(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, options(""))
 	s.Exec("", "CREATE TABLE t (i int)")
 	k := newKeeper(t)
@@ -399,6 +403,7 @@ func TestCommitWaitsForAck(t *testing.T) {
 }
 
 func TestCancelSendsTheLastAck(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, options(""))
 	k := newKeeper(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -429,6 +434,7 @@ func TestCancelSendsTheLastAck(t *testing.T) {
 }
 
 func TestSlowSinkStaysConnected(t *testing.T) {
+	t.Parallel()
 	o := options("")
 	o.Conf["wal_sender_timeout"] = "900ms"
 	s := pgtest.Start(t, o)
@@ -454,6 +460,7 @@ func TestSlowSinkStaysConnected(t *testing.T) {
 }
 
 func TestSilentServer(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t, options(""))
 	k := newKeeper(t)
 	_, done := run(t, t.Context(), s, stream.Options{IdleLimit: 400 * time.Millisecond}, 1, slot(t, s), k)

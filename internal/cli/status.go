@@ -99,10 +99,7 @@ const statusAtOnce = 128
 
 func statusOf(ctx context.Context, s workspace.System, now time.Time) (systemStatus, error) {
 	out := systemStatus{System: string(s.Name), Objective: s.Policy.Objectives.RPO}
-	v, err := points.Recent(ctx, s.Repo, out.System)
-	if err == nil && len(v.Snapshots) > 0 && !capture.TellsNoAlarm(v.Snapshots[len(v.Snapshots)-1].Manifest) {
-		v, err = points.Load(ctx, s.Repo, out.System) // which snapshots are doubtful
-	}
+	v, err := workspace.Newest(ctx, s.Repo, out.System)
 	if err != nil {
 		return out, err
 	}

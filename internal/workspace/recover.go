@@ -65,13 +65,26 @@ func changes(r *repo.Repository, p *points.Plan) restore.ChangesFunc {
 	}
 }
 
+// Newest is points.Recent, and points.Load where the newest snapshot does not say that nothing is alarming: then others tell which are doubtful.
+func Newest(ctx context.Context, r *repo.Repository, system string) (*points.View, error) {
+	v, err := points.Recent(ctx, r, system)
+	if err == nil && len(v.Snapshots) > 0 && !capture.TellsNoAlarm(v.Snapshots[len(v.Snapshots)-1].Manifest) {
+		return points.Load(ctx, r, system)
+	}
+	return v, err
+}
+
 // Recover restores a system into a directory and, where asked, starts a server on it and waits until it has
 // recovered to the target. The result tells how far it came also where there is an error.
 func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system string, o RecoverOptions) (*Recovery, error) {
 	began := time.Now()
 	out := &Recovery{Target: o.Target}
 	defer w.help(r, system, out)()
-	v, err := points.Load(ctx, r, system)
+	load := points.Load
+	if (o.Target.Kind == points.Latest || o.Target.Kind == points.Immediate) && o.Timeline == (points.Timeline{}) {
+		load = Newest
+	}
+	v, err := load(ctx, r, system)
 	if err != nil {
 		return out, err
 	}

@@ -2,16 +2,9 @@ package s3
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/url"
 	"slices"
-	"strings"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
@@ -19,51 +12,16 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/line"
 )
-
-// answer is a server's refusal: what of it a person needs, without the SDK's frame around it.
-type answer struct {
-	status        int
-	code, message string
-	requestID     string
-}
-
-// maxMessage bounds what a server can write into our messages.
-const maxMessage = 300
-
-func (a *answer) Error() string {
-	t := fmt.Sprintf("the server answered %d %s", a.status, a.code)
-	if a.message != "" && a.message != a.code {
-		t += ": " + a.message
-	}
-	if a.requestID != "" {
-		t += " (request " + a.requestID + ")"
-	}
-	return t
-}
 
 // fail makes the *store.Error of a method. ctx is the caller's.
 func (s *Store) fail(ctx context.Context, op, name string, err error) error {
-	kind := store.Busy
-	if ctx.Err() != nil {
-		err = context.Cause(ctx) // whatever the transport made of it
-	} else {
-		kind, err = s.sort(err)
-	}
-	return &store.Error{Op: op, Name: name, Store: s.name, Kind: kind, Err: err}
+	return line.Fail(ctx, s.name, op, name, err, s.sort)
 }
 
 // sort finds the kind of an error, and its short form.
 func (s *Store) sort(err error) (store.Kind, error) {
-	if kind, ok, cause := store.GivenKind(err); ok {
-		return kind, cause
-	}
-	if errors.Is(err, store.ErrNotExist) || errors.Is(err, store.ErrExists) {
-		return store.Gone, err
-	}
-	if errors.Is(err, errStalled) {
-		return store.Busy, err
-	}
 	var resp *smithyhttp.ResponseError
 	var api smithy.APIError
 	if errors.As(err, &resp) && resp.HTTPStatusCode() >= 300 || errors.As(err, &api) {
@@ -77,33 +35,25 @@ func (s *Store) sort(err error) (store.Kind, error) {
 		return store.Denied, dr.Advise(errors.New(s.keys.hide(ke.Error())),
 			"give credentials as for the AWS tools: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws")
 	}
-	return s.sortTransport(err)
+	return s.sortBroken(err)
 }
 
-func (s *Store) answer(err error) *answer {
-	a := &answer{}
+func (s *Store) answer(err error) *line.Answer {
+	var status int
+	var code, message, requestID string
 	var resp *smithyhttp.ResponseError
 	if errors.As(err, &resp) {
-		a.status = resp.HTTPStatusCode()
-		a.code = http.StatusText(a.status)
+		status = resp.HTTPStatusCode()
 	}
 	var id *awshttp.ResponseError
 	if errors.As(err, &id) {
-		a.requestID = clip(s.keys.hide(id.RequestID), 80)
+		requestID = id.RequestID
 	}
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		a.code, a.message = clip(s.keys.hide(api.ErrorCode()), 80), clip(s.keys.hide(api.ErrorMessage()), maxMessage)
+		code, message = api.ErrorCode(), api.ErrorMessage()
 	}
-	return a
-}
-
-func clip(text string, n int) string {
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > n {
-		text = strings.ToValidUTF8(text[:n], "") + "…"
-	}
-	return text
+	return line.NewAnswer(status, code, message, requestID, s.keys.hide)
 }
 
 // Codes that say more than the status they come with. The names are those of the S3 API's list of error codes,
@@ -124,55 +74,32 @@ var (
 	regionCodes = []string{"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
 
-func (s *Store) sortAnswer(a *answer) (store.Kind, error) {
+func (s *Store) sortAnswer(a *line.Answer) (store.Kind, error) {
 	switch {
-	case slices.Contains(fullCodes, a.code), a.status == http.StatusInsufficientStorage:
+	case slices.Contains(fullCodes, a.Code):
 		return store.Full, a
-	case a.code == "NoSuchBucket":
+	case a.Code == "NoSuchBucket":
 		return store.Denied, dr.Advise(a, fmt.Sprintf("create the bucket %s, or correct its name, region and endpoint", s.bucket))
-	case a.code == "RequestTimeTooSkewed":
+	case a.Code == "RequestTimeTooSkewed":
 		return store.Denied, dr.Advise(a, "set this machine's clock: the store refuses requests that are minutes off")
-	case slices.Contains(busyCodes, a.code):
+	case slices.Contains(busyCodes, a.Code):
 		return store.Busy, a
-	case slices.Contains(regionCodes, a.code), a.status >= 300 && a.status < 400:
+	case slices.Contains(regionCodes, a.Code), a.Status >= 300 && a.Status < 400:
 		return store.Denied, dr.Advise(a, "add the bucket's own region to its URL: ?region=…")
-	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
-		return store.Denied, a
-	case a.status == http.StatusNotFound:
-		return store.Gone, fmt.Errorf("%w (%w)", store.ErrNotExist, a)
-	case a.status == http.StatusRequestTimeout, a.status == http.StatusTooManyRequests:
-		return store.Busy, a
-	case a.status == http.StatusNotImplemented, a.status == http.StatusHTTPVersionNotSupported:
-		return store.Other, a
-	case a.status >= 500:
-		return store.Busy, a
 	}
-	return store.Other, a
+	return a.Sort()
 }
 
-// sortTransport sorts what happened to a request that got no whole answer.
-func (s *Store) sortTransport(err error) (store.Kind, error) {
-	var ue *url.Error
-	if errors.As(err, &ue) {
-		err = ue.Err // without the URL: the object is named already
+// sortBroken sorts what happened to a request that got no whole answer.
+func (s *Store) sortBroken(err error) (store.Kind, error) {
+	kind, short := line.SortBroken(err, s.keys.hide, "name the file of the server's certificate authority: ?ca-file=/path/ca.pem")
+	if kind == store.Other && isNetwork(err) {
+		kind = store.Busy
 	}
-	var cert *tls.CertificateVerificationError
-	var authority x509.UnknownAuthorityError
-	short := errors.New(s.keys.hide(err.Error()))
-	switch {
-	case errors.As(err, &cert), errors.As(err, &authority):
-		return store.Denied, dr.Advise(short, "name the file of the server's certificate authority: ?ca-file=/path/ca.pem")
-	case errors.Is(err, http.ErrSchemeMismatch):
-		return store.Denied, dr.Advise(short, "the server speaks plain HTTP: write endpoint=http://… if that is intended")
-	case isNetwork(err), ue != nil:
-		return store.Busy, short
-	}
-	return store.Other, short
+	return kind, short
 }
 
 func isNetwork(err error) bool {
-	var n net.Error
 	var send *smithyhttp.RequestSendError
-	return errors.As(err, &n) || errors.As(err, &send) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
+	return line.IsNetwork(err) || errors.As(err, &send)
 }

@@ -3,7 +3,6 @@ package s3_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -28,13 +27,6 @@ func through(t *testing.T, srv *storetest.S3Server, prefix string) (*storetest.P
 	return p, s
 }
 
-// order has every request from now on end as ordered.
-func order(p *storetest.Proxy, c storetest.Cut) {
-	p.Mend()
-	c.Times = storetest.Always
-	p.Cut(c)
-}
-
 func wantBusy(t *testing.T, what string, err error) {
 	t.Helper()
 	if store.KindOf(err) != store.Busy {
@@ -42,49 +34,17 @@ func wantBusy(t *testing.T, what string, err error) {
 	}
 }
 
-// TestBrokenLines cuts and stalls each kind of request, in its request and in its answer.
 func TestBrokenLines(t *testing.T) {
 	srv := storetest.S3(t)
-	body := bytes.Repeat([]byte("body"), 1<<20)
-	for _, stall := range []bool{false, true} {
-		t.Run(fmt.Sprintf("stall=%t", stall), func(t *testing.T) {
-			prefix := fmt.Sprintf("lines-%t", stall)
-			direct := srv.Open(t, prefix)
-			p, s := through(t, srv, prefix)
-			if err := direct.Put(t.Context(), "there", body); err != nil {
-				t.Fatal(err)
-			}
-			for where, o := range map[string]storetest.Cut{
-				"at once": {}, "in the body": {After: 1 << 20}, "before the answer": {Answer: true},
-			} {
-				o.Stall = stall
-				order(p, o)
-				for op, call := range map[string]func(string, []byte) error{
-					"put":    func(n string, b []byte) error { return s.Put(t.Context(), n, b) },
-					"create": func(n string, b []byte) error { return s.Create(t.Context(), n, b) },
-				} {
-					name := op + strings.ReplaceAll(where, " ", "-")
-					err := call(name, body)
-					wantBusy(t, op+" "+where, err)
-					got, err := direct.Get(t.Context(), name, 1<<30)
-					if !errors.Is(err, store.ErrNotExist) && !bytes.Equal(got, body) {
-						t.Errorf("%s cut off %s made an object of %d bytes (%v)", op, where, len(got), err)
-					}
-				}
-			}
-			for _, n := range []int64{0, 100, 1 << 20} {
-				order(p, storetest.Cut{Answer: true, After: n, Stall: stall})
-				got, err := s.Get(t.Context(), "there", 1<<30)
-				wantBusy(t, fmt.Sprintf("get after %d of %d", n, len(got)), err)
-				wantBusy(t, fmt.Sprintf("range after %d", n), s.GetRange(t.Context(), "there", 1, make([]byte, 2<<20)))
-			}
-			order(p, storetest.Cut{Answer: true, After: 50, Stall: stall})
-			_, err := s.Stat(t.Context(), "there")
-			wantBusy(t, "stat", err)
-			wantBusy(t, "list", s.List(t.Context(), "", "", func(store.Info) error { return nil }))
-			wantBusy(t, "delete", s.Delete(t.Context(), "there"))
-		})
-	}
+	storetest.BrokenLines(t, srv.Endpoint, func(t *testing.T, endpoint, prefix string) store.Store {
+		o := srv.Options(prefix)
+		o.Endpoint, o.Stall = endpoint, 300*time.Millisecond
+		s, err := s3.Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	})
 }
 
 // TestKilledInPut kills the server in the middle of an upload: nothing is there afterwards, and Retry finishes
@@ -100,7 +60,7 @@ func TestKilledInPut(t *testing.T) {
 			}
 			return s.Create(t.Context(), "x/"+call, body)
 		}
-		order(p, storetest.Cut{After: 1 << 20, Do: srv.Kill})
+		p.Order(storetest.Cut{After: 1 << 20, Do: srv.Kill})
 		wantBusy(t, call, do(s))
 		p.Mend()
 		wantBusy(t, call+" without a server", do(s))
@@ -111,7 +71,7 @@ func TestKilledInPut(t *testing.T) {
 
 		var once sync.Once
 		back := make(chan struct{})
-		order(p, storetest.Cut{After: 1 << 20, Do: func() {
+		p.Order(storetest.Cut{After: 1 << 20, Do: func() {
 			once.Do(func() {
 				srv.Kill()
 				p.Mend()
@@ -134,7 +94,7 @@ func TestKilledInPut(t *testing.T) {
 func TestStallNamesTheTime(t *testing.T) {
 	srv := storetest.S3(t)
 	p, s := through(t, srv, "stall")
-	order(p, storetest.Cut{Stall: true})
+	p.Order(storetest.Cut{Stall: true})
 	_, err := s.Get(t.Context(), "x", 1)
 	if err == nil || !strings.Contains(err.Error(), "nothing moved for 300ms") {
 		t.Errorf("got %v", err)

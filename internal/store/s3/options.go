@@ -3,9 +3,7 @@ package s3
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
-	"net/http"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -18,6 +16,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store/line"
 )
 
 // Style is where the bucket's name stands in a request.
@@ -48,18 +47,6 @@ type Options struct {
 	Credentials aws.CredentialsProvider // nil: as the AWS tools find them
 }
 
-const (
-	defaultStall = 30 * time.Second
-
-	// slowestRate is the line, in bytes a second, on which an upload may still take its time.
-	slowestRate = 32 << 10
-
-	// connections to one server that are kept open between requests: more than any pipeline has workers.
-	idleConnections = 64
-
-	bufferSize = 128 << 10
-)
-
 // Open prepares a store and finds the credentials. It sends nothing to the bucket.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{bucket: o.Bucket, prefix: o.Prefix, opts: o, name: "s3://" + o.Bucket}
@@ -68,9 +55,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.prefix += "/"
 	}
 	if o.Stall <= 0 {
-		s.opts.Stall = defaultStall
+		s.opts.Stall = line.DefaultStall
 	}
-	s.transport = awshttp.NewBuildableClient().WithTransportOptions(tune)
+	s.transport = awshttp.NewBuildableClient().WithTransportOptions(line.Tune)
 	cfg, err := s.loadConfig(ctx)
 	if err != nil {
 		return nil, err
@@ -136,18 +123,7 @@ func (s *Store) loadConfig(ctx context.Context) (aws.Config, error) {
 	return cfg, nil
 }
 
-// tune fits the HTTP transport to large objects.
-func tune(t *http.Transport) {
-	t.MaxIdleConns, t.MaxIdleConnsPerHost = idleConnections, idleConnections
-	t.WriteBufferSize, t.ReadBufferSize = bufferSize, bufferSize
-	t.DisableCompression = true // what we send and get is sealed
-	// HTTP/2 would send all of a process's uploads through one connection.
-	t.ForceAttemptHTTP2 = false
-	t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
-}
-
-// keys hands out credentials and remembers the newest, so that no message ever shows them: a proxy or server
-// that puts our request's headers into its error text would otherwise publish a session token.
+// keys hands out credentials and remembers the newest, so that no message ever shows them.
 type keys struct {
 	from aws.CredentialsProvider
 	last atomic.Pointer[aws.Credentials]
@@ -178,10 +154,5 @@ func (k *keys) hide(text string) string {
 	if c == nil {
 		return text
 	}
-	for _, secret := range []string{c.SecretAccessKey, c.SessionToken} {
-		if secret != "" {
-			text = strings.ReplaceAll(text, secret, "[hidden]")
-		}
-	}
-	return text
+	return line.Hide(text, c.SecretAccessKey, c.SessionToken)
 }

@@ -1,13 +1,11 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"crypto/md5" //nolint:gosec // a checksum against cut cables that every server knows, not a signature
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
@@ -17,8 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/line"
 )
 
 // Store is a bucket's objects below a prefix.
@@ -39,6 +37,14 @@ func (s *Store) String() string { return s.name }
 // Close closes idle connections.
 func (s *Store) Close() error {
 	s.transport.GetTransport().CloseIdleConnections()
+	return nil
+}
+
+// request runs one request under its limits, and gives its error a kind.
+func (s *Store) request(ctx context.Context, op, name string, size int64, send func(context.Context, *line.Watch) error) error {
+	if err := line.Do(ctx, s.opts.Stall, size, send); err != nil {
+		return s.fail(ctx, op, name, err)
+	}
 	return nil
 }
 
@@ -72,9 +78,9 @@ func (s *Store) put(ctx context.Context, op, name string, body []byte, ifNoneMat
 			in.SSEKMSKeyId = &s.opts.KMSKey
 		}
 	}
-	return s.request(ctx, op, name, int64(len(body)), func(ctx context.Context, w *watch) error {
-		b := &lent{w: w, r: bytes.NewReader(body)}
-		defer b.giveBack()
+	return s.request(ctx, op, name, int64(len(body)), func(ctx context.Context, w *line.Watch) error {
+		b := w.Lend(body)
+		defer b.GiveBack()
 		in.Body = b
 		_, err := s.client.PutObject(ctx, in)
 		if ifNoneMatch != nil && statusOf(err) == http.StatusPreconditionFailed {
@@ -99,35 +105,25 @@ func (s *Store) Get(ctx context.Context, name string, max int64) ([]byte, error)
 		return nil, s.fail(ctx, "get", name, err)
 	}
 	var body []byte
-	err := s.request(ctx, "get", name, max, func(ctx context.Context, w *watch) error {
+	err := s.request(ctx, "get", name, max, func(ctx context.Context, w *line.Watch) error {
 		out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(name)})
 		if err != nil {
 			return err
 		}
 		defer out.Body.Close()
-		size := aws.ToInt64(out.ContentLength)
-		if out.ContentLength == nil {
-			return store.Damagedf("the server does not say how long it is")
+		size := int64(-1)
+		if out.ContentLength != nil {
+			size = *out.ContentLength
 		}
-		if size > max {
-			return store.Damagedf("it has %s; at most %s are expected", dr.Bytes(size), dr.Bytes(max))
+		if body, err = line.Room(size, max); err != nil {
+			return err
 		}
-		body = make([]byte, size)
-		_, err = io.ReadFull(watched{out.Body, w}, body)
-		return cutOff(err)
+		return w.Read(out.Body, body)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return body, nil
-}
-
-// cutOff gives a body that ended early its kind: the connection broke, not the object.
-func cutOff(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return store.WithKind(store.Busy, errors.New("the answer was cut off"))
-	}
-	return err
 }
 
 // GetRange fills dst with the object's bytes from off on.
@@ -141,15 +137,15 @@ func (s *Store) GetRange(ctx context.Context, name string, off int64, dst []byte
 	if len(dst) == 0 { // HTTP has no empty range
 		info, err := s.stat(ctx, "get", name)
 		if err == nil && off > info.Size {
-			err = s.fail(ctx, "get", name, tooShort(info.Size, off, 0))
+			err = s.fail(ctx, "get", name, line.TooShort(info.Size, off, 0))
 		}
 		return err
 	}
 	span := fmt.Sprintf("bytes=%d-%d", off, off+int64(len(dst))-1)
-	return s.request(ctx, "get", name, int64(len(dst)), func(ctx context.Context, w *watch) error {
+	return s.request(ctx, "get", name, int64(len(dst)), func(ctx context.Context, w *line.Watch) error {
 		out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: s.key(name), Range: &span})
 		if statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
-			return store.Damagedf("it ends before byte %d; %d bytes from there on are expected", off, len(dst))
+			return line.EndsBefore(off, len(dst))
 		}
 		if err != nil {
 			return err
@@ -159,15 +155,10 @@ func (s *Store) GetRange(ctx context.Context, name string, off int64, dst []byte
 			return fmt.Errorf("the server was asked for %s and sent the range %q", span, got)
 		}
 		if n := aws.ToInt64(out.ContentLength); n != int64(len(dst)) {
-			return tooShort(off+n, off, len(dst))
+			return line.TooShort(off+n, off, len(dst))
 		}
-		_, err = io.ReadFull(watched{out.Body, w}, dst)
-		return cutOff(err)
+		return w.Read(out.Body, dst)
 	})
-}
-
-func tooShort(size, off int64, n int) error {
-	return store.Damagedf("it ends at byte %d; %d bytes from %d on are expected", size, n, off)
 }
 
 // Stat returns name and size.
@@ -179,7 +170,7 @@ func (s *Store) Stat(ctx context.Context, name string) (store.Info, error) {
 }
 
 func (s *Store) stat(ctx context.Context, op, name string) (info store.Info, err error) {
-	err = s.request(ctx, op, name, 0, func(ctx context.Context, _ *watch) error {
+	err = s.request(ctx, op, name, 0, func(ctx context.Context, _ *line.Watch) error {
 		out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(name)})
 		if statusOf(err) == http.StatusNotFound {
 			return s.absent(ctx)
@@ -201,7 +192,7 @@ func (s *Store) stat(ctx context.Context, op, name string) (info store.Info, err
 func (s *Store) absent(ctx context.Context) error {
 	_, err := s.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &s.bucket})
 	if statusOf(err) == http.StatusNotFound {
-		_, err = s.sortAnswer(&answer{status: http.StatusNotFound, code: "NoSuchBucket"})
+		_, err = s.sortAnswer(&line.Answer{Status: http.StatusNotFound, Code: "NoSuchBucket"})
 		return store.WithKind(store.Denied, err)
 	}
 	if err != nil {
@@ -222,7 +213,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.In
 	}
 	for last := ""; ; {
 		var page *s3.ListObjectsV2Output
-		err := s.request(ctx, "list", prefix, 0, func(ctx context.Context, _ *watch) (err error) {
+		err := s.request(ctx, "list", prefix, 0, func(ctx context.Context, _ *line.Watch) (err error) {
 			page, err = s.client.ListObjectsV2(ctx, in)
 			return err
 		})
@@ -268,7 +259,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err := store.CheckName(name); err != nil {
 		return s.fail(ctx, "delete", name, err)
 	}
-	err := s.request(ctx, "delete", name, 0, func(ctx context.Context, _ *watch) error {
+	err := s.request(ctx, "delete", name, 0, func(ctx context.Context, _ *line.Watch) error {
 		_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: s.key(name)})
 		return err
 	})

@@ -15,25 +15,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	ourModule    = "module github.com/holdfast-dr/holdfast"
-	versitygwCmd = "github.com/versity/versitygw/cmd/versitygw"
+const ourModule = "module github.com/holdfast-dr/holdfast"
+
+// tool is a program that a test needs, in a module of its own so that ours has nothing of it.
+type tool struct{ name, module, pkg string } // module: a folder below tools/
+
+var (
+	versitygw = tool{"versitygw", ".", "github.com/versity/versitygw/cmd/versitygw"}
+	fakeGCS   = tool{"fake-gcs-server", "fakegcs", "github.com/fsouza/fake-gcs-server"}
 )
 
-// buildVersitygw returns the path of the S3 server, built once for each state of tools/go.mod and tools/go.sum
-// and each version of Go, and kept in the user's cache directory. Test binaries that run at the same time build
-// it once: the others wait.
-func buildVersitygw(ctx context.Context) (string, error) {
-	tools, err := toolsDir()
-	if err != nil {
-		return "", err
-	}
+// cacheDir is where what tests need is kept from one run to the next.
+func cacheDir() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("no cache directory: %w", err)
 	}
 	cache = filepath.Join(cache, "holdfast-test")
-	if err := os.MkdirAll(cache, 0o700); err != nil {
+	return cache, os.MkdirAll(cache, 0o700)
+}
+
+// buildTool returns the path of a program, built once for each state of its module's go.mod and go.sum and each
+// version of Go, and kept in the user's cache directory. Test binaries that run at the same time build it once: the
+// others wait.
+func buildTool(ctx context.Context, t tool) (string, error) {
+	tools, err := toolsDir()
+	if err != nil {
+		return "", err
+	}
+	tools = filepath.Join(tools, t.module)
+	cache, err := cacheDir()
+	if err != nil {
 		return "", err
 	}
 	sum := sha256.New()
@@ -45,7 +57,7 @@ func buildVersitygw(ctx context.Context) (string, error) {
 		}
 		_, _ = sum.Write(text)
 	}
-	binary := filepath.Join(cache, fmt.Sprintf("versitygw-%x", sum.Sum(nil)[:8]))
+	binary := filepath.Join(cache, fmt.Sprintf("%s-%x", t.name, sum.Sum(nil)[:8]))
 	lock, err := os.OpenFile(binary+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return "", err
@@ -57,7 +69,7 @@ func buildVersitygw(ctx context.Context) (string, error) {
 	if _, err := os.Stat(binary); !errors.Is(err, fs.ErrNotExist) {
 		return binary, err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary+".new", versitygwCmd) //nolint:gosec // constants
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary+".new", t.pkg) //nolint:gosec // constants
 	cmd.Dir = tools
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -72,6 +72,13 @@ func (p *Proxy) Cut(c Cut) <-chan struct{} {
 	return c.hit
 }
 
+// Order takes all orders back and has every request from now on end in this way.
+func (p *Proxy) Order(c Cut) {
+	p.Mend()
+	c.Times = Always
+	p.Cut(c)
+}
+
 // Always is for Times: until Mend.
 const Always = math.MaxInt
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes this machine able to build, test and demonstrate Holdfast: checks Go, and installs PostgreSQL from
-# Debian's packages where it is missing; with the argument "tests", OpenSSH's server too. Where it may not install,
+# Debian's packages where it is missing; with the argument "tests", OpenSSH's server and Azurite too. Where it may not install,
 # it says what to install. It changes nothing on a machine that has everything.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,6 +20,28 @@ if [ "$(printf '%s\n%s\n' "$need" "$have" | sort -V | head -n 1)" != "$need" ]; 
 	go version >/dev/null 2>&1 ||
 		die "Go $have is too old" "go.mod asks for Go $need, and it cannot be fetched" "install Go $need or newer from https://go.dev/dl"
 fi
+
+# Microsoft's emulator of Azure Blob Storage is a package of npm, kept with what else tests need. Without it its tests
+# are skipped, and say so.
+azurite() {
+	local version dir
+	version=$(sed -n 's/.*"azurite": "\([0-9.]*\)".*/\1/p' tools/azurite/package.json)
+	dir=${XDG_CACHE_HOME:-$HOME/.cache}/holdfast-test/azurite-$version
+	[ ! -e "$dir" ] || return 0
+	local skipped="setup: Azurite cannot be installed: the tests of the store in Azure Blob Storage on it are skipped"
+	command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 || { echo "$skipped (no node and npm)"; return 0; }
+	echo "setup: installing Azurite $version in $dir"
+	mkdir -p "$(dirname "$dir")"
+	local new
+	new=$(mktemp -d "$dir.XXXXXX")
+	if timeout 300 npm install --prefix "$new" --no-audit --no-fund --no-package-lock --ignore-scripts --loglevel=error "azurite@$version" </dev/null >/dev/null &&
+		mv -T "$new" "$dir"; then
+		return 0
+	fi
+	rm -rf "$new"
+	[ -e "$dir" ] || echo "$skipped"
+}
+[ "${1-}" != tests ] || azurite
 
 # PostgreSQL's server programs are not in PATH on Debian.
 postgres() { ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | sort -V | tail -n 1; }

@@ -6,6 +6,7 @@
 //	Faulty       a store that fails on order; EachFault enumerates the orders
 //	PowerLoss    what a directory store holds after the power failed, at any step
 //	S3           a real S3 server on loopback, which can be killed and started again
+//	GCS, Azurite the same for Google Cloud Storage and Azure Blob Storage: emulators
 //	SSHD         the same with OpenSSH's server
 //	NewProxy     a line to either, which is cut on order
 package storetest

@@ -45,7 +45,7 @@ with holdfast repo init.`,
 	f := c.Flags()
 	f.StringVar(&i.connection, "connection", "host=/var/run/postgresql dbname=postgres", "libpq connection `string`, without a password")
 	f.StringVar(&i.system, "system", "", "`name` of the system (default: the cluster's cluster_name, or \"postgres\")")
-	f.StringVar(&i.repository, "repository", "/var/lib/holdfast/repository", "`place` of the repository: a directory, s3://bucket/prefix?… or sftp://user@host/path")
+	f.StringVar(&i.repository, "repository", "/var/lib/holdfast/repository", "`place` of the repository: a directory, s3://bucket/prefix?…, gs://bucket/prefix, azblob://account/container/prefix or sftp://user@host/path")
 	f.StringVar(&i.state, "state", "/var/lib/holdfast", "`directory` for the agent's state")
 	f.StringVar(&i.out, "file", "holdfast.yaml", "`file` to write")
 	f.BoolVar(&i.remote, "remote", false, "read the database over the replication protocol, even where its files are on this machine")

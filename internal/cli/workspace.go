@@ -32,7 +32,7 @@ type breakGlass struct {
 func (b *breakGlass) addFlags(c *cobra.Command) {
 	f := c.Flags()
 	addSite(c, &b.site)
-	f.StringVar(&b.url, "repo", "", "`URL` of a repository, instead of the configuration's: a directory, s3://bucket/prefix?… or sftp://user@host/path")
+	f.StringVar(&b.url, "repo", "", "`URL` of a repository, instead of the configuration's: a directory, s3://bucket/prefix?…, gs://bucket/prefix, azblob://account/container/prefix or sftp://user@host/path")
 	f.StringVar(&b.passphrase, "passphrase-file", "", "`file` with the passphrase of --repo")
 	f.StringArrayVar(&b.identities, "identity", nil, "age identity `file` that opens --repo; may be repeated")
 }

@@ -41,8 +41,8 @@ var replica = object[Replica]{
 	key("site", name, func(r *Replica) *string { return &r.Site },
 		"The site at which the replica is.").or("here"),
 	key("url", location, func(r *Replica) *Location { return &r.URL },
-		"file:///directory, s3://bucket/prefix?region=R&endpoint=URL&path-style=true, or sftp://user@host:port/directory?identity-file=FILE. "+
-			"S3 credentials are found the way the AWS tools find them, SSH keys and known hosts the way OpenSSH does.").must(),
+		"file:///directory, s3://bucket/prefix?region=R&endpoint=URL&path-style=true, gs://bucket/prefix?key-file=FILE, azblob://account/container/prefix?key-file=FILE, "+
+			"or sftp://user@host:port/directory?identity-file=FILE. Credentials are found the way the tools of AWS, Google and Azure find them, SSH keys and known hosts the way OpenSSH does.").must(),
 	key("parity", share, func(r *Replica) *Share { return &r.Parity },
 		"Reed-Solomon parity to keep beside what is stored, of its bytes: so much damage heals without another site. 0%, or 1% to 90%.").or("0%"),
 }

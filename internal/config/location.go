@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,14 +13,13 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 )
 
-// Location is a replica's URL: "file:///directory", "s3://bucket/prefix?region=…&endpoint=…&path-style=true" or
-// "sftp://user@host:port/directory?identity-file=…".
+// Location is a replica's URL: "file:///directory", "s3://bucket/prefix?region=…&endpoint=…&path-style=true",
+// "gs://bucket/prefix", "azblob://account/container/prefix" or "sftp://user@host:port/directory?identity-file=…".
 // It was checked and holds no secret.
 type Location string
 
 var (
 	errSecretInURL = errors.New("it has a user name or a password in it, and secrets are never in this file")
-	bucketName     = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 	// These are the parameters that store/open reads; its tests and its doc.go say what they mean.
 	s3Options   = []string{"region", "endpoint", "path-style", "profile", "ca-file", "storage-class", "sse", "kms-key"}
 	sftpOptions = []string{"identity-file", "known-hosts"}
@@ -30,7 +28,7 @@ var (
 func parseLocation(s string) (Location, error) {
 	u, err := url.Parse(s)
 	if err != nil {
-		return "", errors.New(`it is no URL: write "file:///directory", "s3://bucket/prefix" or "sftp://user@host/directory"`) // url's error repeats the text
+		return "", errors.New(`it is no URL: write "file:///directory", "s3://bucket/prefix", "gs://bucket/prefix", "azblob://account/container/prefix" or "sftp://user@host/directory"`) // url's error repeats the text
 	}
 	if u.User != nil && u.Scheme != "sftp" {
 		return "", errSecretInURL
@@ -40,10 +38,14 @@ func parseLocation(s string) (Location, error) {
 		err = checkFileURL(u)
 	case "s3":
 		err = checkS3URL(u)
+	case "gs":
+		err = checkGoogleURL(u)
+	case "azblob":
+		err = checkAzureURL(u)
 	case "sftp":
 		err = checkSFTPURL(u)
 	default:
-		err = fmt.Errorf("its scheme %s is not one of file, s3, sftp", quote(u.Scheme))
+		err = fmt.Errorf("its scheme %s is not one of file, s3, gs, azblob, sftp", quote(u.Scheme))
 	}
 	if err != nil {
 		return "", err
@@ -64,7 +66,7 @@ func checkFileURL(u *url.URL) error {
 }
 
 func checkS3URL(u *url.URL) error {
-	if !bucketName.MatchString(u.Host) {
+	if !isName(u.Host, 3, 63, ".-") {
 		return fmt.Errorf("%s is no name of a bucket (3 to 63 characters of [a-z0-9.-])", quote(u.Host))
 	}
 	if u.Fragment != "" {

@@ -303,10 +303,10 @@ var windowOfDay = scalar[dr.Window]{
 }
 
 var location = scalar[Location]{
-	noun: "place for a replica", like: `such as "file:///var/lib/holdfast/repository", "s3://bucket/prefix" or "sftp://user@host/directory"`,
+	noun: "place for a replica", like: `such as "file:///var/lib/holdfast/repository", "s3://bucket/prefix", "gs://bucket/prefix", "azblob://account/container/prefix" or "sftp://user@host/directory"`,
 	parse: parseLocation,
 	print: func(l Location) string { return string(l) },
-	json:  jsonSchema{"type": "string", "pattern": "^(file|s3|sftp)://"},
+	json:  jsonSchema{"type": "string", "pattern": "^(file|s3|gs|azblob|sftp)://"},
 }
 
 var connection = scalar[Connection]{

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/azblob"
+	"github.com/holdfast-dr/holdfast/internal/store/gcs"
 	"github.com/holdfast-dr/holdfast/internal/store/local"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
 	"github.com/holdfast-dr/holdfast/internal/store/s3"
@@ -30,10 +32,21 @@ func Store(ctx context.Context, url string, o Options) (store.Store, error) {
 	case l.SFTP != nil:
 		return o.dress(sftp.Open(*l.SFTP), nil)
 	}
+	return o.bucket(ctx, l)
+}
+
+// bucket opens a store that nobody but a person makes.
+func (o Options) bucket(ctx context.Context, l Location) (store.Store, error) {
+	switch {
+	case l.GCS != nil:
+		return o.dress(gcs.Open(ctx, *l.GCS))
+	case l.Azure != nil:
+		return o.dress(azblob.Open(ctx, *l.Azure))
+	}
 	return o.dress(s3.Open(ctx, l.S3))
 }
 
-// Create is Store for a new repository: a directory is made where it is missing. A bucket is not, since its
+// Create is Store for a new repository: a directory is made where it is missing. A bucket or container is not, since its
 // region, versioning, locks and cost are for people to choose.
 func Create(ctx context.Context, url string, o Options) (store.Store, error) {
 	l, err := Parse(url)
@@ -46,7 +59,7 @@ func Create(ctx context.Context, url string, o Options) (store.Store, error) {
 	case l.SFTP != nil:
 		return o.dress(sftp.Create(ctx, *l.SFTP))
 	}
-	return o.dress(s3.Open(ctx, l.S3))
+	return o.bucket(ctx, l)
 }
 
 // dress puts around a store what each has.

@@ -12,19 +12,24 @@ import (
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store/azblob"
+	"github.com/holdfast-dr/holdfast/internal/store/gcs"
 	"github.com/holdfast-dr/holdfast/internal/store/s3"
 	"github.com/holdfast-dr/holdfast/internal/store/sftp"
 )
 
-// Location is a checked URL of a store: a directory, a bucket, or a directory on a server.
+// Location is a checked URL of a store: a directory, a bucket or container, or a directory on a server.
 type Location struct {
-	Dir  string        // absolute and clean; empty for the others
-	SFTP *sftp.Options // nil for the others
-	S3   s3.Options
+	Dir   string          // absolute and clean; empty for the others
+	SFTP  *sftp.Options   // nil for the others
+	GCS   *gcs.Options    // nil for the others
+	Azure *azblob.Options // nil for the others
+	S3    s3.Options
 }
 
 const (
-	forms = "write /path/to/directory, file:///path/to/directory, s3://bucket/prefix?region=… or sftp://user@host/path"
+	forms = "write /path/to/directory, file:///path/to/directory, s3://bucket/prefix?region=…, " +
+		"gs://bucket/prefix, azblob://account/container/prefix or sftp://user@host/path"
 
 	credentialsHint = "remove it (and replace the key if the URL was seen by others); credentials are found as by the " +
 		"AWS tools: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ?profile=… of ~/.aws/config"
@@ -42,17 +47,17 @@ func Parse(text string) (Location, error) {
 	// Before anything is printed or parsed: user:password@ and the like. A server has users.
 	if strings.Contains(rest, "@") && strings.HasPrefix(rest, "//") && !strings.EqualFold(scheme, "sftp") {
 		if host, _, _ := strings.Cut(rest[2:], "/"); strings.Contains(host, "@") {
-			return Location{}, secretIn("has a user or a password before @", credentialsHint)
+			return Location{}, secretIn("has a user or a password before @", hintOf(scheme))
 		}
 	}
 	switch strings.ToLower(scheme) {
-	case "file", "s3", "sftp":
+	case "file", "s3", "gs", "azblob", "sftp":
 	default:
 		what := fmt.Sprintf("store URL %q", text)
 		if strings.Contains(text, "@") || strings.Contains(text, "?") {
 			what = "store URL" // it may hold what we would not repeat
 		}
-		return Location{}, &dr.Failure{What: what, Reason: "it is neither an absolute path nor a URL of file, s3 or sftp", Next: forms}
+		return Location{}, &dr.Failure{What: what, Reason: "it is neither an absolute path nor a URL of file, s3, gs, azblob or sftp", Next: forms}
 	}
 	u, err := url.Parse(text)
 	if err != nil {
@@ -68,10 +73,25 @@ func Parse(text string) (Location, error) {
 	switch u.Scheme {
 	case "file":
 		return file(u)
+	case "gs":
+		return googleBucket(u)
+	case "azblob":
+		return azureContainer(u)
 	case "sftp":
 		return server(u)
 	}
 	return bucket(u)
+}
+
+// hintOf says where the credentials of a kind of store are to be instead.
+func hintOf(scheme string) string {
+	switch strings.ToLower(scheme) {
+	case "gs":
+		return googleHint
+	case "azblob":
+		return azureHint
+	}
+	return credentialsHint
 }
 
 func secretIn(reason, next string) error {
@@ -203,23 +223,28 @@ func cleanPrefix(p string) (string, error) {
 	return p, nil
 }
 
-func setEndpoint(o *s3.Options, v string) error {
+func setEndpoint(o *s3.Options, v string) (err error) {
+	o.Endpoint, err = endpoint(v, false)
+	return err
+}
+
+// endpoint checks a server's URL, which may have a path where path says so.
+func endpoint(v string, path bool) (string, error) {
 	u, err := url.Parse(v)
 	switch {
 	case err != nil || u.Host == "" || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https"):
-		return dr.Advise(fmt.Errorf("it is not http(s)://host"), "write endpoint=https://host or endpoint=https://host:port")
+		return "", dr.Advise(fmt.Errorf("it is not http(s)://host"), "write endpoint=https://host or endpoint=https://host:port")
 	case u.User != nil:
-		return dr.Advise(fmt.Errorf("it has a user or password; a store's URL holds no secrets"), credentialsHint)
-	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
-		return dr.Advise(fmt.Errorf("more follows the host"), "bucket and prefix go before the ?: s3://bucket/prefix?endpoint=https://host")
+		return "", dr.Advise(fmt.Errorf("it has a user or password; a store's URL holds no secrets"), "remove it")
+	case !path && u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
+		return "", dr.Advise(fmt.Errorf("more follows the host"), "bucket and prefix go before the ?: s3://bucket/prefix?endpoint=https://host")
 	}
 	if p := u.Port(); p != "" {
 		if _, err := net.LookupPort("tcp", p); err != nil {
-			return dr.Advise(fmt.Errorf("port %q", p), "write a port from 1 to 65535")
+			return "", dr.Advise(fmt.Errorf("port %q", p), "write a port from 1 to 65535")
 		}
 	}
-	o.Endpoint = u.Scheme + "://" + u.Host
-	return nil
+	return u.Scheme + "://" + u.Host + strings.TrimRight(u.EscapedPath(), "/"), nil
 }
 
 func setStyle(o *s3.Options, v string) error {

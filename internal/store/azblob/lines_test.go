@@ -12,9 +12,9 @@ import (
 func TestBrokenLines(t *testing.T) {
 	t.Parallel()
 	srv := storetest.Azurite(t)
-	storetest.BrokenLines(t, "http://"+srv.Addr(), func(t *testing.T, endpoint, prefix string) store.Store {
+	storetest.BrokenLines(t, "http://"+srv.Addr(), func(t *testing.T, endpoint, prefix string, stall time.Duration) store.Store {
 		o := srv.Options(prefix)
-		o.Endpoint, o.Stall = endpoint+"/"+srv.Account, 300*time.Millisecond
+		o.Endpoint, o.Stall = endpoint+"/"+srv.Account, stall
 		s, err := azblob.Open(t.Context(), o)
 		if err != nil {
 			t.Fatal(err)

@@ -12,9 +12,9 @@ import (
 func TestBrokenLines(t *testing.T) {
 	t.Parallel()
 	srv := storetest.GCS(t)
-	storetest.BrokenLines(t, srv.Endpoint, func(t *testing.T, endpoint, prefix string) store.Store {
+	storetest.BrokenLines(t, srv.Endpoint, func(t *testing.T, endpoint, prefix string, stall time.Duration) store.Store {
 		o := srv.Options(prefix)
-		o.Endpoint, o.Stall = endpoint, 300*time.Millisecond
+		o.Endpoint, o.Stall = endpoint, stall
 		s, err := gcs.Open(t.Context(), o)
 		if err != nil {
 			t.Fatal(err)

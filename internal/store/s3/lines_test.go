@@ -36,9 +36,9 @@ func wantBusy(t *testing.T, what string, err error) {
 
 func TestBrokenLines(t *testing.T) {
 	srv := storetest.S3(t)
-	storetest.BrokenLines(t, srv.Endpoint, func(t *testing.T, endpoint, prefix string) store.Store {
+	storetest.BrokenLines(t, srv.Endpoint, func(t *testing.T, endpoint, prefix string, stall time.Duration) store.Store {
 		o := srv.Options(prefix)
-		o.Endpoint, o.Stall = endpoint, 300*time.Millisecond
+		o.Endpoint, o.Stall = endpoint, stall
 		s, err := s3.Open(t.Context(), o)
 		if err != nil {
 			t.Fatal(err)

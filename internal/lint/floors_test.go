@@ -36,6 +36,7 @@ var floors = map[string]int{
 	"incident":   6,
 	"continuity": 6,
 	"drill":      6,
+	"standby":    6, // keeps a server recovered, ready to take over
 	"monitor":    6,
 
 	"server": 7, // processes and the wire between them

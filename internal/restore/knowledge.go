@@ -110,7 +110,7 @@ func (x *run) stillStopped(ctx context.Context) {
 		return
 	}
 	_, raw, err := control.Read(ctx, x.opts.To)
-	if err != nil || !bytes.Equal(raw, x.known.raw) || runningServer(x.opts.To) != 0 {
+	if err != nil || !bytes.Equal(raw, x.known.raw) || RunningServer(x.opts.To) != 0 {
 		x.compare("the cluster was started while its log was read")
 	}
 }

@@ -27,6 +27,9 @@ type Settings struct {
 	// Subscriptions lets the cluster's subscriptions run; otherwise they rest, so that a copy never takes the changes
 	// that its original waits for: both would use the same slot of the publisher.
 	Subscriptions Subscriptions
+	// Upstream is the primary_conninfo of a server that Follow follows for good, through all timelines to come; empty: it
+	// follows the log that RestoreCommand serves, on the plan's timeline.
+	Upstream string
 }
 
 // Ending is what a server does when it has recovered.
@@ -86,6 +89,9 @@ func (x *run) settings() []setting {
 		// that wait at once.
 		{"wal_retrieve_retry_interval", "1min"},
 	}
+	if s.Upstream != "" {
+		out = append(out, following(s.Upstream, x.plan.Snapshot.Facts.Major())...)
+	}
 	if s.Archiving == NoArchiving {
 		out = append(out, setting{"archive_mode", "off"})
 	}
@@ -115,6 +121,21 @@ func (x *run) settings() []setting {
 		action = "promote"
 	}
 	return append(out, setting{"recovery_target_action", action})
+}
+
+// following returns what a standby has instead: of two lines for a setting the later one holds.
+func following(upstream string, major int) []setting {
+	out := []setting{
+		{"primary_conninfo", upstream},
+		{"recovery_target_timeline", "latest"},
+		{"wal_retrieve_retry_interval", "500ms"}, // nobody is asked but who keeps the log ready
+		{"wal_receiver_status_interval", "1s"},
+		{"wal_receiver_create_temp_slot", "off"}, // no slot of the source's configuration is there
+	}
+	if major >= 17 {
+		out = append(out, setting{"sync_replication_slots", "off"}) // as above
+	}
+	return out
 }
 
 // LogPolicy says how the log of a plan's recovery is served.

@@ -40,7 +40,7 @@ func inspect(ctx context.Context, p *points.Plan, to string, mode Mode) (targetS
 	case err != nil:
 		return 0, dr.Fail(what+" cannot be read", err, "choose another --to, or a user who may read it")
 	}
-	if pid := runningServer(to); pid != 0 {
+	if pid := RunningServer(to); pid != 0 {
 		return 0, &dr.Failure{
 			What:   what + " belongs to a running PostgreSQL",
 			Reason: fmt.Sprintf("postmaster.pid names live process %d; a recovery never writes over a running cluster", pid),
@@ -106,10 +106,10 @@ func checkCluster(ctx context.Context, what, to string, p *points.Plan) error {
 	}
 }
 
-// runningServer returns the process that postmaster.pid names, where it lives and may be a server of this
+// RunningServer returns the process that postmaster.pid names, where it lives and may be a server of this
 // directory; otherwise 0. A number that the kernel has given to another program since is told by its working
 // directory, which is the data directory for every server process.
-func runningServer(dir string) int {
+func RunningServer(dir string) int {
 	b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
 	if err != nil {
 		return 0

@@ -29,6 +29,7 @@ type RecoverOptions struct {
 	Subscriptions  restore.Subscriptions
 	Ending         restore.Ending // for a recovery that is not started here
 	RestoreCommand string
+	Upstream       string // of a standby that is not started here: its Ending is restore.Follow; see restore.Settings
 	Owner          string // user whom the files belong to; see restore.ChooseOwner
 	BinDir         string
 	Boot           *boot.Options // start the server and see it through; nil: only restore
@@ -115,7 +116,7 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 	out.Files, err = restore.Run(ctx, r, plan, restore.Options{
 		To: o.To, Tablespaces: o.Tablespaces, Mode: o.Mode, Owner: owner, Damage: o.Damage, Progress: o.Progress,
 		Changes:  changes(r, plan),
-		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving, Subscriptions: o.Subscriptions},
+		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving, Subscriptions: o.Subscriptions, Upstream: o.Upstream},
 	})
 	out.phase("files", began)
 	damage := err // of a directory that was finished all the same

@@ -62,6 +62,8 @@ type Data struct {
 	BackupEnd           wal.LSN
 	BackupEndRequired   bool
 
+	// Least is what a standby must not undercut, by the settings' names (MaxConnections and what follows it).
+	Least           map[string]int
 	WALLevel        uint32 // 0 minimal, 1 replica, 2 logical
 	WALLogHints     bool   // as the server ran last; see ChecksumVersion
 	BlockSize       uint32 // bytes of a page
@@ -107,6 +109,7 @@ const (
 	offMinRecovery = 136
 	offBackupStart = 152
 	offWALLevel    = 172
+	offLeast       = offWALLevel + 8 // MaxConnections, max_worker_processes, …
 	offMaxAlign    = 204
 	offFloat       = 208
 	offBlockSize   = 216
@@ -124,6 +127,9 @@ func crcOffset(controlVersion uint32) int {
 	}
 	return 0
 }
+
+// least names the settings in the order of the file (catalog/pg_control.h).
+var least = [...]string{"max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"}
 
 // Parse reads a pg_control of at least its first 296 bytes. A checksum that does not match is a *TornError.
 func Parse(b []byte) (Data, error) {
@@ -168,6 +174,10 @@ func Parse(b []byte) (Data, error) {
 		WALBlockSize:    le.Uint32(b[offBlockSize+8:]),
 		WALSegmentSize:  wal.SegmentSize(le.Uint32(b[offBlockSize+12:])),
 		ChecksumVersion: le.Uint32(b[offChecksums:]),
+	}
+	d.Least = map[string]int{}
+	for i, name := range least {
+		d.Least[name] = int(int32(le.Uint32(b[offLeast+4*i:])))
 	}
 	return d, d.check(le.Uint32(b[offMaxAlign:]), math.Float64frombits(le.Uint64(b[offFloat:])))
 }

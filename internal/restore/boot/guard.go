@@ -90,7 +90,7 @@ func (b *booting) awaitEnd(ctx context.Context) error {
 			stuck = s.replayed
 			return false, nil
 		}
-		whole, err := b.recordFollows(s.replayed, to)
+		whole, err := RecordFollows(b.dir, b.plan.Way, wal.SegmentSize(b.plan.Snapshot.Facts.SegmentSize), s.replayed, to)
 		if err != nil || whole {
 			return false, b.stoppedShort(s.replayed, err)
 		}
@@ -123,17 +123,16 @@ func (b *booting) stoppedShort(at wal.LSN, err error) error {
 	return f
 }
 
-// recordFollows tells whether a whole record lies between the end of the replay and the end of the log. The
-// log's last bytes are most often the beginning of a record whose rest was never stored: nothing that was
+// RecordFollows tells whether a whole record lies between the end of the replay in a data directory and the end of the
+// log, on a way. The log's last bytes are most often the beginning of a record whose rest was never stored: nothing that was
 // acknowledged is in it. A whole one, though, should have been replayed.
-func (b *booting) recordFollows(at, to wal.LSN) (bool, error) {
-	size := wal.SegmentSize(b.plan.Snapshot.Facts.SegmentSize)
+func RecordFollows(dir string, way *wal.Timelines, size wal.SegmentSize, at, to wal.LSN) (bool, error) {
 	at = skipHeader((at+7)&^7, size)
 	if at+4 > to {
 		return false, nil
 	}
-	name := wal.SegmentName(b.plan.Way.At(at), size.Segment(at), size)
-	f, err := os.Open(filepath.Join(b.dir, "pg_wal", name))
+	name := wal.SegmentName(way.At(at), size.Segment(at), size)
+	f, err := os.Open(filepath.Join(dir, "pg_wal", name))
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil // the log holds this segment, and the server has not got it
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/restore/rights"
@@ -63,8 +64,8 @@ var errScanned = errors.New("the record is complete")
 // guard looks at the directories of the tablespaces that the segment creates.
 func (a *assembler) guard(name string, n wal.Name) (Result, bool) {
 	for _, e := range a.spaces {
-		if e.Start >= n.Start+wal.LSN(a.s.size) || !filepath.IsAbs(e.Name) || a.isOwn(e) || !a.holdsTablespace(e.Name) {
-			continue // of the next segment, in place, ours, or free
+		if e.Start >= n.Start+wal.LSN(a.s.size) || !(Guard{a.s.DataDir, a.s.Owner}).Refuses(e) {
+			continue // of the next segment, or harmless
 		}
 		return Result{
 			Outcome: WouldTouch, Name: name, From: e.Start,
@@ -80,12 +81,24 @@ func (a *assembler) cutAt(off wal.LSN) error {
 	return errors.Join(a.out.Truncate(int64(off)), a.out.Truncate(int64(a.s.size)))
 }
 
+// Guard tells which tablespaces a recovering cluster must not create.
+type Guard struct {
+	DataDir string              // of the recovering cluster
+	Owner   *syscall.Credential // see Source.Owner
+}
+
+// Refuses tells whether the replay of a TablespaceCreate would take over a directory with another cluster's files: it is
+// neither in place, nor the cluster's own, nor free.
+func (g Guard) Refuses(e wal.Event) bool {
+	return filepath.IsAbs(e.Name) && !g.isOwn(e) && g.holdsTablespace(e.Name)
+}
+
 // isOwn tells whether the recovering cluster uses the directory already: its replay, which is behind what is fetched
 // ahead and may have been interrupted, made this tablespace there, or one that will be dropped before this one is made.
-func (a *assembler) isOwn(e wal.Event) bool {
-	links := filepath.Join(a.s.DataDir, "pg_tblspc")
+func (g Guard) isOwn(e wal.Event) bool {
+	links := filepath.Join(g.DataDir, "pg_tblspc")
 	own := false
-	err := rights.As(a.s.Owner, func() error {
+	err := rights.As(g.Owner, func() error {
 		entries, err := os.ReadDir(links)
 		for _, l := range entries {
 			to, err := os.Readlink(filepath.Join(links, l.Name()))
@@ -98,9 +111,9 @@ func (a *assembler) isOwn(e wal.Event) bool {
 
 // holdsTablespace tells whether a directory has a server's folder in it. What the server's user cannot look at is
 // taken for one.
-func (a *assembler) holdsTablespace(dir string) bool {
+func (g Guard) holdsTablespace(dir string) bool {
 	var entries []os.DirEntry
-	err := rights.As(a.s.Owner, func() (err error) {
+	err := rights.As(g.Owner, func() (err error) {
 		entries, err = os.ReadDir(dir)
 		return err
 	})

@@ -1,0 +1,182 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+)
+
+// warm is a standby that is kept.
+type warm struct {
+	w    *world
+	dir  string
+	port string
+	p    *process
+	args []string
+}
+
+type warmStatus struct {
+	Phase, Problem, Replayed, LogEnd string
+	Timeline                         int
+	LagNs, LagBytes                  int64
+}
+
+func (w *world) warm(args ...string) *warm {
+	w.t.Helper()
+	s := &warm{w: w, dir: filepath.Join(w.dir, "standby"), port: "5499"}
+	s.args = append([]string{"standby", "run", system, "--to", s.dir, "--port", s.port, "--every", "100ms"}, args...)
+	s.run()
+	return s
+}
+
+func (s *warm) run() { s.p = s.w.start(s.args...) }
+
+func (s *warm) connString(db string) string {
+	return fmt.Sprintf("host=%s/state/systems/%s/standby port=%s user=postgres dbname=%s sslmode=disable", s.w.dir, system, s.port, db)
+}
+
+// query returns a query's value; empty where the server does not answer.
+func (s *warm) query(sql string) string {
+	ctx := s.w.t.Context()
+	conn, err := pgx.Connect(ctx, s.connString("postgres"))
+	if err != nil {
+		return ""
+	}
+	defer conn.Close(ctx)
+	var v string
+	if err := conn.QueryRow(ctx, "SELECT ("+sql+")::text").Scan(&v); err != nil {
+		return ""
+	}
+	return v
+}
+
+func (s *warm) sees(what, sql, want string) {
+	s.w.t.Helper()
+	s.w.until(what, func() bool {
+		select {
+		case <-s.p.ended:
+			s.w.t.Fatalf("the standby's process ended:\n%s", s.p.said())
+		default:
+		}
+		return s.query(sql) == want
+	})
+}
+
+func (s *warm) status() warmStatus {
+	s.w.t.Helper()
+	r := s.w.try("standby", "status", system, "-o", "json")
+	return decode[[]warmStatus](s.w.t, r.out)[0]
+}
+
+// postmaster returns the server's process.
+func (s *warm) postmaster() int {
+	first, _, _ := strings.Cut(read(filepath.Join(s.dir, "postmaster.pid")), "\n")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	return pid
+}
+
+// A standby is kept from the repository alone. Whatever is killed, it goes on where it was; it is promoted with everything that
+// the repository holds, on a timeline that the repository does not know, and is not made a standby again by a service that
+// restarts.
+func TestWarmStandby(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, pgtest.Options{Version: "15"})
+	w.server.Exec("", ledgerTable, "CREATE TABLE big AS SELECT i, md5(i::text) AS v FROM generate_series(1, 20000) AS i")
+	w.run("repo", "init")
+	agent := w.agent()
+	w.run("snapshot", "create", system)
+	n := 0
+	commit := func() string {
+		n++
+		w.server.Exec("", fmt.Sprintf("INSERT INTO book VALUES ('%d', '')", n), "UPDATE big SET v = md5(v) WHERE i % 7 = 0")
+		return strconv.Itoa(n)
+	}
+	s := w.warm()
+	s.sees("the standby has what was committed", "SELECT count(*) FROM book", commit())
+	w.until("the status says so", func() bool {
+		st := s.status()
+		return st.Phase == "following" && st.Problem == "" && st.LagBytes == 0
+	})
+	t.Log("the keeper is killed")
+	before := s.postmaster()
+	s.p.kill9()
+	want := commit()
+	if st := s.status(); st.Phase != "not running" {
+		t.Errorf("after the kill the status is %+v", st)
+	}
+	s.run()
+	s.sees("the standby goes on", "SELECT count(*) FROM book", want)
+	if now := s.postmaster(); now != before {
+		t.Errorf("the server was started anew: %d, %d", before, now)
+	}
+	t.Log("the server is killed")
+	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	s.sees("the server is started again", "SELECT count(*) FROM book", commit())
+	t.Log("both are killed, and the source has a crash")
+	s.p.kill9()
+	if err := syscall.Kill(s.postmaster(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.server.Crash()
+	want = commit()
+	s.run()
+	s.sees("both come back", "SELECT count(*) FROM book", want)
+	t.Log("the store is away")
+	if err := os.Rename(w.dir+"/repository", w.dir+"/away"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the status tells it", func() bool { return s.status().Problem != "" })
+	if err := os.Rename(w.dir+"/away", w.dir+"/repository"); err != nil {
+		t.Fatal(err)
+	}
+	s.sees("it goes on", "SELECT count(*) FROM book", commit())
+
+	if r := w.try("standby", "promote", system); r.code == 0 || !strings.Contains(r.stderr, "the source accepts writes") {
+		t.Fatalf("promoted beside a primary: %d\n%s", r.code, r.stderr)
+	}
+	s.sees("it still follows", "SELECT count(*) FROM book", commit())
+	source := digest(t, w.server.ConnString, true)
+	w.server.Stop(pgtest.Fast)
+	agent.stop()
+	// A timeline that the standby does not follow must not be chosen again.
+	out := w.run("standby", "promote", system)
+	t.Logf("%s", out)
+	if r := s.p.wait(); r.code != 0 {
+		t.Errorf("the keeper ends with %d:\n%s", r.code, r.stderr)
+	}
+	if d := cmp.Diff(source, digest(t, s.connString, false)); d != "" {
+		t.Errorf("-source +standby:\n%s", d)
+	}
+	if got := s.query("pg_is_in_recovery() || ' ' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"); got != "false 00000002" {
+		t.Errorf("the primary is %s", got)
+	}
+	if !strings.Contains(out, "nothing that the repository is known to have held is missing") {
+		t.Errorf("it says\n%s", out)
+	}
+	if w.has("pg_amcheck") {
+		w.program("pg_amcheck", "--install-missing", "-h", w.dir+"/state/systems/"+system+"/standby", "-p", s.port, "-U", "postgres", "--all")
+	}
+	for _, again := range [][]string{s.args, {"standby", "promote", system}} {
+		if r := w.try(again...); r.code == 0 || !strings.Contains(r.stderr, "promoted") {
+			t.Errorf("%v of a promoted standby: %d\n%s", again, r.code, r.stderr)
+		}
+	}
+	if st := s.status(); st.Phase != "promoted" || st.Timeline != 2 {
+		t.Errorf("the status is %+v", st)
+	}
+}
+

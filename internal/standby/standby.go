@@ -1,0 +1,353 @@
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg/walsender"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
+)
+
+// Options say what is kept recovered, and how. Settings is what a later promote of a standby that nobody runs needs too.
+type Options struct {
+	Settings
+	Workspace *workspace.Workspace // of the site whose replica is followed
+	Rebuild   Rebuild
+	Promote   *Promotion // as soon as the server follows; nil: when somebody asks
+	Log       *slog.Logger
+	Progress  dr.ProgressFunc
+}
+
+// Settings are kept in the standby's state.
+type Settings struct {
+	System      string            `json:"system"`
+	Dir         string            `json:"directory"`
+	Site        string            `json:"site,omitempty"`
+	Tablespaces map[string]string `json:"tablespaces,omitempty"` // see restore.Options
+	BinDir      string            `json:"binDirectory,omitempty"`
+	Superuser   string            `json:"superuser,omitempty"` // empty: postgres
+	Port        int               `json:"port,omitempty"`      // 0: 5432
+	Listen      string            `json:"listen,omitempty"`    // listen_addresses; empty: sockets only
+	SocketDir   string            `json:"socketDirectory,omitempty"`
+	Every       time.Duration     `json:"everyNs,omitempty"` // between two looks at the log; 0: 1 s
+}
+
+// Rebuild says whether a cluster that is no standby may be made one.
+type Rebuild bool
+
+// The two answers.
+const (
+	KeepOthers  Rebuild = false
+	MakeStandby Rebuild = true // a stopped cluster of the same system is brought back to a snapshot
+)
+
+// run is one Run.
+type run struct {
+	o      Options
+	place  place
+	log    *slog.Logger
+	sys    workspace.System
+	tail   *tail
+	server *server // nil while none runs
+
+	lockedOut bool // the cluster's own rules do not let us in
+
+	requests chan request
+	first    error // why Options.Promote failed
+
+	mu     sync.Mutex // guards status and waits
+	status Status
+	waits  string // what is missing
+}
+
+// Run keeps a standby until ctx ends, when the server is stopped, or until it was promoted, when the server goes on. The result is
+// not nil then.
+func Run(ctx context.Context, o Options) (_ *Promoted, err error) {
+	x := &run{o: o, log: o.Log, requests: make(chan request)}
+	if x.o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return nil, err
+	}
+	if x.o.Every == 0 {
+		x.o.Every = time.Second
+	}
+	if os.Geteuid() == 0 {
+		return nil, &dr.Failure{
+			What: "keep a standby of " + o.System, Reason: "PostgreSQL does not run as root, and a server that is started again and again has to find everything as its own user",
+			Next: "run this as the user that runs PostgreSQL, such as postgres",
+		}
+	}
+	dir, err := o.Workspace.SystemDir(o.System)
+	if err != nil {
+		return nil, err
+	}
+	if x.place, err = openPlace(filepath.Join(dir, "standby")); err != nil {
+		return nil, err
+	}
+	defer x.place.close()
+	if err := x.place.mayRun(x.o); err != nil {
+		return nil, err
+	}
+	if x.sys, err = x.open(ctx); err != nil {
+		return nil, err
+	}
+	endHelp := o.Workspace.Help(x.sys.Repo, o.System)
+	defer func() { endHelp() }()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var beside errgroup.Group
+	beside.Go(func() error { return x.answer(ctx) })
+	done, err := x.keep(ctx, &beside)
+	stop()
+	return done, errors.Join(err, beside.Wait())
+}
+
+// open opens the repository. Where a standby is there already it is waited for.
+func (x *run) open(ctx context.Context) (workspace.System, error) {
+	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+		sys, err := x.o.Workspace.System(ctx, x.o.System)
+		if err == nil || !isStandby(x.o.Dir) || x.o.Promote != nil {
+			return sys, err
+		}
+		x.log.Warn("the repository cannot be opened; it is tried again", dr.KeyError, err, dr.KeyDuration, pause.String())
+		select {
+		case <-ctx.Done():
+			return sys, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// errRebuild says that the directory must be brought back to a snapshot.
+type errRebuild struct{ reason string }
+
+func (e *errRebuild) Error() string { return e.reason }
+
+// The pauses between two starts of a server that ends.
+const (
+	firstPause = 500 * time.Millisecond
+	mostPause  = 30 * time.Second
+	lasting    = time.Minute // a server that ran so long had started well
+)
+
+// keep prepares the directory and runs the server, again and again.
+func (x *run) keep(ctx context.Context, beside *errgroup.Group) (*Promoted, error) {
+	pause := firstPause
+	rebuild := ""
+	for {
+		if err := x.prepare(ctx, rebuild); err != nil {
+			return nil, err
+		}
+		rebuild = ""
+		if x.tail == nil {
+			if err := x.feed(ctx, beside); err != nil {
+				return nil, err
+			}
+		}
+		began := time.Now()
+		done, err := x.serve(ctx)
+		again, gone := new(errRebuild), new(promotedError)
+		switch {
+		case x.first != nil:
+			return nil, errors.Join(x.first, x.stopUnless(nil))
+		case errors.As(err, &gone):
+			return nil, err
+		case done != nil || ctx.Err() != nil:
+			return done, errors.Join(err, x.stopUnless(done))
+		case errors.As(err, &again):
+			rebuild = again.reason
+			x.log.Warn("the standby is brought back to a newer snapshot", dr.KeyReason, rebuild)
+			if err := x.server.stop(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if time.Since(began) > lasting {
+			pause = firstPause
+		}
+		x.problem(err.Error())
+		x.log.Error("the server has ended; it is started again", dr.KeyError, err, dr.KeyDuration, pause.String())
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, mostPause)
+	}
+}
+
+// stopUnless stops the server where it was not promoted.
+func (x *run) stopUnless(done *Promoted) error {
+	if done != nil || x.server == nil {
+		return nil
+	}
+	return x.server.stop(context.Background()) //nolint:forbidigo // the caller's has ended
+}
+
+// feed begins to serve the log.
+func (x *run) feed(ctx context.Context, beside *errgroup.Group) error {
+	d, err := readControl(ctx, x.o.Dir)
+	if err != nil {
+		return err
+	}
+	sys := walsender.System{ID: d.SystemID, SegmentSize: d.WALSegmentSize, Major: d.Major()}
+	t := newTail(sys, x.sys.Repo.Log(x.o.System), sys.SegmentSize.Floor(d.Redo))
+	t.every, t.logger, t.reopen = x.o.Every, x.log, x.reopen
+	t.guard = walserve.Guard{DataDir: x.o.Dir}
+	l, err := x.place.listen()
+	if err != nil {
+		return err
+	}
+	x.tail = t
+	beside.Go(func() error {
+		t.follow(ctx)
+		return nil
+	})
+	beside.Go(func() error {
+		s := &walsender.Server{Log: t, Logger: x.log}
+		return s.Serve(ctx, l)
+	})
+	return nil
+}
+
+// repository returns the repository as it is open now.
+func (x *run) repository(ctx context.Context) (*repo.Repository, error) {
+	return x.o.Workspace.Repository(ctx, x.sys.Repository)
+}
+
+// reopen opens the repository with the keys of today.
+func (x *run) reopen(ctx context.Context) (*repo.Log, error) {
+	if err := x.o.Workspace.Reopen(x.sys.Repository); err != nil {
+		return nil, err
+	}
+	r, err := x.repository(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.Log(x.o.System), nil
+}
+
+// prepare makes the directory one that can be started as a standby.
+func (x *run) prepare(ctx context.Context, rebuild string) error {
+	dir := x.o.Dir
+	if rebuild != "" {
+		return x.restore(ctx, restore.Delta)
+	}
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0:
+		return x.restore(ctx, restore.Fresh)
+	case err != nil:
+		return dr.Fail("keep a standby of "+x.o.System, err, "choose another --to, or a user who may read it")
+	case restore.Unfinished(dir):
+		return x.restore(ctx, restore.Delta)
+	}
+	pid := restore.RunningServer(dir)
+	if !isStandby(dir) {
+		if pid != 0 || !bool(x.o.Rebuild) {
+			return x.foreign(pid)
+		}
+		x.o.Rebuild = KeepOthers // once
+		return x.restore(ctx, restore.Delta)
+	}
+	if pid != 0 {
+		return nil // of a run that was killed: it goes on
+	}
+	if err := x.ownControl(ctx); err != nil {
+		return err
+	}
+	return setUpstream(dir, x.place.conninfo())
+}
+
+// ownControl refuses a directory of another cluster.
+func (x *run) ownControl(ctx context.Context) error {
+	d, err := readControl(ctx, x.o.Dir)
+	if err != nil || x.tail != nil {
+		return err
+	}
+	id, ok, err := capture.ReadLogIdentity(ctx, x.sys.Repo.Log(x.o.System))
+	if err == nil && ok && id.SystemID != d.SystemID {
+		return &dr.Failure{
+			What:   fmt.Sprintf("keep a standby of %s: directory %q belongs to another cluster", x.o.System, x.o.Dir),
+			Reason: fmt.Sprintf("its system identifier is %d, that of %s is %d", d.SystemID, x.o.System, id.SystemID),
+			Next:   "choose an empty --to",
+		}
+	}
+	return err
+}
+
+// foreign refuses a directory that holds a cluster that is no standby: it may be somebody's only one.
+func (x *run) foreign(pid int) error {
+	f := &dr.Failure{
+		What:   fmt.Sprintf("keep a standby of %s: directory %q holds a cluster that is no standby", x.o.System, x.o.Dir),
+		Reason: "it has no standby.signal: it was promoted, or is an old primary",
+		Next:   "choose an empty --to; --rebuild brings a stopped cluster back to the repository's newest snapshot, and what only it has is lost",
+	}
+	if pid != 0 {
+		f.Reason = fmt.Sprintf("process %d serves it, and accepts writes", pid)
+		f.Next = "choose an empty --to"
+	}
+	return f
+}
+
+// restore brings the directory to the newest snapshot, as one that follows us.
+func (x *run) restore(ctx context.Context, mode restore.Mode) error {
+	x.phase(PhaseRestoring)
+	pause := firstPause
+	for {
+		rec, err := x.recover(ctx, mode)
+		if err == nil {
+			x.log.Info("a snapshot was restored", dr.KeySnapshot, rec.Snapshot, dr.KeyDuration, rec.RTO().Round(time.Millisecond).String(),
+				dr.KeyBytes, rec.Files.Bytes, "kept", rec.Files.Kept)
+			for _, n := range append(rec.Notes, rec.Files.Notes...) {
+				x.log.Info("note", dr.KeyReason, n)
+			}
+			return nil
+		}
+		if !x.restored() || ctx.Err() != nil {
+			return err // nothing was ever here: a person waits for it
+		}
+		x.problem(err.Error())
+		x.log.Error("the restore failed; it is tried again", dr.KeyError, err)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+		if pause = min(2*pause, mostPause); restore.Unfinished(x.o.Dir) {
+			mode = restore.Delta
+		}
+	}
+}
+
+func (x *run) recover(ctx context.Context, mode restore.Mode) (*workspace.Recovery, error) {
+	r, err := x.repository(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return x.o.Workspace.Recover(ctx, r, x.o.System, workspace.RecoverOptions{
+		Target: points.Target{Kind: points.Latest}, Loss: points.AllowLoss, To: x.o.Dir, Tablespaces: x.o.Tablespaces, Mode: mode,
+		Ending: restore.Follow, Upstream: x.place.conninfo(), BinDir: x.o.BinDir, Progress: x.o.Progress,
+	})
+}
+
+// restored tells whether this run has kept the standby before: what fails then is waited for.
+func (x *run) restored() bool { return x.tail != nil }
+
+// isStandby tells whether a directory's server would start as a standby.
+func isStandby(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, "standby.signal"))
+	return err == nil
+}

@@ -1,0 +1,331 @@
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/pg"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/pg/walsender"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+)
+
+// tail is the log of a system in a repository as it grows, along the way to its newest timeline: one line of bytes, of which each
+// timeline holds a part.
+type tail struct {
+	system walsender.System // Timeline and Flushed are those of the way
+	every  time.Duration    // between two looks
+	guard  walserve.Guard
+	reopen func(context.Context) (*repo.Log, error) // with the keys of today
+	logger *slog.Logger
+
+	mu      sync.Mutex // guards the rest. Not held while the store is asked
+	log     *repo.Log
+	changed chan struct{} // closed when anything below changes
+	view    view
+	begun   int // how often Base was set anew: what was listed for another one does not count
+	pieces  []piece // known, at or behind view.Base; ascending
+	limit   wal.LSN // nothing behind it is served
+	waysAt  time.Time
+	markAt  time.Time
+
+	wake chan struct{} // somebody waits for the next look
+}
+
+// view is what is known of the log.
+type view struct {
+	Way     *wal.Timelines // to the newest timeline; nil before the first look
+	Base    wal.LSN        // what lies before it was not looked at
+	End     wal.LSN        // everything from Base to here is there
+	Next    wal.LSN        // where more is, behind a hole; 0: nowhere
+	Holed   time.Time      // since when
+	Sent    wal.LSN        // to the standby
+	Session wal.TimelineID // on which the standby was served last
+	Commit  commit         // the newest that was sent
+	Clock   time.Time      // of the source, at what was sent last
+	Mark    repo.Mark      // of the newest timeline
+	Looked  time.Time      // when the store answered last
+	Grown   time.Time      // when the log last grew
+	Problem error          // of the last look
+	Unread  error          // why what is next could not be read
+	Refused string         // why the log is not served on
+	Foreign error          // the standby is not on the way
+}
+
+type commit struct {
+	LSN  wal.LSN
+	Time time.Time
+}
+
+// piece is an extent as far as it lies on the way.
+type piece struct {
+	repo.Extent
+	from, to wal.LSN
+}
+
+const (
+	waysEvery = 5 * time.Second  // a new timeline is looked for where nothing comes
+	markEvery = time.Minute      // a mark says only how long nothing has happened
+	idleAfter = time.Minute      // without anything new the log is looked at less often,
+	idleTimes = 5                // by so much
+	mostLate  = 10 * time.Second // between two looks where the store fails
+)
+
+func newTail(system walsender.System, log *repo.Log, base wal.LSN) *tail {
+	return &tail{
+		system: system, log: log, limit: wal.MaxLSN, changed: make(chan struct{}), wake: make(chan struct{}, 1), logger: slog.New(slog.DiscardHandler),
+		view: view{Base: base, End: base, Grown: time.Now()},
+	}
+}
+
+// follow looks again and again until ctx ends.
+func (t *tail) follow(ctx context.Context) {
+	wait := t.every
+	for {
+		err := t.look(ctx)
+		t.mu.Lock()
+		idle := time.Since(t.view.Grown) > idleAfter
+		failed := t.view.Problem != nil
+		t.view.Problem = err
+		t.broadcastLocked()
+		t.mu.Unlock()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			wait = min(2*wait, max(mostLate, t.every))
+			if !failed {
+				t.logger.Warn("the log cannot be read in the repository; it is tried again", dr.KeyError, err)
+			}
+		default:
+			if failed {
+				t.logger.Info("the log can be read again")
+			}
+			if wait = t.every; idle {
+				wait *= idleTimes
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.wake:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// look asks the store once.
+func (t *tail) look(ctx context.Context) error {
+	err := t.tryLook(ctx)
+	if err == nil || ctx.Err() != nil || !(errors.Is(err, repo.ErrKeysRotated) || errors.Is(err, seal.ErrUnknownEpoch)) {
+		return err
+	}
+	if err := t.openAgain(ctx); err != nil {
+		return err
+	}
+	return t.tryLook(ctx)
+}
+
+func (t *tail) openAgain(ctx context.Context) error {
+	log, err := t.reopen(ctx)
+	if err == nil {
+		t.mu.Lock()
+		t.log = log
+		t.mu.Unlock()
+	}
+	return err
+}
+
+func (t *tail) tryLook(ctx context.Context) error {
+	t.mu.Lock()
+	log, v, begun := t.log, t.view, t.begun
+	ways := v.Way == nil || time.Since(t.waysAt) > waysEvery && time.Since(v.Grown) > t.every
+	marks := v.Way == nil || time.Since(t.markAt) > markEvery && (time.Since(v.Grown) > idleAfter || v.Sent < v.End)
+	t.mu.Unlock()
+	way := v.Way
+	if ways {
+		var err error
+		if way, err = newestWay(ctx, log); err != nil {
+			return err
+		}
+	}
+	if marks {
+		m, _, err := log.Mark(ctx, repo.StreamID(way.Timeline))
+		if err != nil {
+			return err
+		}
+		v.Mark = m
+	}
+	from := v.End
+	if v.Way == nil || !slices.Equal(way.Ancestors, v.Way.Ancestors) || way.Timeline != v.Way.Timeline {
+		from = v.Base // another way has other pieces
+	}
+	found, err := t.list(ctx, log, way, from)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	t.view.Way, t.view.Mark, t.view.Looked = way, v.Mark, now
+	if ways {
+		t.waysAt = now
+	}
+	if marks {
+		t.markAt = now
+	}
+	if t.begun != begun {
+		return nil // a standby has come meanwhile that begins elsewhere: the next look is for it
+	}
+	if from == v.Base {
+		t.pieces = nil
+	}
+	t.mergeLocked(found, now)
+	return nil
+}
+
+// newestWay returns the way to the newest timeline of which there is a history.
+func newestWay(ctx context.Context, log *repo.Log) (*wal.Timelines, error) {
+	names, err := log.Files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	newest := wal.TimelineID(1)
+	for _, name := range names {
+		n, err := wal.ParseName(strings.ToUpper(strings.TrimSuffix(name, ".history"))+".history", wal.DefaultSegmentSize)
+		if strings.HasSuffix(name, ".history") && err == nil {
+			newest = max(newest, n.Timeline)
+		}
+	}
+	if newest == 1 {
+		return &wal.Timelines{Timeline: 1}, nil
+	}
+	b, err := log.File(ctx, pg.HistoryFile(newest))
+	if err != nil {
+		return nil, err
+	}
+	return wal.ParseHistory(newest, b)
+}
+
+// list returns the pieces of a way at or behind a position. A timeline's log begins with a copy of the older one's bytes, from
+// the start of the segment in which it began.
+func (t *tail) list(ctx context.Context, log *repo.Log, way *wal.Timelines, from wal.LSN) (out []piece, err error) {
+	timelines := []wal.TimelineID{way.Timeline}
+	for _, a := range way.Ancestors {
+		timelines = append(timelines, a.Timeline)
+	}
+	for _, tl := range timelines {
+		begin, end, ok := way.Range(tl)
+		if !ok || end <= from {
+			continue
+		}
+		begin = max(t.system.SegmentSize.Floor(begin), from)
+		extents, err := log.Extents(ctx, repo.StreamID(tl), uint64(begin))
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range extents {
+			if p := (piece{e, max(wal.LSN(e.Start), begin), min(wal.LSN(e.End), end)}); p.from < p.to {
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}
+
+// mergeLocked adds what was found, and finds how far the log goes without a hole.
+func (t *tail) mergeLocked(found []piece, now time.Time) {
+	v := &t.view
+	all := append(t.pieces, found...)
+	slices.SortFunc(all, func(a, b piece) int {
+		if a.from != b.from {
+			return int(int64(a.from - b.from))
+		}
+		return int(int64(b.to - a.to))
+	})
+	t.pieces = slices.CompactFunc(all, func(a, b piece) bool { return a == b })
+	end, next := v.Base, wal.LSN(0)
+	for _, p := range t.pieces {
+		if p.from <= end {
+			end = max(end, p.to)
+		} else {
+			next = p.from
+			break
+		}
+	}
+	if end != v.End {
+		v.Grown = now
+	}
+	v.End = end
+	if next == 0 || v.Next != next {
+		v.Holed = now
+	}
+	v.Next = next
+	t.broadcastLocked()
+}
+
+func (t *tail) broadcastLocked() {
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// state returns what is known, and what is closed when that changes.
+func (t *tail) state() (view, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.view, t.changed
+}
+
+// freeze ends what is served at the end that is known now, and returns it.
+func (t *tail) freeze() view {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.limit = t.view.End
+	return t.view
+}
+
+// thaw takes freeze back.
+func (t *tail) thaw() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.limit = wal.MaxLSN
+	t.broadcastLocked()
+}
+
+// System implements walsender.Log. It waits for the first look.
+func (t *tail) System(ctx context.Context) (walsender.System, error) {
+	for {
+		v, changed := t.state()
+		if v.Way != nil {
+			s := t.system
+			s.Timeline, s.Flushed = v.Way.Timeline, v.End
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return t.system, context.Cause(ctx)
+		}
+	}
+}
+
+// History implements walsender.Log.
+func (t *tail) History(ctx context.Context, tl wal.TimelineID) ([]byte, error) {
+	t.mu.Lock()
+	log := t.log
+	t.mu.Unlock()
+	b, err := log.File(ctx, pg.HistoryFile(tl))
+	if err != nil {
+		return nil, fmt.Errorf("the history of timeline %d: %w", tl, err)
+	}
+	return b, nil
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -180,3 +181,91 @@ func TestWarmStandby(t *testing.T) {
 	}
 }
 
+
+// A source fails over, in order and with a loss; it raises a setting that a standby must not undercut; and its log gets a gap. The
+// standby follows, or is brought back to a newer snapshot by what differs, and says which.
+func TestWarmStandbyOfAnUnsteadySource(t *testing.T) {
+	versions := pgtest.Versions(t)
+	for _, v := range slices.Compact([]string{versions[0], versions[len(versions)-1]}) {
+		t.Run(v, func(t *testing.T) {
+			t.Parallel()
+			unsteady(t, v)
+		})
+	}
+}
+
+func unsteady(t *testing.T, version string) {
+	o := pgtest.Options{Version: version, InitArgs: []string{"--wal-segsize=1"}}
+	w := newWorld(t, o)
+	w.server.Exec("", ledgerTable, "CREATE TABLE big AS SELECT i, md5(i::text) AS v FROM generate_series(1, 20000) AS i")
+	w.run("repo", "init")
+	agent := w.agent()
+	w.run("snapshot", "create", system)
+	s := w.warm()
+	follows := func(what string) {
+		t.Helper()
+		w.server.Exec("", fmt.Sprintf("INSERT INTO book VALUES ('%s', '')", what))
+		s.sees(what, fmt.Sprintf("SELECT count(*) FROM book WHERE entry = '%s'", what), "1")
+	}
+	rebuilt := func() int { return strings.Count(s.p.said(), "brought back to a newer snapshot") }
+	failOver := func(meanwhile func(old *pgtest.Server)) {
+		next := w.server.Standby(pgtest.Options{Conf: map[string]string{"max_locks_per_transaction": "99", "wal_keep_size": "8MB"}})
+		next.Until(t, "", "SELECT pg_last_wal_replay_lsn() >= '"+w.server.Query("", "SELECT pg_current_wal_flush_lsn()")+"'", "t")
+		next.Stop(pgtest.Fast)
+		meanwhile(w.server)
+		w.server.Kill9()
+		agent.kill9()
+		next.Start()
+		next.Promote()
+		w.server = next
+		w.configure(setup{})
+		agent = w.agent()
+	}
+	follows("at the beginning")
+	w.server.Exec("", "ALTER SYSTEM SET max_locks_per_transaction = 99")
+	w.server.Stop(pgtest.Fast)
+	w.server.Start()
+	follows("with more locks")
+	if got := s.query("current_setting('max_locks_per_transaction')"); got != "99" {
+		t.Errorf("the standby has %s locks", got)
+	}
+
+	failOver(func(*pgtest.Server) {})
+	follows("on timeline 2")
+	if n := rebuilt(); n != 0 {
+		t.Errorf("it was brought back %d times, where it could follow", n)
+	}
+	failOver(func(*pgtest.Server) { follows("lost with the old primary") })
+	follows("on timeline 3")
+	if got := s.query("SELECT count(*) FROM book WHERE entry LIKE 'lost %'"); got != "0" || rebuilt() != 1 {
+		t.Errorf("of the lost end it has %s rows; it was brought back %d times", got, rebuilt())
+	}
+
+	agent.kill9()
+	w.server.Until(t, "", "SELECT count(*) FROM pg_replication_slots WHERE active", "0")
+	w.server.Exec("", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+	for i := range 20 {
+		w.server.Exec("", fmt.Sprintf("INSERT INTO book VALUES ('in the gap %d', '')", i), "UPDATE big SET v = md5(v) WHERE i % 10 = 0", "SELECT pg_switch_wal()", "CHECKPOINT")
+	}
+	agent = w.agent()
+	w.run("snapshot", "create", system) // the agent would take one within a minute
+	follows("behind the gap")
+	if rebuilt() != 2 || !strings.Contains(s.p.said(), "has a gap from") {
+		t.Errorf("it was brought back %d times:\n%s", rebuilt(), s.p.said())
+	}
+	agent.stop()
+	source := digest(t, w.server.ConnString, true)
+	s.p.stop()
+	if _, err := os.Stat(filepath.Join(s.dir, "postmaster.pid")); err == nil {
+		t.Error("the server was not stopped with its keeper")
+	}
+	agent = w.agent() // what froze the sequences has to come too
+	s.run()
+	end := w.server.Query("", "SELECT pg_current_wal_flush_lsn()")
+	s.sees("all of it", "SELECT pg_last_wal_replay_lsn() >= '"+end+"'", "true")
+	if d := cmp.Diff(source, digest(t, s.connString, false)); d != "" {
+		t.Errorf("-source +standby:\n%s", d)
+	}
+	agent.stop()
+	s.p.stop()
+}

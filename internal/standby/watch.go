@@ -21,7 +21,6 @@ type sample struct {
 	replayed   wal.LSN // the end of what was executed
 	received   wal.LSN
 	commit     time.Time // of the last transaction that was executed, by the source's clock
-	least      int       // max_connections, as it runs
 }
 
 func (x *run) ask(ctx context.Context, conn *pgx.Conn) (s sample, err error) {
@@ -32,9 +31,8 @@ func (x *run) ask(ctx context.Context, conn *pgx.Conn) (s sample, err error) {
 	err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(),
 		CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END,
 		EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')),
-		coalesce(pg_last_wal_replay_lsn(), '0/0')::text, coalesce(pg_last_wal_receive_lsn(), '0/0')::text, pg_last_xact_replay_timestamp(),
-		current_setting('max_connections')::int`).
-		Scan(&s.recovering, &s.paused, &s.waiting, &replayed, &received, &at, &s.least)
+		coalesce(pg_last_wal_replay_lsn(), '0/0')::text, coalesce(pg_last_wal_receive_lsn(), '0/0')::text, pg_last_xact_replay_timestamp()`).
+		Scan(&s.recovering, &s.paused, &s.waiting, &replayed, &received, &at)
 	if err != nil {
 		return s, err
 	}
@@ -49,7 +47,7 @@ func (x *run) ask(ctx context.Context, conn *pgx.Conn) (s sample, err error) {
 
 const (
 	sampleEvery = 500 * time.Millisecond
-	checkEvery  = 15 * time.Second // whether a newer snapshot leads past what is missing
+	checkEvery  = 10 * time.Second // whether a newer snapshot leads past what is missing
 )
 
 // watcher watches one start of the server.
@@ -59,7 +57,6 @@ type watcher struct {
 	last    sample
 	foreign int // samples in a row with the standby off the way
 	checked time.Time
-	paused  bool // it was told to go on
 }
 
 // serve starts the server and watches it until it ends, must be rebuilt, or was promoted.
@@ -160,21 +157,23 @@ func (w *watcher) look(ctx context.Context) error {
 }
 
 // resume lets a paused replay go on. One that has paused because the source has raised a setting needs a restart, with the
-// source's value of today.
+// source's value of today; versions before 14 end by themselves.
 func (w *watcher) resume(ctx context.Context) error {
 	d, err := readControl(ctx, w.x.o.Dir)
 	if err != nil {
 		return nil //nolint:nilerr // the next sample tries again
 	}
-	if d.Least["max_connections"] > w.last.least || w.paused {
-		w.x.log.Info("the source has raised a setting that a standby must not undercut: the server is restarted with it")
-		w.close(ctx)
-		if err := w.x.server.stop(ctx); err != nil {
-			return err
+	for name, needed := range d.Least {
+		var has int
+		if err := w.conn.QueryRow(ctx, "SELECT current_setting($1)::int", name).Scan(&has); err != nil {
+			return nil //nolint:nilerr // as above
 		}
-		return errors.New("the source has raised a setting that a standby must not undercut")
+		if has < needed {
+			why := fmt.Sprintf("the source has raised %s to %d, and a standby must not have less than its %d", name, needed, has)
+			w.close(ctx)
+			return errors.Join(errors.New(why), w.x.server.stop(ctx))
+		}
 	}
-	w.paused = true
 	_, err = w.conn.Exec(ctx, "SELECT pg_wal_replay_resume()")
 	return err
 }

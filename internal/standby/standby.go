@@ -68,6 +68,7 @@ type run struct {
 
 	requests chan request
 	first    error // why Options.Promote failed
+	asked    bool  // another process has asked for the promotion
 
 	mu     sync.Mutex // guards status and waits
 	status Status
@@ -109,11 +110,24 @@ func Run(ctx context.Context, o Options) (_ *Promoted, err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var beside errgroup.Group
-	beside.Go(func() error { return x.answer(ctx) })
+	told := make(chan struct{})
+	beside.Go(func() error {
+		defer close(told)
+		return x.answer(ctx)
+	})
 	done, err := x.keep(ctx, &beside)
+	if x.asked && done != nil {
+		select {
+		case <-told: // whoever asked for the promotion has the answer
+		case <-time.After(answerPatience):
+		}
+	}
 	stop()
 	return done, errors.Join(err, beside.Wait())
 }
+
+// answerPatience is how long whoever asked for a promotion may take to read the answer.
+const answerPatience = 10 * time.Second
 
 // open opens the repository. Where a standby is there already it is waited for.
 func (x *run) open(ctx context.Context) (workspace.System, error) {

@@ -145,6 +145,7 @@ type reply struct {
 // request is a promotion that somebody waits for.
 type request struct {
 	Promotion
+	asked bool // by another process
 	reply func(*Promoted, error)
 }
 
@@ -158,7 +159,7 @@ func (x *run) answer(ctx context.Context) error {
 			return reply{Status: x.report()}, false
 		}
 		answered := make(chan reply, 1)
-		r := request{*q.Promote, func(p *Promoted, err error) {
+		r := request{Promotion: *q.Promote, asked: true, reply: func(p *Promoted, err error) {
 			a := reply{Promoted: p}
 			if f := new(dr.Failure); errors.As(err, &f) {
 				a.What, a.Reason, a.Next = f.What, f.Reason, f.Next
@@ -169,19 +170,11 @@ func (x *run) answer(ctx context.Context) error {
 		}}
 		select {
 		case x.requests <- r:
-			select {
-			case a := <-answered:
-				return a, false
-			case <-ctx.Done(): // the promotion was the end of the run, most likely
-			}
 		case <-ctx.Done():
+			return reply{}, false // is not sent any more
 		}
-		select {
-		case a := <-answered:
-			return a, false
-		default:
-			return reply{What: "the process that kept the standby has ended"}, false
-		}
+		a := <-answered
+		return a, a.Promoted != nil // with the promotion all is over
 	})
 }
 

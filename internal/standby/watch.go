@@ -77,6 +77,7 @@ func (x *run) serve(ctx context.Context) (*Promoted, error) {
 			return nil, x.ended(ctx)
 		case r := <-x.pending(w):
 			done, err := w.promote(ctx, r.Promotion)
+			x.asked = r.asked
 			r.reply(done, err)
 			if done != nil || x.first != nil {
 				return done, x.first

@@ -71,6 +71,7 @@ type agent struct {
 	share   share
 	keepers []*keeper
 	locks   []*os.File
+	warm    standbys
 }
 
 func newAgent(cfg Config) (*agent, error) {
@@ -198,6 +199,7 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 	defer beside.Wait()
 	defer stop()
 	beside.Go(func() { a.serve(side, listener) })
+	beside.Go(func() { a.warm.watch(side, a.cfg.Workspace, a.keepers) })
 	beside.Go(func() { a.cfg.Systemd.keepAlive(side, func() string { return a.Status().sentence() }) })
 
 	ended := make(chan error, len(a.keepers))
@@ -252,6 +254,7 @@ func (a *agent) Status() Status {
 	s := Status{Version: a.cfg.Version, Host: a.host, PID: os.Getpid(), Started: a.started.UTC(), Healthy: true}
 	for _, k := range a.keepers {
 		sys := k.status(now)
+		sys.Standby = a.warm.of(k.system.Name)
 		s.Healthy = s.Healthy && sys.Healthy
 		s.Systems = append(s.Systems, sys)
 	}

@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/holdfast-dr/holdfast/internal/standby"
 )
 
 // metric is one of ours. docs/metrics.md describes each, and a test compares.
@@ -70,6 +72,18 @@ var metrics = []metric{
 			}
 		},
 	},
+	warm("holdfast_standby_following", "1 while the standby on this host follows the repository's log, otherwise 0.",
+		func(s *standby.Status) (float64, bool) {
+			return truth(s.Phase == standby.PhaseFollowing && s.Problem == ""), s.Phase != standby.PhasePromoted
+		}),
+	warm("holdfast_standby_lag_bytes", "Log that the repository holds and the standby on this host has not replayed.",
+		func(s *standby.Status) (float64, bool) { return float64(s.LagBytes), s.Phase == standby.PhaseFollowing }),
+	warm("holdfast_standby_lag_seconds", "From the last commit that the standby on this host has replayed to the newest one in the repository.",
+		func(s *standby.Status) (float64, bool) { return s.Lag.Seconds(), s.Phase == standby.PhaseFollowing }),
+	warm("holdfast_standby_last_commit_timestamp_seconds", "Last commit that the standby on this host has replayed, by the source's clock.",
+		func(s *standby.Status) (float64, bool) {
+			return seconds(s.LastCommit.UnixNano()), s.Phase == standby.PhaseFollowing && !s.LastCommit.IsZero()
+		}),
 	stream("holdfast_slot_retained_bytes", "Log that the source keeps back for us in its slot.", prometheus.GaugeValue,
 		func(s *StreamStatus) float64 { return float64(s.SlotRetained) }),
 	{
@@ -208,6 +222,18 @@ func replica(name, help string, kind prometheus.ValueType, read func(ReplicaStat
 	return metric{name, help, kind, []string{"repository", "site"}, func(s SystemStatus, emit func(float64, ...string)) {
 		for _, r := range s.Replicas {
 			emit(read(r), s.Repository, r.Site)
+		}
+	}}
+}
+
+// warm is one of a standby; read says whether the value is known.
+func warm(name, help string, read func(*standby.Status) (value float64, known bool)) metric {
+	return metric{name, help, prometheus.GaugeValue, nil, func(s SystemStatus, emit func(float64, ...string)) {
+		if s.Standby == nil {
+			return
+		}
+		if v, known := read(s.Standby); known {
+			emit(v)
 		}
 	}}
 }

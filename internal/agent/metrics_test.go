@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/standby"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
 )
 
@@ -36,6 +37,7 @@ func fullStatus() Status {
 		},
 		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30, Copies: &CopiesStatus{Sync: 2, Sites: []SiteStatus{{Site: "here", Member: true}}, GaveUp: true}},
 		Replicas: []ReplicaStatus{{Site: "there", RecoveryPoint: at, Failures: 2, Since: at, Error: "cut"}},
+		Standby:  &standby.Status{Phase: standby.PhaseFollowing, LastCommit: at, Lag: 1500 * time.Millisecond, LagBytes: 30},
 		Failures: newFailures(),
 		Store:    &meter.Totals{Requests: []meter.Requests{{Operation: "put", Result: "ok", Count: 7}}, Sent: 700, Received: 70},
 	}}}
@@ -117,6 +119,8 @@ func TestMetricsText(t *testing.T) {
 		`holdfast_snapshot_last_duration_seconds{system="orders-db"} 2`,
 		`holdfast_task_last_success_timestamp_seconds{system="orders-db",task="check"} 1.7724600005e+09`,
 		`holdfast_log_lag_bytes{system="orders-db"} 40`,
+		`holdfast_standby_following{system="orders-db"} 1`,
+		`holdfast_standby_lag_seconds{system="orders-db"} 1.5`,
 		`holdfast_snapshot_missed_pages{system="orders-db"} 4`,
 		`holdfast_store_requests_total{operation="put",repository="main",result="ok",system="orders-db"} 7`,
 		`holdfast_store_bytes_total{direction="received",repository="main",system="orders-db"} 70`,

@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/geo"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/standby"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
 )
 
@@ -42,6 +43,7 @@ type SystemStatus struct {
 	State    State            `json:"state"`
 	Stream   *StreamStatus    `json:"stream,omitempty"`   // nil where the policy streams no log
 	Replicas []ReplicaStatus  `json:"replicas,omitempty"` // at other sites
+	Standby  *standby.Status  `json:"standby,omitempty"`  // on this host, as who keeps it says; nil where there is none
 	Failures map[string]int64 `json:"failures"`           // since the agent was started, by kind
 	Store    *meter.Totals    `json:"store,omitempty"`    // what the agent asked of the store since it was started
 }

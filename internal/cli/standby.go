@@ -223,4 +223,3 @@ func (p promoted) writeText(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "the server runs (pid %d): psql '%s'\n", p.PID, p.Connection)
 	return err
 }
-

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/standby"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -37,6 +38,7 @@ type systemStatus struct {
 	RPO       time.Duration   `json:"rpoNs"` // what would be lost now
 	Objective time.Duration   `json:"rpoObjectiveNs,omitempty"`
 	Problem   string          `json:"problem,omitempty"`
+	Standby   *standby.Status `json:"standby,omitempty"` // on this host
 }
 
 type statuses []systemStatus
@@ -53,7 +55,15 @@ func (l statuses) writeText(w io.Writer) error {
 		}
 		rows = append(rows, []string{s.System, fmt.Sprint(s.Snapshots), string(s.Newest), stamp(s.Point), rpo, objective, s.Problem})
 	}
-	return table(w, []string{"SYSTEM", "SNAPSHOTS", "NEWEST", "RECOVERABLE TO (UTC)", "RPO NOW", "OBJECTIVE", "PROBLEM"}, rows)
+	if err := table(w, []string{"SYSTEM", "SNAPSHOTS", "NEWEST", "RECOVERABLE TO (UTC)", "RPO NOW", "OBJECTIVE", "PROBLEM"}, rows); err != nil {
+		return err
+	}
+	for _, s := range l {
+		if st := s.Standby; st != nil {
+			fmt.Fprintf(w, "the standby of %s in %s is %s, %s and %s behind the repository\n", s.System, st.Directory, st.Phase, st.Lag.Round(time.Millisecond), st.LagBytes)
+		}
+	}
+	return nil
 }
 
 func (a *app) status(ctx context.Context, systems []string) error {
@@ -73,6 +83,9 @@ func (a *app) status(ctx context.Context, systems []string) error {
 			s, err := w.System(ctx, name)
 			if err == nil {
 				out[i], err = statusOf(ctx, s, time.Now())
+			}
+			if warm, ok, askErr := standby.Ask(ctx, w, name); askErr == nil && ok && warm.Phase != standby.PhasePromoted {
+				out[i].Standby = &warm
 			}
 			return err
 		})

@@ -181,7 +181,6 @@ func TestWarmStandby(t *testing.T) {
 	}
 }
 
-
 // A source fails over, in order and with a loss; it raises a setting that a standby must not undercut; and its log gets a gap. The
 // standby follows, or is brought back to a newer snapshot by what differs, and says which.
 func TestWarmStandbyOfAnUnsteadySource(t *testing.T) {

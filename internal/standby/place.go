@@ -29,17 +29,18 @@ type place struct {
 }
 
 const (
+	placeName = "standby" // within the system's directory
 	stateName = "standby.json"
-	feedName  = "feed"   // the directory of the socket at which the log is served
-	askName   = "ask"    // of the one at which this process is asked
-	mostPath  = 107      // bytes of a socket's path (unix(7))
-	feedPort  = "5432"   // part of the socket's name
+	feedName  = "feed" // the directory of the socket at which the log is served
+	askName   = "ask"  // of the one at which this process is asked
+	mostPath  = 107    // bytes of a socket's path (unix(7))
+	feedPort  = "5432" // part of the socket's name
 )
 
 // record is what is kept of a standby.
 type record struct {
 	Settings
-	Promoted time.Time      `json:"promoted,omitzero"` // when it became a primary
+	Promoted time.Time      `json:"promoted,omitzero"`  // when it became a primary
 	Timeline wal.TimelineID `json:"timeline,omitempty"` // that it began then
 }
 

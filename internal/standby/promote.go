@@ -46,11 +46,7 @@ const currentTimeline = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_inse
 
 // Promote asks whoever keeps the standby of a system on this host to promote it. ok is false where nobody does.
 func Promote(ctx context.Context, w *workspace.Workspace, system string, p Promotion) (_ *Promoted, ok bool, err error) {
-	dir, err := w.SystemDir(system)
-	if err != nil {
-		return nil, false, err
-	}
-	a, err := sidecar.Ask[question, reply](ctx, filepath.Join(dir, "standby", askName), question{Promote: &p})
+	a, err := sidecar.Ask[question, reply](ctx, filepath.Join(w.SystemPath(system), placeName, askName), question{Promote: &p})
 	if err != nil {
 		return nil, false, context.Cause(ctx)
 	}
@@ -62,11 +58,7 @@ func Promote(ctx context.Context, w *workspace.Workspace, system string, p Promo
 
 // Left returns the settings of a standby that nobody keeps now.
 func Left(w *workspace.Workspace, system string) (Settings, error) {
-	dir, err := w.SystemDir(system)
-	if err != nil {
-		return Settings{}, err
-	}
-	rec, ok, err := readRecord(filepath.Join(dir, "standby"))
+	rec, ok, err := readRecord(filepath.Join(w.SystemPath(system), placeName))
 	switch {
 	case err != nil:
 		return Settings{}, err

@@ -95,7 +95,7 @@ func Run(ctx context.Context, o Options) (_ *Promoted, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if x.place, err = openPlace(filepath.Join(dir, "standby")); err != nil {
+	if x.place, err = openPlace(filepath.Join(dir, placeName)); err != nil {
 		return nil, err
 	}
 	defer x.place.close()

@@ -180,11 +180,7 @@ func (x *run) answer(ctx context.Context) error {
 
 // Ask returns how the standby of a system on this host stands; ok is false where none was ever kept.
 func Ask(ctx context.Context, w *workspace.Workspace, system string) (s Status, ok bool, err error) {
-	dir, err := w.SystemDir(system)
-	if err != nil {
-		return s, false, err
-	}
-	dir = filepath.Join(dir, "standby")
+	dir := filepath.Join(w.SystemPath(system), placeName)
 	rec, ok, err := readRecord(dir)
 	if err != nil || !ok {
 		return s, ok, err

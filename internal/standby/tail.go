@@ -32,7 +32,7 @@ type tail struct {
 	log     *repo.Log
 	changed chan struct{} // closed when anything below changes
 	view    view
-	begun   int // how often Base was set anew: what was listed for another one does not count
+	begun   int     // how often Base was set anew: what was listed for another one does not count
 	pieces  []piece // known, at or behind view.Base; ascending
 	limit   wal.LSN // nothing behind it is served
 	waysAt  time.Time
@@ -73,7 +73,8 @@ type piece struct {
 }
 
 const (
-	waysEvery = 5 * time.Second  // a new timeline is looked for where nothing comes
+	waysEvery = 5 * time.Second  // a new timeline is looked for where nothing comes,
+	waysIdle  = 30 * time.Second // and where nothing has come for long
 	markEvery = time.Minute      // a mark says only how long nothing has happened
 	idleAfter = time.Minute      // without anything new the log is looked at less often,
 	idleTimes = 5                // by so much
@@ -148,7 +149,11 @@ func (t *tail) openAgain(ctx context.Context) error {
 func (t *tail) tryLook(ctx context.Context) error {
 	t.mu.Lock()
 	log, v, begun := t.log, t.view, t.begun
-	ways := v.Way == nil || time.Since(t.waysAt) > waysEvery && time.Since(v.Grown) > t.every
+	pause := waysEvery
+	if time.Since(v.Grown) > idleAfter {
+		pause = waysIdle
+	}
+	ways := v.Way == nil || time.Since(t.waysAt) > pause && time.Since(v.Grown) > t.every
 	marks := v.Way == nil || time.Since(t.markAt) > markEvery && (time.Since(v.Grown) > idleAfter || v.Sent < v.End)
 	t.mu.Unlock()
 	way := v.Way

@@ -249,4 +249,3 @@ type promotedError struct{ timeline wal.TimelineID }
 func (e *promotedError) Error() string {
 	return fmt.Sprintf("somebody has promoted the standby: it writes on timeline %d", e.timeline)
 }
-

@@ -184,11 +184,16 @@ func (w *Workspace) Codec() repo.Codec { return w.codec }
 
 // SystemDir returns the directory on this host for what a system keeps across restarts, and makes it.
 func (w *Workspace) SystemDir(system string) (string, error) {
-	dir := filepath.Join(w.Config.Agent.State, "systems", system)
+	dir := w.SystemPath(system)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make the state directory: %w", err)
 	}
 	return dir, nil
+}
+
+// SystemPath returns where SystemDir is, for one who only looks: whoever makes it owns it.
+func (w *Workspace) SystemPath(system string) string {
+	return filepath.Join(w.Config.Agent.State, "systems", system)
 }
 
 // SlotName returns the name of the replication slot of a system.

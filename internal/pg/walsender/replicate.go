@@ -15,7 +15,7 @@ import (
 // replication is one START_REPLICATION. The log, keep-alives and the client's messages each have a goroutine; mu keeps
 // the first two from sending at once.
 type replication struct {
-	s      *session
+	s       *session
 	replies chan struct{} // the client has asked for a sign of life
 
 	mu   sync.Mutex // guards sent and what is sent. Held while the client takes it

@@ -99,7 +99,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // serve talks with one client to its end.
 func (s *Server) serve(ctx context.Context, conn net.Conn) {
-	defer conn.Close()                                         //nolint:errcheck // the client sees the end
+	defer conn.Close()                                          //nolint:errcheck // the client sees the end
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })() // wakes whoever reads or writes
 	err := s.admit(conn)
 	if err == nil {

@@ -148,8 +148,10 @@ func (s *session) identify(ctx context.Context) error {
 		tlType = int8Type
 	}
 	s.row("IDENTIFY_SYSTEM", []column{
-		{"systemid", textType, fmt.Appendf(nil, "%d", sys.ID)}, {"timeline", tlType, fmt.Appendf(nil, "%d", sys.Timeline)},
-		{"xlogpos", textType, []byte(sys.Flushed.String())}, {"dbname", textType, nil},
+		{"systemid", textType, fmt.Appendf(nil, "%d", sys.ID)},
+		{"timeline", tlType, fmt.Appendf(nil, "%d", sys.Timeline)},
+		{"xlogpos", textType, []byte(sys.Flushed.String())},
+		{"dbname", textType, nil},
 	})
 	return nil
 }
@@ -199,4 +201,3 @@ func (s *session) row(tag string, columns []column) {
 	s.backend.Send(r)
 	s.backend.Send(&pgproto3.CommandComplete{CommandTag: []byte(tag)})
 }
-

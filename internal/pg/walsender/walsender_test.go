@@ -213,8 +213,8 @@ func TestCommands(t *testing.T) {
 	for text, want := range map[string]command{
 		"IDENTIFY_SYSTEM": {verb: "IDENTIFY_SYSTEM"},
 		`START_REPLICATION SLOT "x y" 1/A0 TIMELINE 3`: {verb: "START_REPLICATION", from: 1<<32 + 0xA0, timeline: 3},
-		"START_REPLICATION PHYSICAL 0/1000000;":         {verb: "START_REPLICATION", from: 0x1000000},
-		"START_REPLICATION 0/1000000 TIMELINE 12":       {verb: "START_REPLICATION", from: 0x1000000, timeline: 12},
+		"START_REPLICATION PHYSICAL 0/1000000;":        {verb: "START_REPLICATION", from: 0x1000000},
+		"START_REPLICATION 0/1000000 TIMELINE 12":      {verb: "START_REPLICATION", from: 0x1000000, timeline: 12},
 	} {
 		if got, err := parseCommand(text); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", text, got, err)

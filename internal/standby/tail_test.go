@@ -1,0 +1,228 @@
+package standby
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/pg"
+	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/pg/walsender"
+	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/repo/repotest"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
+)
+
+const (
+	size  = 1 << 20
+	begin = 5 * size
+)
+
+// world is a log that grows in a repository, and a tail of it.
+type world struct {
+	t    *testing.T
+	log  *repo.Log
+	tail *tail
+	text []byte // what the log shall be, from begin on
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	r := repotest.Init(t, storetest.NewMemory(), repo.Options{})
+	w := &world{t: t, log: r.Log("orders-db"), text: make([]byte, 6*size)}
+	for i := range w.text {
+		w.text[i] = byte(rand.N(256))
+	}
+	w.tail = newTail(walsender.System{ID: 42, SegmentSize: size, Major: 15}, w.log, begin)
+	w.tail.every = 2 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); w.tail.follow(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return w
+}
+
+// put stores a part of the text, by offsets, on a timeline.
+func (w *world) put(tl wal.TimelineID, from, to int) {
+	w.t.Helper()
+	if err := w.log.Encoder().Put(w.t.Context(), repo.StreamID(tl), begin+uint64(from), w.text[from:to], repo.ExtentClock{Source: time.Now()}, repo.Fast); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) history(tl wal.TimelineID, left int) {
+	w.t.Helper()
+	h := wal.Timelines{Timeline: tl, Ancestors: []wal.Switch{{Timeline: tl - 1, End: begin + wal.LSN(left), Reason: "test"}}}
+	if err := w.log.PutFile(w.t.Context(), pg.HistoryFile(tl), h.Format()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// session is one Send.
+type session struct {
+	w      *world
+	cancel context.CancelFunc
+	ended  chan struct{}
+	end    walsender.End
+	err    error
+
+	mu   sync.Mutex // guards got
+	from int
+	got  []byte
+}
+
+func (w *world) send(tl wal.TimelineID, from int) *session {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	s := &session{w: w, cancel: cancel, ended: make(chan struct{}), from: from}
+	go func() {
+		defer close(s.ended)
+		s.end, s.err = w.tail.Send(ctx, tl, begin+wal.LSN(from), func(at wal.LSN, b []byte) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if at != begin+wal.LSN(from+len(s.got)) {
+				return errors.New("a piece is out of order")
+			}
+			s.got = append(s.got, b...)
+			return nil
+		})
+	}()
+	w.t.Cleanup(func() { cancel(); <-s.ended })
+	return s
+}
+
+// has waits until the session has sent everything up to an offset, and wants no more than that after another look.
+func (s *session) has(to int) {
+	s.w.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for looks := 0; looks < 3; {
+		_, changed := s.w.tail.state()
+		s.mu.Lock()
+		n := s.from + len(s.got)
+		same := bytes.Equal(s.got, s.w.text[s.from:n])
+		s.mu.Unlock()
+		if n > to || !same {
+			s.w.t.Fatalf("it was sent up to %d, and it is the log: %v; want %d", n, same, to)
+		}
+		if n == to {
+			looks++
+		}
+		select {
+		case <-changed:
+		case <-s.ended:
+			s.w.t.Fatalf("the session ended at %d: %+v, %v", n, s.end, s.err)
+		case <-deadline:
+			s.w.t.Fatalf("it was sent up to %d of %d", n, to)
+		}
+	}
+}
+
+func TestOnlyWhatIsThereWithoutAHoleIsServed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.send(1, 0)
+	s.has(0)
+	w.put(1, 0, 1000)
+	w.put(1, 1000, 5000)
+	s.has(5000)
+	w.put(1, 9000, 12000) // stored before what comes before it
+	s.has(5000)
+	if v, _ := w.tail.state(); v.End != begin+5000 || v.Next != begin+9000 {
+		t.Errorf("of the hole is known: %+v", v)
+	}
+	w.put(1, 5000, 9000)
+	s.has(12000)
+	// One extent takes the place of its pieces.
+	w.put(1, 0, 2*size)
+	if err := w.log.DropPieces(t.Context(), repo.Extent{Stream: 1, Start: begin, End: begin + 2*size}); err != nil {
+		t.Fatal(err)
+	}
+	s.has(2 * size)
+	w.tail.mu.Lock()
+	n := len(w.tail.pieces)
+	w.tail.mu.Unlock()
+	if n > 2 {
+		t.Errorf("%d pieces are remembered, of which nobody will ask", n)
+	}
+	if v := w.tail.freeze(); v.End != begin+2*size {
+		t.Errorf("frozen at %s", v.End)
+	}
+	w.put(1, 2*size, 2*size+100)
+	s.has(2 * size)
+	w.tail.thaw()
+	s.has(2*size + 100)
+	// A standby that is further behind comes.
+	s.cancel()
+	w.send(1, size).has(2*size + 100)
+}
+
+// The end of a timeline is told, and what lies before it may come from the beginning of the next one's log.
+func TestTimelines(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const left = size + 5000
+	w.put(1, 0, size+1000)
+	s := w.send(1, 0)
+	s.has(size + 1000)
+	w.history(2, left)
+	w.put(2, size, left+3000) // from the start of the segment on
+	<-s.ended
+	if s.err != nil || s.end != (walsender.End{At: begin + left, Next: 2}) || !bytes.Equal(s.got, w.text[:left]) {
+		t.Fatalf("timeline 1 ends with %+v, %v, after %d bytes", s.end, s.err, len(s.got))
+	}
+	s = w.send(2, size)
+	s.has(left + 3000)
+	if sys, err := w.tail.System(t.Context()); err != nil || sys.Timeline != 2 || sys.Flushed != begin+left+3000 {
+		t.Errorf("the system is %+v, %v", sys, err)
+	}
+	// One that was on timeline 1 behind that is not on the way.
+	s.cancel()
+	<-s.ended
+	s = w.send(1, left+1)
+	<-s.ended
+	if v, _ := w.tail.state(); s.err == nil || v.Foreign == nil {
+		t.Errorf("it was served: %v, %v", s.err, v.Foreign)
+	}
+}
+
+// The end of a record that would take over another cluster's tablespace is not sent before that is gone, wherever it lies.
+func TestForeignTablespacesAreNotTakenOver(t *testing.T) {
+	t.Parallel()
+	for _, cut := range []uint64{0, 30, 60} { // bytes of the record in the piece before
+		w := newWorld(t)
+		taken, data := t.TempDir(), t.TempDir()
+		version := filepath.Join(taken, "PG_15_202209061")
+		if err := errors.Join(os.Mkdir(version, 0o700), os.Mkdir(filepath.Join(data, "pg_tblspc"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		w.tail.mu.Lock()
+		w.tail.guard.DataDir = data
+		w.tail.mu.Unlock()
+		l := pgtest.NewLog(t, begin, size, 42)
+		l.FillTo(begin + 20000)
+		record, end := l.CreateTablespace(16384, taken)
+		l.Record(0, 0x20, make([]byte, 5000))
+		w.text = l.Bytes
+		at := int(record + cut - begin)
+		w.put(1, 0, at)
+		w.put(1, at, len(l.Bytes))
+		s := w.send(1, 0)
+		s.has(at)
+		if v, _ := w.tail.state(); v.Refused == "" {
+			t.Error("nobody says why")
+		}
+		if at >= int(end-begin) {
+			t.Fatalf("the record ends at %X, before what was cut at %X", end, at)
+		}
+		if err := os.Remove(version); err != nil {
+			t.Fatal(err)
+		}
+		s.has(len(l.Bytes))
+	}
+}

@@ -265,6 +265,9 @@ func unsteady(t *testing.T, version string) {
 	if d := cmp.Diff(source, digest(t, s.connString, false)); d != "" {
 		t.Errorf("-source +standby:\n%s", d)
 	}
+	w.server.Stop(pgtest.Fast)
 	agent.stop()
-	s.p.stop()
+	if out := w.run("standby", "promote", system); !strings.Contains(out, "on timeline 4\n") {
+		t.Errorf("the promotion says\n%s", out)
+	}
 }

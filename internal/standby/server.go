@@ -39,9 +39,15 @@ func (x *run) start(ctx context.Context) error {
 		return err
 	}
 	if pid := restore.RunningServer(x.o.Dir); pid != 0 {
-		x.log.Info("the server runs already, and goes on", "pid", pid)
 		x.server = &server{dir: x.o.Dir, pid: pid}
-		return syscall.Kill(pid, syscall.SIGHUP) // who may connect is written anew
+		if x.listensHere() {
+			x.log.Info("the server runs already, and goes on", "pid", pid)
+			return syscall.Kill(pid, syscall.SIGHUP) // who may connect is written anew
+		}
+		x.log.Info("the server runs with another port or place; it is started again", "pid", pid)
+		if err := errors.Join(x.server.stop(ctx), setUpstream(x.o.Dir, x.place.conninfo())); err != nil {
+			return err
+		}
 	}
 	d, err := readControl(ctx, x.o.Dir)
 	if err != nil {
@@ -69,6 +75,14 @@ func (x *run) start(ctx context.Context) error {
 	}()
 	x.server = s
 	return nil
+}
+
+// listensHere tells whether the server that runs listens where we would let it: postmaster.pid has the port in its fourth line, and
+// the first socket's directory in the fifth.
+func (x *run) listensHere() bool {
+	b, err := os.ReadFile(filepath.Join(x.o.Dir, "postmaster.pid"))
+	lines := strings.Split(string(b), "\n")
+	return err == nil && len(lines) > 4 && lines[3] == strconv.Itoa(x.port()) && lines[4] == x.place.dir
 }
 
 func (x *run) logFile() string { return x.o.Dir + ".log" }

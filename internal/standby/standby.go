@@ -176,11 +176,11 @@ func (x *run) keep(ctx context.Context, beside *errgroup.Group) (*Promoted, erro
 		again, gone := new(errRebuild), new(promotedError)
 		switch {
 		case x.first != nil:
-			return nil, errors.Join(x.first, x.stopUnless(nil))
-		case errors.As(err, &gone):
+			return nil, errors.Join(x.first, x.stopUnless(ctx, nil))
+		case errors.As(err, &gone), x.server == nil: // nothing was ever started: a person waits for it
 			return nil, err
 		case done != nil || ctx.Err() != nil:
-			return done, errors.Join(err, x.stopUnless(done))
+			return done, errors.Join(err, x.stopUnless(ctx, done))
 		case errors.As(err, &again):
 			rebuild = again.reason
 			x.log.Warn("the standby is brought back to a newer snapshot", dr.KeyReason, rebuild)
@@ -203,11 +203,11 @@ func (x *run) keep(ctx context.Context, beside *errgroup.Group) (*Promoted, erro
 }
 
 // stopUnless stops the server where it was not promoted.
-func (x *run) stopUnless(done *Promoted) error {
-	if done != nil || x.server == nil {
+func (x *run) stopUnless(ctx context.Context, done *Promoted) error {
+	if done != nil {
 		return nil
 	}
-	return x.server.stop(context.Background()) //nolint:forbidigo // the caller's has ended
+	return x.server.stop(ctx)
 }
 
 // feed begins to serve the log.

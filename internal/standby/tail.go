@@ -49,7 +49,7 @@ type view struct {
 	Next    wal.LSN        // where more is, behind a hole; 0: nowhere
 	Holed   time.Time      // since when
 	Sent    wal.LSN        // to the standby
-	Session wal.TimelineID // on which the standby was served last
+	Session wal.TimelineID // on which the standby was served last; 0: not since it was started
 	Commit  commit         // the newest that was sent
 	Clock   time.Time      // of the source, at what was sent last
 	Mark    repo.Mark      // of the newest timeline
@@ -73,7 +73,7 @@ type piece struct {
 }
 
 const (
-	waysEvery = 5 * time.Second  // a new timeline is looked for where nothing comes,
+	waysEvery = 2 * time.Second  // a new timeline is looked for where nothing comes,
 	waysIdle  = 30 * time.Second // and where nothing has come for long
 	markEvery = time.Minute      // a mark says only how long nothing has happened
 	idleAfter = time.Minute      // without anything new the log is looked at less often,
@@ -296,6 +296,13 @@ func (t *tail) freeze() view {
 	defer t.mu.Unlock()
 	t.limit = t.view.End
 	return t.view
+}
+
+// forget forgets the standby's sessions: its server is started anew.
+func (t *tail) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.view.Session, t.view.Foreign = 0, nil
 }
 
 // thaw takes freeze back.

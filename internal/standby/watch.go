@@ -47,7 +47,7 @@ func (x *run) ask(ctx context.Context, conn *pgx.Conn) (s sample, err error) {
 
 const (
 	sampleEvery = 500 * time.Millisecond
-	checkEvery  = 10 * time.Second // whether a newer snapshot leads past what is missing
+	checkEvery  = 5 * time.Second // whether a newer snapshot leads past what is missing
 )
 
 // watcher watches one start of the server.
@@ -61,6 +61,7 @@ type watcher struct {
 
 // serve starts the server and watches it until it ends, must be rebuilt, or was promoted.
 func (x *run) serve(ctx context.Context) (*Promoted, error) {
+	x.tail.forget()
 	if err := x.start(ctx); err != nil {
 		return nil, err
 	}
@@ -193,7 +194,7 @@ func (w *watcher) judge(ctx context.Context) error {
 		return &errRebuild{off.Error()}
 	}
 	stuck := v.Next != 0 || v.End == v.Base && time.Since(v.Grown) > checkEvery
-	if !stuck || v.Problem != nil || time.Since(w.checked) < checkEvery {
+	if !stuck || v.Session == 0 || v.Problem != nil || time.Since(w.checked) < checkEvery {
 		return nil
 	}
 	w.checked = time.Now()

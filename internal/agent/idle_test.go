@@ -114,7 +114,7 @@ func TestAnIdleDay(t *testing.T) {
 	add("snapshot, with its log and copy", c.snapshot, 24)
 	add("retention", c.retention, 24)
 	add("collection", c.collection, 1)
-	add("check", c.check, 1.0/7)
+	add("check", c.check, 1)
 	add("an hour without anything", idleHour(t), 24)
 	t.Logf("%-34s        %s", "a day", day)
 	t.Logf("a month: %.2f $", 30*day.dollars())

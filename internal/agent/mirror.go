@@ -129,15 +129,17 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 	joins := fan != nil && !member
 	whole := c.replica == nil || joins || now.snapshot != c.done.snapshot || now.timeline != c.done.timeline || !member && len(c.ends) == 0 || time.Since(c.all) > copyAll
 	var err error
+	archived := false
 	if !whole && time.Since(c.news) > copyNews {
 		whole, err = c.replica.Behind(ctx, c.newest)
-		c.news = time.Now()
+		// Of log that comes by archive_command nobody tells the agent.
+		c.news, archived = time.Now(), !whole && !member && now.durable == (seen{}).durable
 	}
 	switch {
 	case err != nil:
 	case whole:
 		err = m.copy(ctx, c)
-	case now.durable != c.done.durable && !member:
+	case now.durable != c.done.durable && !member || archived:
 		c.ends, err = c.replica.Tail(ctx, c.ends)
 	}
 	if err == nil && joins {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -164,14 +165,19 @@ func (r *repoCheck) mend(ctx context.Context, repository *repo.Repository, progr
 
 // putBack heals what a check has found, and looks again.
 func (r *repoCheck) putBack(ctx context.Context, w *workspace.Workspace, repository *repo.Repository, name string, o repo.CheckOptions, out *checked) error {
-	others, closeAll := w.Siblings(ctx, repository, name)
+	from, closeAll := w.Siblings(ctx, repository, name)
 	defer closeAll()
+	view, closeView := w.Rebuilt(ctx, repository, name)
+	defer closeView()
+	if view != nil {
+		from = append([]*repo.Repository{view}, from...)
+	}
 	var names []string
 	for _, p := range out.Problems {
 		names = append(names, p.Object)
 	}
 	var err error
-	if out.Healed, err = repository.Heal(ctx, others, names); err != nil || len(out.Healed.Healed) == 0 {
+	if out.Healed, err = repository.Heal(ctx, from, names); err != nil || len(out.Healed.Healed) == 0 {
 		return err
 	}
 	out.CheckReport, err = repository.Check(ctx, o)
@@ -183,12 +189,24 @@ func completeParity(ctx context.Context, st store.Store, problems []repo.Problem
 	if !parity.Has(st) {
 		return nil, nil //nolint:nilnil // nothing was to be done
 	}
-	damaged := map[string]bool{}
-	for _, p := range problems {
-		damaged[p.Object] = true
+	damaged := func(name string) bool {
+		// Some problems are of all objects whose names begin so.
+		return slices.ContainsFunc(problems, func(p repo.Problem) bool { return strings.HasPrefix(name, p.Object) })
 	}
-	c, err := parity.Complete(ctx, st, func(name string) bool { return damaged[name] }, len(problems) > 0)
+	c, err := parity.Complete(ctx, st, damaged, len(problems) > 0)
 	return &c, err
+}
+
+// lacking notes that objects have no parity.
+func (c *checked) lacking(ctx context.Context, st store.Store) error {
+	if !parity.Has(st) {
+		return nil
+	}
+	n, err := parity.Lacking(ctx, st)
+	if n > 0 {
+		c.Notes = append(c.Notes, count(n, "object")+" without parity: holdfast repo check --read-data --repair writes it")
+	}
+	return err
 }
 
 func (r *repoCheck) run(ctx context.Context) error {
@@ -226,6 +244,8 @@ func (r *repoCheck) run(ctx context.Context) error {
 	}
 	if err == nil && r.heal && r.readData {
 		out.Parity, err = completeParity(ctx, repository.Store(), out.Problems)
+	} else if err == nil {
+		err = out.lacking(ctx, repository.Store())
 	}
 	stop()
 	if err != nil {

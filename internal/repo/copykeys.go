@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -13,10 +14,12 @@ import (
 // Beside opens another replica of the repository with the keys of this one.
 func (r *Repository) Beside(ctx context.Context, st store.Store, opts Options) (*Repository, error) {
 	opts.setDefaults()
+	began := time.Now()
 	m, err := readMarker(ctx, st)
 	if err != nil {
 		return nil, err
 	}
+	took := time.Since(began)
 	if m.ID != r.id {
 		return nil, dr.Fail(fmt.Sprintf("open a replica in %s", st), fmt.Errorf("repository %s is there, and this one is %s", m.ID, r.id),
 			"give each repository places of its own")
@@ -24,6 +27,7 @@ func (r *Repository) Beside(ctx context.Context, st store.Store, opts Options) (
 	other, err := open(st, r.keys, opts)
 	if err == nil {
 		other.manifests.beside = &r.manifests
+		other.note(took, 0)
 	}
 	return other, err
 }

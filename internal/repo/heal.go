@@ -27,16 +27,16 @@ type Left struct {
 // errOwn is the reason for objects that differ from replica to replica.
 var errOwn = errors.New("it is this replica's own")
 
-// Heal puts objects back that a check has found damaged or missing, as other replicas have them under the same name, after they
-// have proven to be what was sealed under it. It may run beside anything, and be repeated.
-func (r *Repository) Heal(ctx context.Context, others []*Repository, names []string) (*HealReport, error) {
+// Heal puts objects back that a check has found damaged or missing, as a view that rebuilds them has them, or other replicas under the same
+// name, after they have proven to be what was sealed under it. It may run beside anything, and be repeated.
+func (r *Repository) Heal(ctx context.Context, from []*Repository, names []string) (*HealReport, error) {
 	report := &HealReport{Healed: []string{}, Left: []Left{}}
 	spent, err := r.spent(ctx)
 	if err != nil {
 		return report, err
 	}
 	for _, name := range slices.Sorted(slices.Values(names)) {
-		err := r.heal(ctx, others, spent, name)
+		err := r.heal(ctx, from, spent, name)
 		switch {
 		case err == nil:
 			report.Healed = append(report.Healed, name)
@@ -49,7 +49,7 @@ func (r *Repository) Heal(ctx context.Context, others []*Repository, names []str
 	return report, nil
 }
 
-func (r *Repository) heal(ctx context.Context, others []*Repository, spent *graveyard, name string) error {
+func (r *Repository) heal(ctx context.Context, from []*Repository, spent *graveyard, name string) error {
 	prefix, _, _ := strings.Cut(name, "/")
 	kind, alike := alikeEverywhere[prefix+"/"]
 	if !alike {
@@ -60,11 +60,11 @@ func (r *Repository) heal(ctx context.Context, others []*Repository, spent *grav
 			return fmt.Errorf("a collection may still delete pack %s/%s", g, id)
 		}
 	}
-	if len(others) == 0 {
+	if len(from) == 0 {
 		return errors.New("there is no other replica")
 	}
 	var why []error
-	for _, other := range others {
+	for _, other := range from {
 		b, err := other.store.Get(ctx, name, maxPack)
 		if err == nil {
 			err = other.proves(ctx, kind, name, b)

@@ -65,7 +65,7 @@ func TestHelp(t *testing.T) {
 	}
 	r := reopen(t, f.st)
 	asked := 0
-	end := r.Help(func(context.Context) []*Repository { asked++; return []*Repository{other} })
+	end := r.Help(Helpers{Others: func(context.Context) []*Repository { asked++; return []*Repository{other} }})
 	for id, want := range f.want {
 		wantFiles(t, r, must(r.Manifest(t.Context(), "orders-db", id)), files{"rel": want})
 	}
@@ -102,7 +102,9 @@ func readRel(t *testing.T, r *Repository, id SnapshotID) (out []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.help.Load().usual.Store(1) // so that nobody waits long
+	for i := range sizes {
+		r.help.Load().usual[i].Store(1) // so that nobody waits long
+	}
 	part := must(rd.FilePart(t.Context(), must(rd.Lookup(t.Context(), root, "rel")), 0))
 	var chunks []int
 	for i := range part.Len() {
@@ -124,7 +126,7 @@ func TestHedge(t *testing.T) {
 	s := &slow{Store: f.st, release: make(chan struct{})}
 	close(s.release)
 	r := reopen(t, s) // while it is fast
-	end := r.Help(func(context.Context) []*Repository { return []*Repository{other} })
+	end := r.Help(Helpers{Others: func(context.Context) []*Repository { return []*Repository{other} }})
 	s.release = make(chan struct{})
 	s.asked.Store(0)
 	rounds := 0
@@ -145,7 +147,7 @@ func TestHedge(t *testing.T) {
 
 	spoilt(t, here, prefixPacks)
 	r = reopen(t, s)
-	defer r.Help(func(context.Context) []*Repository { return []*Repository{reopen(t, here)} })()
+	defer r.Help(Helpers{Others: func(context.Context) []*Repository { return []*Repository{reopen(t, here)} }})()
 	time.AfterFunc(2*hedgeLeast, func() { close(s.release) })
 	for id, want := range f.want {
 		if got := readRel(t, r, id); !bytes.Equal(got, want) {
@@ -201,7 +203,7 @@ func TestHelpWithExtents(t *testing.T) {
 	if err := l.r.store.Delete(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	l.r.Help(func(context.Context) []*Repository { return []*Repository{other} })
+	l.r.Help(Helpers{Others: func(context.Context) []*Repository { return []*Repository{other} }})
 	for _, from := range []uint64{0, b} {
 		all := must(l.Extents(t.Context(), 1, from))
 		if m := Merge(all); len(m) != 1 || m[0].Start > from {

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"time"
 )
 
@@ -14,21 +15,28 @@ const (
 	hedgeFirst = time.Second // while nothing is known
 	hedgeTimes = 4           // how many times as long as usual is far longer
 	slowInARow = 3           // so many answers that came sooner from others, and those are asked first for a while
+
+	sizes = 8 // classes of requests: up to 64 KiB, 128 KiB, and so on
 )
 
-// patience returns how long this replica is waited for.
-func (h *help) patience() time.Duration {
-	usual := time.Duration(h.usual.Load())
+func sizeClass(n int) int { return min(bits.Len(uint(n)>>16), sizes-1) }
+
+// patience returns how long this replica is waited for, for an answer of n bytes.
+func (h *help) patience(n int) time.Duration {
+	usual := time.Duration(h.usual[sizeClass(n)].Load())
 	if usual == 0 {
 		return hedgeFirst
 	}
 	return max(hedgeLeast, hedgeTimes*usual)
 }
 
-// took remembers how long an answer took.
-func (h *help) took(d time.Duration) {
-	was := h.usual.Load()
-	h.usual.Store(was + (int64(d)-was)/8) // one of several at once may be lost
+// took remembers how long an answer of n bytes took.
+func (h *help) took(n int, d time.Duration) {
+	usual := &h.usual[sizeClass(n)]
+	if was := usual.Load(); was != 0 {
+		d = time.Duration(was) + (d-time.Duration(was))/8
+	}
+	usual.Store(max(int64(d), 1)) // one of several at once may be lost
 	h.late.Store(0)
 }
 
@@ -50,7 +58,7 @@ func (r *Repository) hedged(ctx context.Context, name string, off int64, dst []b
 	defer stop()
 	answer := make(chan []byte, 1)
 	h.asking.Add(1)
-	timer := time.AfterFunc(h.patience(), func() {
+	timer := time.AfterFunc(h.patience(len(dst)), func() {
 		defer h.asking.Done()
 		b := h.rangeElsewhere(own, name, off, len(dst))
 		answer <- b
@@ -65,6 +73,8 @@ func (r *Repository) hedged(ctx context.Context, name string, off int64, dst []b
 	} else if err != nil && ctx.Err() == nil {
 		if b := <-answer; b != nil {
 			copy(dst, b)
+			// That it takes as long at least is all that is known of a request that was given up.
+			h.usual[sizeClass(len(dst))].CompareAndSwap(0, int64(time.Since(began)))
 			if h.late.Add(1) >= slowInARow {
 				h.leave()
 			}
@@ -72,7 +82,7 @@ func (r *Repository) hedged(ctx context.Context, name string, off int64, dst []b
 		}
 	}
 	if err == nil {
-		h.took(time.Since(began))
+		h.took(len(dst), time.Since(began))
 	}
 	return false, err
 }
@@ -99,7 +109,7 @@ func (rd *Reader) helpedRun(ctx context.Context, i int, run []location, fn func(
 func (h *help) rangeElsewhere(ctx context.Context, name string, off int64, n int) []byte {
 	b := make([]byte, n)
 	for _, other := range h.others(ctx) {
-		if !other.opts.Rebuilt && other.getRange(ctx, name, off, b) == nil {
+		if other.getRange(ctx, name, off, b) == nil {
 			h.given.Add(1)
 			return b
 		}

@@ -13,19 +13,26 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
+// Helpers open what else has the objects of a replica, when it is needed for the first time. Either may be nil.
+type Helpers struct {
+	Others  func(context.Context) []*Repository // the other replicas that can be reached
+	Rebuilt func(context.Context) *Repository   // a view of this replica's store that rebuilds what is damaged there, or nil
+}
+
 // help is where a replica's readers look for what is damaged, missing or out of reach here. Chunks are asked for by their IDs,
 // since replicas gather them in packs of their own.
 type help struct {
-	open func(context.Context) []*Repository // the other replicas that can be reached
+	open Helpers
 
-	mu   sync.Mutex // guards from and next
+	mu   sync.Mutex // guards from, view and when they are to be tried again
 	from []*Repository
-	next time.Time // while none could be reached: when to try again
+	view *Repository
+	next struct{ others, view time.Time } // while there is none
 
 	given atomic.Int64 // chunks, and parts of packs and logs, that came from them
 	away  atomic.Int64 // until then, in microseconds since 1970, this replica is asked last: it did not answer
-	usual atomic.Int64 // how long an answer of this replica takes, in nanoseconds; 0: nobody knows
-	late  atomic.Int64 // answers in a row that came sooner from others
+	usual [sizes]atomic.Int64 // how long an answer of so many bytes takes, in nanoseconds; 0: nobody knows
+	late  atomic.Int64        // answers in a row that came sooner from others
 
 	asking sync.WaitGroup // requests to others
 }
@@ -40,9 +47,9 @@ const (
 	openFor = 10 * time.Second
 )
 
-// Help lets readers ask other replicas, which open returns when the first is needed. It is called before anything is read. end ends
-// it, and returns how many chunks, and parts of packs and logs, came from there; then the others may be closed.
-func (r *Repository) Help(open func(context.Context) []*Repository) (end func() int64) {
+// Help lets readers ask others. It is called before anything is read. end ends it, and returns how many chunks, and parts of packs and
+// logs, came from there; then the others may be closed.
+func (r *Repository) Help(open Helpers) (end func() int64) {
 	h := &help{open: open}
 	r.help.Store(h)
 	return func() int64 {
@@ -55,14 +62,30 @@ func (r *Repository) Help(open func(context.Context) []*Repository) (end func() 
 func (h *help) others(ctx context.Context) []*Repository {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.from) == 0 && time.Now().After(h.next) {
+	if len(h.from) == 0 && h.open.Others != nil && time.Now().After(h.next.others) {
 		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), openFor) // of whoever asks first
-		h.from = h.open(ctx)
+		h.from = h.open.Others(ctx)
 		stop()
 		slices.SortStableFunc(h.from, func(a, b *Repository) int { return cmp.Compare(a.nanos.Load(), b.nanos.Load()) }) // the nearest first
-		h.next = time.Now().Add(awayFor)
+		h.next.others = time.Now().Add(awayFor)
 	}
 	return h.from
+}
+
+// rebuilt returns the view that rebuilds what is damaged, and nil where that is not why something cannot be had.
+func (h *help) rebuilt(ctx context.Context, cause error) *Repository {
+	if h.open.Rebuilt == nil || h.isAway() || cause == nil || store.KindOf(cause) == store.Busy {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.view == nil && time.Now().After(h.next.view) {
+		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), openFor)
+		h.view = h.open.Rebuilt(ctx)
+		stop()
+		h.next.view = time.Now().Add(awayFor)
+	}
+	return h.view
 }
 
 // note remembers that this replica does not answer.
@@ -84,6 +107,15 @@ func (rd *Reader) elsewhere(ctx context.Context, id seal.ChunkID, cause error) (
 		return nil, false
 	}
 	h.note(cause)
+	if view := h.rebuilt(ctx, cause); view != nil {
+		if rd.rebuilt == nil {
+			rd.rebuilt = view.Reader()
+		}
+		if plain, err := rd.rebuilt.Chunk(ctx, id); err == nil {
+			h.given.Add(1)
+			return plain, true
+		}
+	}
 	for i, other := range h.others(ctx) {
 		if len(rd.others) == i {
 			rd.others = append(rd.others, other.Reader())
@@ -103,7 +135,11 @@ func (lr *LogReader) elsewhere(ctx context.Context, name string, cause error) ([
 		return nil, false
 	}
 	h.note(cause)
-	for _, other := range h.others(ctx) {
+	all := h.others(ctx)
+	if view := h.rebuilt(ctx, cause); view != nil {
+		all = append([]*Repository{view}, all...)
+	}
+	for _, other := range all {
 		b, err := other.store.Get(ctx, name, 2*MaxExtent)
 		if err != nil {
 			continue

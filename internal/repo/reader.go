@@ -53,6 +53,7 @@ type Reader struct {
 	way      []wayNode                 // to the path that was looked up last
 	places   map[seal.ChunkID]location // of the part that is read; nil: they are not remembered
 	others   []*Reader                 // of other replicas
+	rebuilt  *Reader                   // of the view that rebuilds
 }
 
 // Reader returns a new reader.

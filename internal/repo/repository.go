@@ -32,8 +32,6 @@ type Options struct {
 	Signer *seal.Signer
 	// Host is recorded with what this process writes.
 	Host string
-	// Rebuilt says that the store is a view of another one that rebuilds what is damaged there: it is no quicker than that.
-	Rebuilt bool
 	// Now is the clock; nil is time.Now. Nothing that keeps data safe depends on it.
 	Now func() time.Time
 }

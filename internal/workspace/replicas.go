@@ -154,17 +154,13 @@ func (w *Workspace) besideFor(ctx context.Context, s System, site, override stri
 // ErrResidency is the error of a copy to a site where the system's data may not be.
 var ErrResidency = errors.New("the system's data may not be at this site")
 
-// Siblings opens what can be reached of what else has the objects of a repository: what parity gives, and other replicas. close closes
-// them.
+// Siblings opens the other replicas of a repository that can be reached. close closes them.
 func (w *Workspace) Siblings(ctx context.Context, r *repo.Repository, name string) (all []*repo.Repository, close func()) {
 	c, err := w.Config.Repository(name)
 	if err != nil {
 		return nil, func() {}
 	}
 	own, err := w.Config.Replica(c, w.Site)
-	if err == nil && own.Parity > 0 {
-		all = w.rebuilt(ctx, r, c, own)
-	}
 	for _, rep := range c.Replicas {
 		if err == nil && rep == own {
 			continue
@@ -190,14 +186,21 @@ func (w *Workspace) Help(r *repo.Repository, system string) (end func() int64) {
 	if err != nil {
 		return func() int64 { return 0 } // of a repository that is named by hand others are not known
 	}
-	closeAll := func() {}
-	stop := r.Help(func(ctx context.Context) (all []*repo.Repository) {
-		all, closeAll = w.Siblings(ctx, r, s.Repository)
-		return all
+	closeAll, closeView := func() {}, func() {}
+	stop := r.Help(repo.Helpers{
+		Others: func(ctx context.Context) (all []*repo.Repository) {
+			all, closeAll = w.Siblings(ctx, r, s.Repository)
+			return all
+		},
+		Rebuilt: func(ctx context.Context) (view *repo.Repository) {
+			view, closeView = w.Rebuilt(ctx, r, s.Repository)
+			return view
+		},
 	})
 	return func() int64 {
 		n := stop()
 		closeAll()
+		closeView()
 		return n
 	}
 }

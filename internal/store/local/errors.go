@@ -12,7 +12,11 @@ import (
 
 // fail makes the *store.Error of a method out of its cause.
 func (s *Store) fail(op, name string, err error) error {
-	return &store.Error{Op: op, Name: name, Store: s.dir, Kind: kindOf(err), Err: err}
+	kind := kindOf(err)
+	if op == "get" && errors.Is(err, unix.EIO) {
+		kind = store.Damaged // the disk has lost a part of it
+	}
+	return &store.Error{Op: op, Name: name, Store: s.dir, Kind: kind, Err: err}
 }
 
 func kindOf(err error) store.Kind {

@@ -1,9 +1,11 @@
 package parity
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
@@ -15,72 +17,119 @@ type Completion struct {
 	Removed int   `json:"removed"` // parity objects that belonged to nothing
 }
 
-// Complete writes the parity of the objects of s that have none, or one of another size, and removes parity that belongs to no object.
-// It believes what it reads: so an object that skip names is left alone, and with keep so is parity without an object, from
-// which a small one can be rebuilt. s is wrapped. It may run beside anything, and be repeated.
+// Complete makes the parity of each object of s what it is to be, and removes parity that belongs to no object. It believes what it reads: so
+// an object that skip names is left alone, and with keep so is parity without an object, from which a small one can be
+// rebuilt. s is wrapped. It may run beside anything, and be repeated.
 func Complete(ctx context.Context, s store.Store, skip func(name string) bool, keep bool) (c Completion, err error) {
 	w, ok := s.(*wrapped)
 	if !ok {
-		return c, errors.New("the store keeps no parity")
+		return c, errNone
 	}
+	var alone []string
+	err = w.pairs(ctx, func(object, parity string) error {
+		switch {
+		case object != "" && !skip(object):
+			return w.complete(ctx, object, &c)
+		case object == "":
+			alone = append(alone, parity)
+		}
+		return nil
+	})
+	if err != nil || keep {
+		return c, err
+	}
+	for _, name := range alone { // somebody may have been writing the object while it was listed
+		if _, err := w.Store.Stat(ctx, strings.TrimPrefix(name, prefix)); !errors.Is(err, store.ErrNotExist) {
+			continue
+		}
+		if err := w.Store.Delete(ctx, name); err != nil {
+			return c, err
+		}
+		c.Removed++
+	}
+	return c, nil
+}
+
+// Lacking returns how many objects of s, which is wrapped, have no parity. It only lists.
+func Lacking(ctx context.Context, s store.Store) (n int, err error) {
+	w, ok := s.(*wrapped)
+	if !ok {
+		return 0, errNone
+	}
+	err = w.pairs(ctx, func(object, parity string) error {
+		if parity == "" && store.CheckName(prefix+object) == nil {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+var errNone = errors.New("the store keeps no parity")
+
+// pairs calls fn with the names of objects and of their parity, in order; of those that are alone the other name is empty.
+func (w *wrapped) pairs(ctx context.Context, fn func(object, parity string) error) error {
 	nextObject, stopObjects := iter.Pull2(listed(ctx, w, ""))
 	defer stopObjects()
 	nextParity, stopParities := iter.Pull2(listed(ctx, w.Store, prefix))
 	defer stopParities()
 	object, err, more := nextObject()
 	parity, parityErr, moreParity := nextParity()
-	for more || moreParity {
-		if err := errors.Join(err, parityErr, ctx.Err()); err != nil {
-			return c, err
-		}
-		of := parity.Name[min(len(prefix), len(parity.Name)):]
+	for err == nil && parityErr == nil && (more || moreParity) {
+		order := 0
 		switch {
-		case more && moreParity && of == object.Name:
-			if parity.Size != int64(layoutOf(int(object.Size), blockSize, w.percent).length()) {
-				err = w.complete(ctx, object.Name, skip, &c)
-			}
-			object, err, more = following(err, nextObject)
-			parity, parityErr, moreParity = nextParity()
-		case more && (!moreParity || object.Name < of):
-			err = w.complete(ctx, object.Name, skip, &c)
-			object, err, more = following(err, nextObject)
+		case !moreParity:
+			order = -1
+		case !more:
+			order = 1
 		default:
-			if !keep {
-				if err := w.Store.Delete(ctx, parity.Name); err != nil {
-					return c, err
-				}
-				c.Removed++
-			}
+			order = strings.Compare(prefix+object.Name, parity.Name)
+		}
+		var both [2]string
+		if order <= 0 {
+			both[0] = object.Name
+		}
+		if order >= 0 {
+			both[1] = parity.Name
+		}
+		if err := fn(both[0], both[1]); err != nil {
+			return err
+		}
+		if order <= 0 {
+			object, err, more = nextObject()
+		}
+		if order >= 0 {
 			parity, parityErr, moreParity = nextParity()
 		}
 	}
-	return c, errors.Join(err, parityErr, ctx.Err())
+	return errors.Join(err, parityErr)
 }
 
-// following is next, if there was no error.
-func following(err error, next func() (store.Info, error, bool)) (store.Info, error, bool) {
-	if err != nil {
-		return store.Info{}, err, true
-	}
-	return next()
-}
-
-func (w *wrapped) complete(ctx context.Context, name string, skip func(string) bool, c *Completion) error {
-	if skip(name) || store.CheckName(prefix+name) != nil {
+// complete writes the parity of an object, if it is not there as it is to be.
+func (w *wrapped) complete(ctx context.Context, name string, c *Completion) error {
+	if store.CheckName(prefix+name) != nil {
 		return nil
 	}
-	b, err := w.Store.Get(ctx, name, maxObject)
+	object, err := w.Store.Get(ctx, name, maxObject)
 	if errors.Is(err, store.ErrNotExist) {
 		return nil // since it was listed
 	}
-	if err == nil {
-		err = write(ctx, w.Store, name, b, w.percent)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		c.Written++
-		c.Bytes += int64(layoutOf(len(b), blockSize, w.percent).length())
+	want, err := encode(object, w.percent)
+	if err != nil {
+		return err
 	}
-	return err
+	if have, err := w.Store.Get(ctx, prefix+name, maxObject); err == nil && bytes.Equal(have, want) {
+		return nil
+	}
+	if err := w.Store.Put(ctx, prefix+name, want); err != nil {
+		return err
+	}
+	c.Written++
+	c.Bytes += int64(len(want))
+	return nil
 }
 
 // listed is a listing to be pulled from.

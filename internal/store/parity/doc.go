@@ -4,7 +4,7 @@
 //
 //	Wrap     writes and removes parity with the objects, and hides it
 //	Rebuild  reads objects as they were when their parity was written
-//	Complete writes what parity lacks, and removes what belongs to nothing
+//	Complete writes what parity lacks, and removes what belongs to nothing; Lacking counts it
 //
 // The form of a parity object is in codec.go.
 package parity

@@ -2,6 +2,7 @@ package parity
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -168,10 +169,18 @@ func TestStore(t *testing.T) {
 
 	err = errors.Join(s.Put(ctx, "a", want["a"]), s.Put(ctx, "packs/one", want["packs/one"]), s.Put(ctx, "zones/x", want["zones/x"]),
 		inner.Delete(ctx, "parity/a"), inner.Put(ctx, "parity/zones/x", []byte("cut")), inner.Put(ctx, "parity/gone", nil), inner.Put(ctx, "new", want["a"]))
-	if err != nil {
+	rotten, getErr := inner.Get(ctx, "parity/packs/one", maxObject)
+	if err = errors.Join(err, getErr); err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []Completion{{Written: 2, Removed: 0}, {Written: 1, Removed: 1}, {}} {
+	rotten[len(rotten)-1] ^= 1
+	if err := inner.Put(ctx, "parity/packs/one", rotten); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := Lacking(ctx, s); n != 2 || err != nil {
+		t.Errorf("%d objects lack parity, 2 do (%v)", n, err)
+	}
+	for i, want := range []Completion{{Written: 3, Removed: 0}, {Written: 1, Removed: 1}, {}} {
 		got, err := Complete(ctx, s, func(name string) bool { return i == 0 && name == "new" }, i == 0)
 		if got.Bytes = 0; err != nil || got != want {
 			t.Errorf("run %d: completed %+v, want %+v (%v)", i, got, want, err)
@@ -188,6 +197,43 @@ func TestStore(t *testing.T) {
 	}
 	if left := inner.Names(); len(left) != 2 { // new, and its parity
 		t.Errorf("%q are left", left)
+	}
+}
+
+// scratched is a store on a disk that refuses whatever holds one of its bytes.
+type scratched struct {
+	store.Store
+	name string
+	at   int64
+}
+
+func (s *scratched) Get(ctx context.Context, name string, most int64) ([]byte, error) {
+	if name == s.name {
+		return nil, &store.Error{Op: "get", Name: name, Store: s.String(), Kind: store.Damaged, Err: errors.New("input/output error")}
+	}
+	return s.Store.Get(ctx, name, most)
+}
+
+func (s *scratched) GetRange(ctx context.Context, name string, off int64, dst []byte) error {
+	if name == s.name && off <= s.at && s.at < off+int64(len(dst)) {
+		_, err := s.Get(ctx, name, 0)
+		return err
+	}
+	return s.Store.GetRange(ctx, name, off, dst)
+}
+
+// A sector that the disk does not give back is one block that is lost.
+func TestSectors(t *testing.T) {
+	t.Parallel()
+	inner, want := storetest.NewMemory(), content(rand.New(rand.NewPCG(11, 12)), 200_001)
+	if err := Wrap(inner, 5).Put(t.Context(), "one", want); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{0, 100_000, 200_000} {
+		got, err := Rebuild(&scratched{inner, "one", at}).Get(t.Context(), "one", maxObject)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("byte %d cannot be read: %v", at, err)
+		}
 	}
 }
 

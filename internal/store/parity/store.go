@@ -138,6 +138,9 @@ func (r *rebuilt) whole(ctx context.Context, op, name string) ([]byte, error) {
 	}
 	p, perr := r.Store.Get(ctx, prefix+name, maxObject)
 	b, err := r.Store.Get(ctx, name, maxObject)
+	if err != nil && store.KindOf(err) != store.Gone {
+		b, err = r.sectors(ctx, name, err)
+	}
 	switch {
 	case errors.Is(perr, store.ErrNotExist): // it was stored before there was parity
 		return b, err
@@ -152,6 +155,28 @@ func (r *rebuilt) whole(ctx context.Context, op, name string) ([]byte, error) {
 	}
 	r.name, r.body = name, out
 	return out, nil
+}
+
+// sectors returns what can be read of an object, with zeros where it cannot: a disk that has lost a sector refuses what holds it.
+func (r *rebuilt) sectors(ctx context.Context, name string, cause error) ([]byte, error) {
+	if k := store.KindOf(cause); k == store.Busy || k == store.Denied {
+		return nil, cause
+	}
+	i, err := r.Store.Stat(ctx, name)
+	if err != nil || i.Size > maxObject {
+		return nil, cause
+	}
+	b := make([]byte, i.Size)
+	for at := 0; at < len(b); at += blockSize {
+		part := b[at:min(at+blockSize, len(b))]
+		if err := r.Store.GetRange(ctx, name, int64(at), part); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			clear(part)
+		}
+	}
+	return b, nil
 }
 
 var errReads = errors.New("what is rebuilt is only read")

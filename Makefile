@@ -5,7 +5,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X github.com/holdfast-dr/holdfast/internal/cli.version=$(VERSION)
 GO      ?= go
 # -count=1: the tests that build and run the program are not seen by the test cache.
-TESTFLAGS ?= -race -count=1 -timeout 60m
+# -parallel: tests with servers wait most of the time; one more than there are processors lets others go on meanwhile.
+TESTFLAGS ?= -race -count=1 -timeout 60m -parallel $(shell echo $$(($$(nproc) + 1)))
 FUZZTIME  ?= 10s
 MANDIR    ?= man
 

@@ -20,6 +20,7 @@ func newAuditCommand(a *app) *cobra.Command {
 
 func newAuditPGIncrementalCommand(a *app) *cobra.Command {
 	var logs []string
+	var room string
 	c := &cobra.Command{
 		Use:   "pg-incremental BACKUP...",
 		Short: "Look whether a chain of pg_basebackup --incremental is whole",
@@ -28,7 +29,9 @@ which PostgreSQL's release notes of November 2026 say that existing incremental 
 that changed and are not in the backup, pages that come back from before a truncation, visibility maps that are
 stale. Files, manifests and pages are checked too. Nothing is written, no server and no configuration is needed.
 
-The backups are directories in plain format. With --wal, a folder of WAL segments (an archive, not compressed), it is
+The backups are directories in plain format, or in tar format as pg_basebackup -Ft writes them, also compressed (.gz,
+.lz4, .zst). Those are unpacked for the check, into the folder for temporary files or that of --unpack, which takes as
+much room as the whole chain; what was unpacked is removed at the end. With --wal, a folder of WAL segments (an archive, not compressed), it is
 proven for each block that changed between two backups that the newer one has it; without it, what the pages
 themselves tell is checked, and the output says what was not.
 
@@ -36,10 +39,11 @@ Exit code 3 means that something was found: the chain up to that backup should n
 		Example: "  holdfast audit pg-incremental /backup/full /backup/monday /backup/tuesday --wal /archive",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.auditIncremental(c.Context(), incremental.Options{Backups: args, WAL: logs})
+			return a.auditIncremental(c.Context(), incremental.Options{Backups: args, WAL: logs, Unpack: room})
 		},
 	}
 	c.Flags().StringArrayVar(&logs, "wal", nil, "`folder` with WAL segments, besides each backup's pg_wal; may be repeated")
+	c.Flags().StringVar(&room, "unpack", "", "`folder` in which backups in tar format are unpacked for the check (default: that for temporary files)")
 	return c
 }
 
@@ -67,6 +71,9 @@ func (r audited) writeText(w io.Writer) error {
 		kind := "full"
 		if b.Incremental {
 			kind = fmt.Sprintf("from %s", b.From)
+		}
+		if b.Archive != "" {
+			kind += ", in tar format (" + b.Archive + ")"
 		}
 		fmt.Fprintf(w, "backup %s: %s, timeline %d, %s to %s, %s with %s (%d by checksum), %s carrying %s\n", b.Path, kind, b.Timeline, b.Start, b.End,
 			count(b.Files, "file"), b.Bytes, b.Checksummed, count(b.Increments, "incremental file"), count(int(min(b.Carried, 1<<31)), "block"))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,8 +17,9 @@ import (
 
 // Options say what is checked.
 type Options struct {
-	Backups []string // directories, the full backup first
+	Backups []string // directories, the full backup first, in plain or tar format
 	WAL     []string // folders with segments of the log, besides each backup's pg_wal
+	Unpack  string   // folder in which those in tar format are unpacked, and removed at the end; empty: that for temporary files
 }
 
 // maxFindings bounds the report: who has so many knows enough.
@@ -43,13 +45,28 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, errors.New("no backup was named")
 	}
 	a.report.Backups = make([]Backup, len(o.Backups))
+	var made []string
+	defer func() {
+		for _, dir := range made {
+			_ = os.RemoveAll(dir) // copies
+		}
+	}()
+	room := func() (string, error) {
+		dir, err := os.MkdirTemp(o.Unpack, "holdfast-audit-")
+		made = append(made, dir)
+		return dir, err
+	}
 	for i, dir := range o.Backups {
-		b, err := openBackup(ctx, dir)
+		at, archive, err := unpack(ctx, dir, room)
+		if err != nil {
+			return nil, err
+		}
+		b, err := openBackup(ctx, dir, at)
 		if err != nil {
 			return nil, err
 		}
 		b.out = &a.report.Backups[i]
-		*b.out = Backup{Path: dir, Incremental: b.label.IncrementalFrom != 0, Timeline: b.label.Timeline, Start: b.label.StartLSN, From: b.label.IncrementalFrom}
+		*b.out = Backup{Path: dir, Archive: archive, Incremental: b.label.IncrementalFrom != 0, Timeline: b.label.Timeline, Start: b.label.StartLSN, From: b.label.IncrementalFrom}
 		a.backups = append(a.backups, b)
 	}
 	first := a.backups[0].control
@@ -67,7 +84,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	a.logs = logs{size: first.WALSegmentSize, systemID: first.SystemID}
 	for _, b := range a.backups {
-		a.logs.dirs = append(a.logs.dirs, filepath.Join(b.dir, "pg_wal"))
+		a.logs.dirs = append(a.logs.dirs, filepath.Join(b.at, "pg_wal"))
 	}
 	a.logs.dirs = append(a.logs.dirs, o.WAL...)
 	if err := a.readLogs(ctx); err != nil {

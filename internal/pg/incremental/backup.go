@@ -21,7 +21,8 @@ import (
 
 // backup is one directory of the chain.
 type backup struct {
-	dir      string
+	dir      string // as it was named
+	at       string // where it is read
 	label    wal.Label
 	fromTL   wal.TimelineID // INCREMENTAL FROM TLI; zero where the label has none
 	control  control.Data
@@ -33,12 +34,12 @@ type backup struct {
 const manifestName = "backup_manifest"
 
 // openBackup reads what a backup says of itself.
-func openBackup(ctx context.Context, dir string) (*backup, error) {
-	b := &backup{dir: dir}
-	if err := notTar(dir); err != nil {
+func openBackup(ctx context.Context, dir, at string) (*backup, error) {
+	b := &backup{dir: dir, at: at}
+	if err := isDirectory(dir); err != nil {
 		return nil, err
 	}
-	label, err := readSmall(filepath.Join(dir, "backup_label"))
+	label, err := readSmall(filepath.Join(at, "backup_label"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, dr.Fail("read the backup "+dir, errors.New("it holds no backup_label: it is no base backup, or a server has been started on it"), "name the directories that pg_basebackup wrote, untouched since")
 	}
@@ -49,7 +50,7 @@ func openBackup(ctx context.Context, dir string) (*backup, error) {
 		b.fromTL, err = fromTimeline(label)
 	}
 	if err == nil {
-		b.control, _, err = control.Read(ctx, dir)
+		b.control, _, err = control.Read(ctx, at)
 	}
 	if err == nil {
 		err = b.supported()
@@ -70,24 +71,22 @@ func (b *backup) supported() error {
 	return nil
 }
 
-// notTar refuses a backup in tar format, with what to do.
-func notTar(dir string) error {
-	unpack := "unpack it into a directory of its own: base.tar there, each OID.tar into pg_tblspc/OID, pg_wal.tar into pg_wal; backup_manifest beside them"
+// isDirectory refuses what is none, with what to do.
+func isDirectory(dir string) error {
+	const next = "name the directories of the chain, the full backup first; of one in tar format that which holds base.tar and backup_manifest"
 	fi, err := os.Stat(dir)
+	if err == nil && !fi.IsDir() {
+		err = errors.New("it is a file")
+	}
+	if err == nil {
+		_, err = archivesOf(dir)
+	}
 	if err != nil {
 		var path *fs.PathError
 		if errors.As(err, &path) {
 			err = path.Err // the directory is named already
 		}
-		return dr.Fail("read the backup "+dir, err, "name the directories of the chain, the full backup first")
-	}
-	if !fi.IsDir() {
-		return dr.Fail("read the backup "+dir, errors.New("it is a file; only backups in plain format are read"), unpack)
-	}
-	for _, suffix := range []string{"", ".gz", ".lz4", ".zst"} {
-		if _, err := os.Stat(filepath.Join(dir, "base.tar"+suffix)); err == nil {
-			return dr.Fail("read the backup "+dir, fmt.Errorf("it is in tar format (base.tar%s); only plain format is read", suffix), unpack)
-		}
+		return dr.Fail("read the backup "+dir, err, next)
 	}
 	return nil
 }
@@ -127,7 +126,7 @@ func fromTimeline(label []byte) (wal.TimelineID, error) {
 
 // readManifest reads the backup's manifest and hands over its files. Damage is an error of its own.
 func (b *backup) readManifest(fn func(fileEntry) error) (err error) {
-	f, err := openRegular(filepath.Join(b.dir, manifestName))
+	f, err := openRegular(filepath.Join(b.at, manifestName))
 	if err != nil {
 		return err
 	}
@@ -148,7 +147,7 @@ func (b *backup) readManifest(fn func(fileEntry) error) (err error) {
 // files calls fn for every file of the backup, by its path relative to it, with slashes. Links of tablespaces are
 // followed.
 func (b *backup) files(ctx context.Context, under string, fn func(path string) error) error {
-	entries, err := os.ReadDir(filepath.Join(b.dir, under))
+	entries, err := os.ReadDir(filepath.Join(b.at, under))
 	if err != nil {
 		return err
 	}
@@ -159,7 +158,7 @@ func (b *backup) files(ctx context.Context, under string, fn func(path string) e
 		path := strings.TrimPrefix(under+"/"+e.Name(), "/")
 		dir := e.IsDir()
 		if e.Type()&fs.ModeSymlink != 0 && (under == "pg_tblspc" || path == "pg_wal") {
-			fi, err := os.Stat(filepath.Join(b.dir, path))
+			fi, err := os.Stat(filepath.Join(b.at, path))
 			if err != nil {
 				return err
 			}

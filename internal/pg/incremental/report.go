@@ -24,6 +24,7 @@ type Report struct {
 // Backup is one of the chain.
 type Backup struct {
 	Path        string         `json:"path"`
+	Archive     string         `json:"archive,omitempty"` // in tar format: its first archive
 	Incremental bool           `json:"incremental"`
 	Timeline    wal.TimelineID `json:"timeline"`
 	Start       wal.LSN        `json:"start"`

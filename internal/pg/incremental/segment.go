@@ -81,7 +81,7 @@ func (a *audit) openSegment(k int, p string, rel cluster.Relation) (*segment, er
 // openSource opens what backup j has of a segment: the whole file, or else the INCREMENTAL one.
 func (a *audit) openSource(j int, p string) (source, error) {
 	src := source{backup: j}
-	full := filepath.Join(a.backups[j].dir, filepath.FromSlash(p))
+	full := filepath.Join(a.backups[j].at, filepath.FromSlash(p))
 	f, err := openRegular(full)
 	if err == nil {
 		src.file = f

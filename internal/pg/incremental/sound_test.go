@@ -52,7 +52,7 @@ func TestWhatIsNoBackupIsRefused(t *testing.T) {
 	}
 	for dir, want := range map[string]string{
 		empty:                                 "no backup_label",
-		tarred:                                "tar format (base.tar.gz)",
+		tarred:                                "base.tar.gz",
 		filepath.Join(tarred, "base.tar.gz"):  "it is a file",
 		filepath.Join(tarred, "not", "there"): "no such file",
 	} {

@@ -165,7 +165,7 @@ func (w *step) gone(p string) error {
 	}
 	if !partly {
 		// The first segment of a dropped relation stays empty until the next checkpoint (md.c, mdunlink).
-		fi, err := os.Stat(filepath.Join(w.prev.dir, filepath.FromSlash(p)))
+		fi, err := os.Stat(filepath.Join(w.prev.at, filepath.FromSlash(p)))
 		if err != nil || fi.Size() == 0 {
 			return err
 		}

@@ -32,7 +32,7 @@ func (c chain) compare(t *testing.T, s *pgtest.Server, r *Report) (differ, prove
 	s.BaseBackup(full, "")
 	a := &audit{report: &Report{}}
 	for _, dir := range c.dirs {
-		b, err := openBackup(t.Context(), dir)
+		b, err := openBackup(t.Context(), dir, dir)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -69,7 +69,7 @@ func (a *audit) verifyFiles(ctx context.Context, b *backup) error {
 		if strings.HasPrefix(filepath.Base(filepath.FromSlash(e.path)), prefix) {
 			b.out.Increments++
 		}
-		if err := verifyFile(filepath.Join(b.dir, filepath.FromSlash(e.path)), e); err != nil {
+		if err := verifyFile(filepath.Join(b.at, filepath.FromSlash(e.path)), e); err != nil {
 			a.find(Finding{Kind: BadFile, Proof: true, Backup: b.dir, Path: e.path, Reason: err.Error()})
 		}
 		return nil

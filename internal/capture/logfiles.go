@@ -69,6 +69,15 @@ func (l *logFiles) Close() error {
 // is behind, and is waited for.
 const maxTail = 256 << 20
 
+// behind returns a position behind the end of the snapshot up to which the server has written its log. PostgreSQL stops at
+// the consistent point by the record behind it, so the log may not end there; there is one, for what ended the snapshot
+// wrote more than its end.
+func (s *snapshot) behind(stop, written wal.LSN) wal.LSN {
+	size := s.info.WALSegmentSize
+	border := size.Floor(stop) + wal.LSN(size)
+	return max(stop, min(written, stop+filesPiece, border))
+}
+
 // bringTail stores the end of the log that the repository does not have yet, up to end, from the server's own files: a
 // snapshot then waits for nobody. What it cannot store is left to who receives the log.
 func (s *snapshot) bringTail(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {

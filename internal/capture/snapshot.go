@@ -189,7 +189,7 @@ func (s *snapshot) take(ctx context.Context) error {
 	}
 	began := time.Now()
 	if s.cfg.DataDir != "" && result.Stop > s.least.lsn { // up to there it came with the snapshot before
-		if err := s.bringTail(ctx, end.Timeline, result.Start, result.Stop); err != nil {
+		if err := s.bringTail(ctx, end.Timeline, result.Start, s.behind(result.Stop, end.LSN)); err != nil {
 			return fmt.Errorf("the log from %s to %s: %w", result.Start, result.Stop, err)
 		}
 	}

@@ -148,7 +148,7 @@ func (t *tail) openAgain(ctx context.Context) error {
 
 func (t *tail) tryLook(ctx context.Context) error {
 	t.mu.Lock()
-	log, v, begun := t.log, t.view, t.begun
+	log, v, begun, known := t.log, t.view, t.begun, len(t.pieces) > 0
 	pause := waysEvery
 	if time.Since(v.Grown) > idleAfter {
 		pause = waysIdle
@@ -162,6 +162,9 @@ func (t *tail) tryLook(ctx context.Context) error {
 		if way, err = newestWay(ctx, log); err != nil {
 			return err
 		}
+		if v.Way != nil && way.Timeline < v.Way.Timeline {
+			return fmt.Errorf("the store lists no history of timeline %d, which it had", v.Way.Timeline)
+		}
 	}
 	if marks {
 		m, _, err := log.Mark(ctx, repo.StreamID(way.Timeline))
@@ -171,12 +174,18 @@ func (t *tail) tryLook(ctx context.Context) error {
 		v.Mark = m
 	}
 	from := v.End
+	if known {
+		from-- // to see what ends there: a directory that is gone, or a store that has lost its objects, lists nothing
+	}
 	if v.Way == nil || !slices.Equal(way.Ancestors, v.Way.Ancestors) || way.Timeline != v.Way.Timeline {
 		from = v.Base // another way has other pieces
 	}
 	found, err := t.list(ctx, log, way, from)
 	if err != nil {
 		return err
+	}
+	if known && len(found) == 0 {
+		return fmt.Errorf("the store lists nothing of the log that it had before %s", v.End)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -162,6 +162,32 @@ func TestOnlyWhatIsThereWithoutAHoleIsServed(t *testing.T) {
 	w.send(1, size).has(2*size + 100)
 }
 
+// A store whose directory is gone lists nothing, without an error: that is no end of the log, and no reason to follow an older timeline.
+func TestAStoreThatIsGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.history(2, 0)
+	w.put(2, 0, 1000)
+	s := w.send(2, 0)
+	s.has(1000)
+	empty := repotest.Init(t, storetest.NewMemory(), repo.Options{}).Log("orders-db")
+	w.tail.mu.Lock()
+	full := w.tail.log
+	w.tail.log, w.tail.waysAt = empty, time.Time{}
+	w.tail.mu.Unlock()
+	for v, changed := w.tail.state(); v.Problem == nil; v, changed = w.tail.state() {
+		<-changed
+	}
+	if v, _ := w.tail.state(); v.Way.Timeline != 2 || v.Foreign != nil || v.End != begin+1000 {
+		t.Errorf("it believes it: %+v", v)
+	}
+	w.tail.mu.Lock()
+	w.tail.log = full
+	w.tail.mu.Unlock()
+	w.put(2, 1000, 2000)
+	s.has(2000)
+}
+
 // The end of a timeline is told, and what lies before it may come from the beginning of the next one's log.
 func TestTimelines(t *testing.T) {
 	t.Parallel()

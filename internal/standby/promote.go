@@ -237,19 +237,14 @@ func (m *promoting) replay(ctx context.Context, v view) error {
 		}
 		at = s.replayed
 		if waits > 5 {
-			// The log's last bytes are most often a part of a record, whose rest was never stored.
+			// The log's last bytes are most often a part of a record, whose rest was never stored. Where a whole one follows, a
+			// busy machine may not have let the server look at it yet.
 			whole, err := boot.RecordFollows(x.o.Dir, v.Way, x.tail.system.SegmentSize, s.replayed, v.End)
 			if err == nil && !whole {
 				return nil
 			}
-			m.out.Missing = strings.TrimPrefix(m.out.Missing+"; ", "; ") + fmt.Sprintf("the log from %s to %s cannot be replayed", s.replayed, v.End)
-			if m.p.AcceptLoss {
-				return nil
-			}
-			return &dr.Failure{
-				What:   fmt.Sprintf("promote the standby of %s: the replay stopped at %s, and the log goes on to %s", x.o.System, s.replayed, v.End),
-				Reason: "the record there cannot be read by PostgreSQL: the log is damaged", Err: err,
-				Next: "see " + x.logFile() + "; --accept-loss promotes with what was replayed",
+			if waits > stuckAfter {
+				return m.stuck(s.replayed, v.End, err)
 			}
 		}
 		select {
@@ -257,6 +252,22 @@ func (m *promoting) replay(ctx context.Context, v view) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+	}
+}
+
+// stuckAfter is how many looks in a row, of 20 ms, a replay waits before a record that it has not taken: a minute.
+const stuckAfter = 3000
+
+// stuck says that the log cannot be replayed to its end; nil where a person said that this does not matter.
+func (m *promoting) stuck(at, end wal.LSN, err error) error {
+	m.out.Missing = strings.TrimPrefix(m.out.Missing+"; ", "; ") + fmt.Sprintf("the log from %s to %s cannot be replayed", at, end)
+	if m.p.AcceptLoss {
+		return nil
+	}
+	return &dr.Failure{
+		What:   fmt.Sprintf("promote the standby of %s: the replay stopped at %s, and the log goes on to %s", m.w.x.o.System, at, end),
+		Reason: "the record there cannot be read by PostgreSQL: the log is damaged", Err: err,
+		Next: "see " + m.w.x.logFile() + "; --accept-loss promotes with what was replayed",
 	}
 }
 

@@ -230,7 +230,7 @@ func (x *run) feed(ctx context.Context, beside *errgroup.Group) error {
 		return nil
 	})
 	beside.Go(func() error {
-		s := &walsender.Server{Log: t, Logger: x.log}
+		s := &walsender.Server{Log: t, Progress: t.progress, Logger: x.log}
 		return s.Serve(ctx, l)
 	})
 	return nil

@@ -34,6 +34,7 @@ type Status struct {
 	Phase      Phase          `json:"phase"`
 	Connection string         `json:"connection,omitempty"`
 	Timeline   wal.TimelineID `json:"timeline,omitempty"` // that is replayed
+	Received   wal.LSN        `json:"received"`           // that the server has on its disk
 	Replayed   wal.LSN        `json:"replayed"`           // as the server says
 	LogEnd     wal.LSN        `json:"logEnd"`             // of what the repository holds without a gap
 	// LastCommit is of the last transaction that was replayed, by the source's clock.
@@ -56,7 +57,7 @@ func (x *run) observe(s sample, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	st := &x.status
-	st.LogEnd, st.Looked, st.Timeline = v.End, v.Looked, v.Session
+	st.LogEnd, st.Received, st.Looked, st.Timeline = v.End, v.Has, v.Looked, v.Session
 	st.Connection = x.connString("postgres")
 	if err == nil {
 		st.Phase = PhaseFollowing

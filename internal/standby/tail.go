@@ -49,6 +49,7 @@ type view struct {
 	Next    wal.LSN        // where more is, behind a hole; 0: nowhere
 	Holed   time.Time      // since when
 	Sent    wal.LSN        // to the standby
+	Has     wal.LSN        // what the standby says that it has on its disk
 	Session wal.TimelineID // on which the standby was served last; 0: not since it was started
 	Commit  commit         // the newest that was sent
 	Clock   time.Time      // of the source, at what was sent last
@@ -297,6 +298,13 @@ func (t *tail) state() (view, <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.view, t.changed
+}
+
+// progress takes what the standby says of itself.
+func (t *tail) progress(p walsender.Progress) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.view.Has = p.Flushed
 }
 
 // freeze ends what is served at the end that is known now, and returns it.

@@ -20,6 +20,7 @@ import (
 
 var (
 	standbyKills = flag.Int("standby.kills", 3, "how often the standby under load is killed, in one way or another")
+	standbyAll   = flag.Bool("standby.all", false, "the standby of an unsteady source in all versions, not the newest alone")
 	standbyLag   = flag.Duration("standby.lag", 0, "measure the lag of a standby under pgbench for so long, and the promotion after that; 0: not")
 	standbyPace  = flag.String("standby.intervals", "1s,1s", "of the log and of the looks at it, for -standby.lag")
 )

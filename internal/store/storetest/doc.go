@@ -8,5 +8,7 @@
 //	S3           a real S3 server on loopback, which can be killed and started again
 //	GCS, Azurite the same for Google Cloud Storage and Azure Blob Storage: emulators
 //	SSHD         the same with OpenSSH's server
-//	NewProxy     a line to either, which is cut on order
+//	NewProvider  what stands before it on a bad day: refuses, lists late, loses what it has acknowledged
+//	NewProxy     a line to either, which is cut, slow or silent on order
+//	NewNet       regions: network namespaces with servers in them, that can be cut off
 package storetest

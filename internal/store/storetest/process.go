@@ -15,11 +15,12 @@ import (
 	"time"
 )
 
-// process is a server that keeps its objects in a temporary directory, on a port of the loopback interface. It can be
-// killed and started again.
+// process is a server that keeps its objects in a temporary directory, on a port of the loopback interface or in a region. It can
+// be killed and started again.
 type process struct {
 	what       string // it is, for messages
 	root, port string
+	region     *Region // that it is in; nil: it is on this machine
 	command    func() *exec.Cmd
 
 	// mu guards cmd and ended. Not held while waiting.
@@ -43,7 +44,24 @@ func (s *process) init(t testing.TB, what string) {
 }
 
 // Addr is host and port.
-func (s *process) Addr() string { return "127.0.0.1:" + s.port }
+func (s *process) Addr() string {
+	if s.region != nil {
+		return net.JoinHostPort(s.region.Addr, s.port)
+	}
+	return net.JoinHostPort("127.0.0.1", s.port)
+}
+
+// dialer is net.Dialer's DialContext, or a region's Dial.
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// dial connects from where the server is.
+func (s *process) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if s.region != nil {
+		return s.region.Dial(ctx, network, addr)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
+}
 
 // Start starts the server again after a Kill, on the same port and files, and returns when it answers.
 func (s *process) Start(t testing.TB) {
@@ -57,7 +75,11 @@ func (s *process) Start(t testing.TB) {
 	cmd.Stdout, cmd.Stderr = log, log
 	// It ends with us also when the test binary is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if s.region != nil {
+		start = func() error { return s.region.Run(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		t.Fatalf("start the %s: %v", s.what, err)
 	}
 	ended := make(chan struct{})
@@ -68,7 +90,7 @@ func (s *process) Start(t testing.TB) {
 	s.mu.Lock()
 	s.cmd, s.ended = cmd, ended
 	s.mu.Unlock()
-	if err := answering(s.Addr(), ended); err != nil {
+	if err := answering(s.dial, s.Addr(), ended); err != nil {
 		text, _ := os.ReadFile(log.Name())
 		t.Fatalf("the %s does not answer: %v\n%s", s.what, err, text)
 	}
@@ -96,14 +118,13 @@ func freePort() (string, error) {
 }
 
 // answering waits until something accepts connections at addr.
-func answering(addr string, ended <-chan struct{}) error {
+func answering(dial dialer, addr string, ended <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", addr)
+		c, err := dial(ctx, "tcp", addr)
 		if err == nil {
 			return c.Close()
 		}

@@ -2,8 +2,10 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -17,12 +19,36 @@ type Proxy struct {
 	Endpoint string
 
 	target string
+	dial   dialer
 	done   chan struct{} // closed at the end of the test
 
 	// mu guards what follows.
-	mu    sync.Mutex
-	cuts  []*Cut
-	delay time.Duration
+	mu      sync.Mutex
+	cuts    []*Cut
+	quality Quality
+	silent  chan struct{} // closed when the line falls silent
+}
+
+// Quality is how a line carries what it carries. It takes nothing from its throughput.
+type Quality struct {
+	Delay  time.Duration // of each byte, in either direction: the answer to a request comes two delays later
+	Jitter time.Duration // more than that, at most
+	Loss   float64       // share of the pieces that are lost, and sent once more after a while; what is behind them waits
+}
+
+// resendAfter is when a sender notices, at the earliest, that something was lost at the end of what it has sent (the kernel's minimum).
+const resendAfter = 200 * time.Millisecond
+
+// due is when something comes that is sent now.
+func (q Quality) due() time.Time {
+	d := q.Delay
+	if q.Jitter > 0 {
+		d += rand.N(q.Jitter)
+	}
+	if q.Loss > 0 && rand.Float64() < q.Loss {
+		d += resendAfter + 2*q.Delay
+	}
+	return time.Now().Add(d)
 }
 
 // Cut is an order to cut a line in the middle of a request.
@@ -44,7 +70,17 @@ func NewProxy(t testing.TB, endpoint string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{Endpoint: "http://" + l.Addr().String(), target: strings.TrimPrefix(endpoint, "http://"), done: make(chan struct{})}
+	var d net.Dialer
+	return startProxy(t, l, endpoint, d.DialContext)
+}
+
+func startProxy(t testing.TB, l net.Listener, endpoint string, dial dialer) *Proxy {
+	t.Helper()
+	p := &Proxy{
+		Endpoint: "http://" + l.Addr().String(), target: strings.TrimPrefix(endpoint, "http://"), dial: dial,
+		done: make(chan struct{}), silent: make(chan struct{}),
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -52,10 +88,11 @@ func NewProxy(t testing.TB, endpoint string) *Proxy {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { p.connect(c) })
+			wg.Go(func() { p.connect(ctx, c) })
 		}
 	})
 	t.Cleanup(func() {
+		stop()
 		close(p.done)
 		_ = l.Close()
 		wg.Wait()
@@ -82,12 +119,33 @@ func (p *Proxy) Order(c Cut) {
 // Always is for Times: until Mend.
 const Always = math.MaxInt
 
-// Delay makes each byte take so long in either direction, on connections that begin from now on: the answer to a request comes
-// two delays later. It takes nothing from the line's throughput.
-func (p *Proxy) Delay(d time.Duration) {
+// SetQuality says how connections that begin from now on carry what they carry.
+func (p *Proxy) SetQuality(q Quality) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.delay = d
+	p.quality = q
+}
+
+// Delay is SetQuality of a line that is steady, and loses nothing.
+func (p *Proxy) Delay(d time.Duration) { p.SetQuality(Quality{Delay: d}) }
+
+// Silence leaves all connections half open: not a byte more comes through them, and nobody is told. New ones are accepted, and are
+// as silent, until Mend.
+func (p *Proxy) Silence() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !closed(p.silent) {
+		close(p.silent)
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Mend takes all orders back. What is cut or silent stays so.
@@ -95,11 +153,16 @@ func (p *Proxy) Mend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cuts = nil
+	if closed(p.silent) {
+		p.silent = make(chan struct{})
+	}
 }
 
 // line is one connection. Requests on it follow each other: none begins before the answer to the last has come.
 type line struct {
-	p *Proxy
+	p       *Proxy
+	quality Quality
+	silent  <-chan struct{}
 
 	// mu guards kind and moved.
 	mu    sync.Mutex
@@ -107,14 +170,20 @@ type line struct {
 	moved [2]int64 // bytes of the request, and of its answer
 }
 
-func (p *Proxy) connect(c net.Conn) {
+func (p *Proxy) connect(ctx context.Context, c net.Conn) {
 	defer c.Close()
-	s, err := net.Dial("tcp", p.target)
+	p.mu.Lock()
+	l := &line{p: p, quality: p.quality, silent: p.silent}
+	p.mu.Unlock()
+	if closed(l.silent) {
+		<-p.done
+		return
+	}
+	s, err := p.dial(ctx, "tcp", p.target)
 	if err != nil {
 		return
 	}
 	defer s.Close()
-	l := &line{p: p}
 	ended := make(chan struct{}, 2)
 	var wg sync.WaitGroup
 	wg.Go(func() { l.copy(s, c, false); ended <- struct{}{} })
@@ -130,9 +199,9 @@ func (p *Proxy) connect(c net.Conn) {
 // late passes bytes on when they have been on their way for long enough.
 type late struct {
 	net.Conn
-	delay time.Duration
-	queue chan lateBytes
-	done  <-chan struct{}
+	quality Quality
+	queue   chan lateBytes
+	done    <-chan struct{}
 }
 
 type lateBytes struct {
@@ -142,7 +211,7 @@ type lateBytes struct {
 
 func (l *late) Write(b []byte) (int, error) {
 	select {
-	case l.queue <- lateBytes{bytes.Clone(b), time.Now().Add(l.delay)}:
+	case l.queue <- lateBytes{bytes.Clone(b), l.quality.due()}:
 		return len(b), nil
 	case <-l.done:
 		return 0, net.ErrClosed
@@ -164,11 +233,8 @@ func (l *late) run() {
 
 func (l *line) copy(to, src net.Conn, answer bool) {
 	var dst io.Writer = to
-	l.p.mu.Lock()
-	delay := l.p.delay
-	l.p.mu.Unlock()
-	if delay > 0 {
-		w := &late{Conn: to, delay: delay, queue: make(chan lateBytes, 1<<12), done: l.p.done}
+	if l.quality != (Quality{}) {
+		w := &late{Conn: to, quality: l.quality, queue: make(chan lateBytes, 1<<12), done: l.p.done}
 		var wg sync.WaitGroup
 		wg.Go(w.run)
 		defer wg.Wait()
@@ -178,6 +244,10 @@ func (l *line) copy(to, src net.Conn, answer bool) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := src.Read(buf)
+		if closed(l.silent) {
+			<-l.p.done
+			return
+		}
 		if n > 0 {
 			if cut := l.pass(buf[:n], answer); cut != nil {
 				_, _ = dst.Write(buf[:n/2]) // in its middle

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,11 +27,17 @@ type S3Server struct {
 // test. The server is built from the module in tools/ on first use; where that fails the test fails.
 func S3(t testing.TB) *S3Server {
 	t.Helper()
+	return startS3(t, nil)
+}
+
+func startS3(t testing.TB, region *Region) *S3Server {
+	t.Helper()
 	binary, err := buildTool(t.Context(), versitygw)
 	if err != nil {
 		t.Fatalf("the S3 server for tests could not be built: %v", err)
 	}
 	s := newS3Server(t)
+	s.region = region
 	// Attributes in files of their own: not every file system that holds temporary files has extended ones.
 	s.command = func() *exec.Cmd {
 		cmd := exec.Command(binary, "--port", s.Addr(), "--quiet", //nolint:gosec // our own build
@@ -75,6 +82,7 @@ func (s *S3Server) begin(t testing.TB) {
 	s.Start(t)
 	client := awss3.New(awss3.Options{
 		BaseEndpoint: &s.Endpoint, Region: "us-east-1", UsePathStyle: true, Credentials: s.Credentials(),
+		HTTPClient: &http.Client{Transport: &http.Transport{DialContext: s.dial, DisableKeepAlives: true}},
 	})
 	if _, err := client.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: &s.Bucket}); err != nil {
 		t.Fatalf("create the test bucket: %v", err)

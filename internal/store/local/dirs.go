@@ -29,10 +29,38 @@ func openAt(at int, elem string) (int, error) {
 	})
 }
 
+// errRemoved is the error where the store's own directory is no longer in any other: whatever is asked for would look as if it
+// had never been there, and what comes back at the path is another directory.
+var errRemoved = errors.New("the store's directory was removed")
+
+// openRoot opens the store's own directory for the caller to close.
+func (s *Store) openRoot() (int, error) {
+	fd, err := openAt(s.root, ".")
+	if err != nil {
+		return -1, err
+	}
+	n, err := linksOf(fd)
+	if err == nil && n == 0 && s.counted {
+		err = errRemoved
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// linksOf returns in how many directories a directory is.
+func linksOf(fd int) (uint64, error) {
+	var st unix.Stat_t
+	err := ignoringEINTR(func() error { return unix.Fstat(fd, &st) })
+	return uint64(st.Nlink), err //nolint:unconvert // not everywhere
+}
+
 // openDir opens an existing directory for the caller to close. A missing one, or a file in its place, is
 // ErrNotExist; a symbolic link is Damaged.
 func (s *Store) openDir(dir string) (int, error) {
-	fd, err := openAt(s.root, ".")
+	fd, err := s.openRoot()
 	if err != nil || dir == "" {
 		return fd, err
 	}
@@ -68,7 +96,7 @@ func (s *Store) explain(at int, elem string, err error) error {
 // this process meets for the first time is synced into its parent, even when it was there already, because
 // whoever made it may not have come to its own sync.
 func (s *Store) makeDir(dir string) (int, error) {
-	fd, err := openAt(s.root, ".")
+	fd, err := s.openRoot()
 	if err != nil || dir == "" {
 		return fd, err
 	}

@@ -27,7 +27,8 @@ type Store struct {
 
 	// root is a descriptor and not a path: when the disk is unmounted or another one is mounted over the
 	// path, later writes must not go to whatever directory is found there then.
-	root int
+	root    int
+	counted bool // its file system counts in how many directories a directory is: 0 means that it was removed
 
 	// mu guards durable. Not held during I/O.
 	mu      sync.Mutex
@@ -62,7 +63,11 @@ func Open(dir string, opts Options) (*Store, error) {
 	case err != nil:
 		return nil, dr.Fail("open store "+abs, err, "check the disk and its file system (dmesg)")
 	}
-	s := &Store{dir: abs, opts: opts, root: root, durable: map[string]struct{}{}}
+	n, err := linksOf(root)
+	if err != nil {
+		return nil, errors.Join(dr.Fail("open store "+abs, err, "check the disk and its file system (dmesg)"), unix.Close(root))
+	}
+	s := &Store{dir: abs, opts: opts, root: root, counted: n > 0, durable: map[string]struct{}{}}
 	s.removeStale()
 	return s, nil
 }

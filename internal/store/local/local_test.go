@@ -251,6 +251,28 @@ func TestTakenAway(t *testing.T) {
 	}
 }
 
+// A store whose directory was removed is not an empty one, even if another one is at its path.
+func TestRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := local.Create(dir, local.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Put(t.Context(), "a/b", nil), os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	_, getErr := s.Get(t.Context(), "a/b", 10)
+	_, statErr := s.Stat(t.Context(), "a/b")
+	for op, err := range map[string]error{
+		"put": s.Put(t.Context(), "a/c", nil), "get": getErr, "stat": statErr,
+		"list": s.List(t.Context(), "", "", func(store.Info) error { return nil }),
+	} {
+		if err == nil || errors.Is(err, store.ErrNotExist) || !strings.Contains(err.Error(), "was removed") {
+			t.Errorf("%s: %v", op, err)
+		}
+	}
+}
+
 func TestDiskFull(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounting a small file system needs root")

@@ -117,6 +117,11 @@ func (s *Store) openObject(ctx context.Context, name string) (fd int, size int64
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, store.ErrNotExist):
+		root, err := s.openRoot() // what was removed as a whole is not an object that is missing
+		if err != nil {
+			return -1, 0, err
+		}
+		_ = unix.Close(root)
 		return -1, 0, store.ErrNotExist
 	case errors.Is(err, unix.ELOOP):
 		return -1, 0, store.WithKind(store.Damaged, errors.New("it is a symbolic link; none is followed below the store's root"))

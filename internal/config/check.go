@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -108,12 +109,21 @@ func (c *Config) checkRepository(r *report, repo Repository) {
 	}
 }
 
+// placeAt returns what of a URL says where a replica is. Servers of one's own may have buckets of one name, one at each site.
+func placeAt(address string) string {
+	place, query, _ := strings.Cut(strings.TrimRight(address, "/"), "?")
+	if q, err := url.ParseQuery(query); err == nil && q.Has("endpoint") {
+		place += " at " + strings.TrimRight(q.Get("endpoint"), "/")
+	}
+	return place
+}
+
 // checkURLs refuses two repositories in one place: their objects would overwrite each other's.
 func (c *Config) checkURLs(r *report) {
 	seen := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Repositories)) {
 		for i, rep := range c.Repositories[name].Replicas {
-			place, _, _ := strings.Cut(strings.TrimRight(string(rep.URL), "/"), "?")
+			place := placeAt(string(rep.URL))
 			if first, ok := seen[place]; ok {
 				r.addAt(index("repositories."+name+".replicas", i)+".url",
 					fmt.Sprintf("repositories %s and %s are in the same place", quote(first), quote(name)),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -200,5 +201,22 @@ func golden(t *testing.T, path string, got []byte) {
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Errorf("%s (-want +got; rewrite with -update):\n%s", path, diff)
+	}
+}
+
+// Servers of one's own may have buckets of one name, one at each site; one bucket has one replica.
+func TestBucketsOfOneName(t *testing.T) {
+	const first, other = "s3://backup/main?endpoint=http://one.example:9000", "s3://backup/main?endpoint=http://two.example:9000"
+	for second, same := range map[string]bool{other: false, first: true, first + "/&region=eu-1": true} {
+		_, err := Parse("holdfast.yaml", []byte(fmt.Sprintf(`version: 1
+sites: {one: {}, two: {}}
+repositories:
+  main:
+    replicas: [{site: one, url: %q}, {site: two, url: %q}]
+    keys: {passphrase-file: /p}
+`, first, second)))
+		if same != (err != nil && strings.Contains(err.Error(), "in the same place")) {
+			t.Errorf("%s and %s: %v", first, second, err)
+		}
 	}
 }

@@ -3,6 +3,9 @@ package repo
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -208,6 +211,83 @@ func TestHelpWithExtents(t *testing.T) {
 		all := must(l.Extents(t.Context(), 1, from))
 		if m := Merge(all); len(m) != 1 || m[0].Start > from {
 			t.Errorf("from %x the hole is not filled", from)
+		}
+	}
+}
+
+// A replica that falls silent in the middle of a reading is read on from another: the log's listings, marks and files, too. Before
+// that only this one is asked.
+func TestHelpWhereTheReplicaIsAway(t *testing.T) {
+	t.Parallel()
+	l := newFarLog(t)
+	const b = 1 << 20
+	for i := range uint64(4) {
+		l.put(1, i*b, (i+1)*b)
+	}
+	log := l.r.Log("orders-db")
+	if err := errors.Join(log.PutFile(t.Context(), "00000002.history", []byte("x")), log.PutMark(t.Context(), Mark{Stream: 1, LSN: 4 * b, Writer: time.Now()})); err != nil {
+		t.Fatal(err)
+	}
+	other := l.replica(storetest.NewMemory())
+	must(other.CopyLog(t.Context(), l.r, "orders-db", nil))
+	faulty := storetest.NewFaulty(l.st)
+	r, err := l.r.Beside(t.Context(), faulty, testOptions(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	opened := 0
+	end := r.Help(Helpers{Others: func(context.Context) []*Repository { opened++; return []*Repository{other} }})
+	read := func() (all []string) {
+		t.Helper()
+		log := r.Log("orders-db")
+		mark, ok, err := log.Mark(t.Context(), 1)
+		if err != nil || !ok {
+			t.Fatalf("mark: %v, %v", ok, err)
+		}
+		extents := must(log.Extents(t.Context(), 1, 0))
+		for _, e := range extents {
+			data, _, err := log.Reader().Read(t.Context(), e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, fmt.Sprintf("%x", sha256.Sum256(data)))
+		}
+		return append(all, fmt.Sprint(mark.LSN, must(log.Streams(t.Context())), extents), strings.Join(must(log.Files(t.Context())), ","), string(must(log.File(t.Context(), "00000002.history"))))
+	}
+	want := read()
+	if opened != 0 {
+		t.Errorf("others were asked while this replica answers")
+	}
+	faulty.SetFaults(storetest.Fault{When: storetest.Before, Kind: store.Busy})
+	if got := read(); !slices.Equal(got, want) {
+		t.Errorf("from another replica: %v\nwant %v", got, want)
+	}
+	calls := len(faulty.Calls())
+	if _, err := r.Log("orders-db").File(t.Context(), "00000003.history"); !errors.Is(err, store.ErrNotExist) || len(faulty.Calls()) != calls {
+		t.Errorf("a file that is nowhere: %v, and the replica that is away was asked %d times", err, len(faulty.Calls())-calls)
+	}
+	if n := end(); n == 0 || opened != 1 {
+		t.Errorf("others were opened %d times, and gave %d parts", opened, n)
+	}
+}
+
+// With nobody who can help the error is this replica's own.
+func TestNobodyHelps(t *testing.T) {
+	t.Parallel()
+	l := newFarLog(t)
+	l.put(1, 0, 1<<20)
+	faulty := storetest.NewFaulty(l.st)
+	r, err := l.r.Beside(t.Context(), faulty, testOptions(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	faulty.SetFaults(storetest.Fault{When: storetest.Before, Kind: store.Busy})
+	r.Help(Helpers{Others: func(context.Context) []*Repository { return nil }})
+	for range 2 { // the second one knows already that this replica is away
+		if _, err := r.Log("orders-db").Extents(t.Context(), 1, 0); !errors.Is(err, storetest.ErrInjected) {
+			t.Errorf("the error is %v", err)
 		}
 	}
 }

@@ -29,19 +29,22 @@ type help struct {
 	view *Repository
 	next struct{ others, view time.Time } // while there is none
 
-	given atomic.Int64 // chunks, and parts of packs and logs, that came from them
-	away  atomic.Int64 // until then, in microseconds since 1970, this replica is asked last: it did not answer
+	given atomic.Int64        // chunks, and parts of packs and logs, that came from them
+	away  atomic.Int64        // until then, in microseconds since 1970, this replica is asked last: it did not answer
 	usual [sizes]atomic.Int64 // how long an answer of so many bytes takes, in nanoseconds; 0: nobody knows
 	late  atomic.Int64        // answers in a row that came sooner from others
+	gone  atomic.Bool         // this replica has failed to answer, and has not since: it is not asked at all
 
-	asking sync.WaitGroup // requests to others
+	ended  chan struct{}  // nobody reads any more
+	asking sync.WaitGroup // requests to others, and who looks whether this one is back
 }
 
 // errAway is the error of a request that is not made.
 var errAway = errors.New("this replica does not answer")
 
 const (
-	// awayFor is how long a replica that did not answer is asked last, or not at all: each try takes what store.Retry spends.
+	// awayFor is how long a replica that is slow is asked last, and how often one that is gone is looked after. Whoever reads does not
+	// try that by itself: each try takes what store.Retry spends.
 	awayFor = time.Minute
 	// openFor is how long others are waited for, who may be gone for ever.
 	openFor = 10 * time.Second
@@ -50,10 +53,11 @@ const (
 // Help lets readers ask others. It is called before anything is read. end ends it, and returns how many chunks, and parts of packs and
 // logs, came from there; then the others may be closed.
 func (r *Repository) Help(open Helpers) (end func() int64) {
-	h := &help{open: open}
+	h := &help{open: open, ended: make(chan struct{})}
 	r.help.Store(h)
 	return func() int64 {
 		r.help.Store(nil)
+		close(h.ended)
 		h.asking.Wait()
 		return h.given.Load()
 	}
@@ -88,17 +92,67 @@ func (h *help) rebuilt(ctx context.Context, cause error) *Repository {
 	return h.view
 }
 
-// note remembers that this replica does not answer.
-func (h *help) note(err error) {
-	if err != nil && store.KindOf(err) == store.Busy {
-		h.leave()
+// note remembers that this replica does not answer, until it does.
+func (h *help) note(ctx context.Context, r *Repository, err error) {
+	if err == nil || store.KindOf(err) != store.Busy || !h.gone.CompareAndSwap(false, true) {
+		return
 	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // it goes on for others
+	back := make(chan struct{})
+	h.asking.Go(func() {
+		defer close(back)
+		tick := time.NewTicker(awayFor)
+		defer tick.Stop()
+		for h.gone.Load() {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			_, err := readMarker(ctx, r.store)
+			h.gone.Store(err != nil)
+		}
+	})
+	h.asking.Go(func() {
+		defer stop()
+		select {
+		case <-back:
+		case <-h.ended:
+		}
+	})
 }
 
 // leave has others be asked first for a while.
 func (h *help) leave() { h.away.Store(time.Now().Add(awayFor).UnixMicro()) }
 
-func (h *help) isAway() bool { return h != nil && time.Now().UnixMicro() < h.away.Load() }
+func (h *help) isAway() bool {
+	return h != nil && (h.gone.Load() || time.Now().UnixMicro() < h.away.Load())
+}
+
+// answered asks a log here and, where this replica does not answer, elsewhere: the first that does counts. The other may know of less,
+// so that one that is only slow is waited for. Whoever reads a log knows from when this one still answered how far it goes, and
+// misses what is not there.
+func answered[T any](ctx context.Context, l *Log, ask func(*Log) (T, error)) (T, error) {
+	h := l.r.help.Load()
+	var answer T
+	err := errAway
+	if h == nil || !h.gone.Load() {
+		answer, err = ask(l)
+		if h == nil || err == nil || store.KindOf(err) != store.Busy || ctx.Err() != nil {
+			return answer, err
+		}
+		h.note(ctx, l.r, err)
+	}
+	for _, other := range h.others(ctx) {
+		if theirs, otherErr := ask(other.Log(l.system)); otherErr == nil || errors.Is(otherErr, store.ErrNotExist) {
+			return theirs, otherErr
+		}
+	}
+	if errors.Is(err, errAway) {
+		return ask(l)
+	}
+	return answer, err
+}
 
 // elsewhere returns a chunk of another replica, valid until the next call. cause is why it cannot be had here.
 func (rd *Reader) elsewhere(ctx context.Context, id seal.ChunkID, cause error) ([]byte, bool) {
@@ -106,7 +160,7 @@ func (rd *Reader) elsewhere(ctx context.Context, id seal.ChunkID, cause error) (
 	if h == nil || ctx.Err() != nil {
 		return nil, false
 	}
-	h.note(cause)
+	h.note(ctx, rd.r, cause)
 	if view := h.rebuilt(ctx, cause); view != nil {
 		if rd.rebuilt == nil {
 			rd.rebuilt = view.Reader()
@@ -134,7 +188,7 @@ func (lr *LogReader) elsewhere(ctx context.Context, name string, cause error) ([
 	if h == nil || ctx.Err() != nil {
 		return nil, false
 	}
-	h.note(cause)
+	h.note(ctx, lr.log.r, cause)
 	all := h.others(ctx)
 	if view := h.rebuilt(ctx, cause); view != nil {
 		all = append([]*Repository{view}, all...)

@@ -52,6 +52,10 @@ func (l *Log) Register(ctx context.Context, group ResidencyGroup) error {
 // Extents returns what the store holds of a stream at or after from, sorted by start, the longer of two with
 // one start first. Extents overlap where a finished one has superseded pieces that are still there.
 func (l *Log) Extents(ctx context.Context, s StreamID, from uint64) ([]Extent, error) {
+	return answered(ctx, l, func(l *Log) ([]Extent, error) { return l.extents(ctx, s, from) })
+}
+
+func (l *Log) extents(ctx context.Context, s StreamID, from uint64) ([]Extent, error) {
 	// An extent that begins before from may reach beyond it, but by no more than its greatest length.
 	prefix := l.r.logPrefix(l.system, s)
 	after := ""
@@ -83,6 +87,10 @@ func byStart(all []Extent) []Extent {
 
 // Streams returns the streams of which the store holds anything, ascending.
 func (l *Log) Streams(ctx context.Context) ([]StreamID, error) {
+	return answered(ctx, l, func(l *Log) ([]StreamID, error) { return l.streams(ctx) })
+}
+
+func (l *Log) streams(ctx context.Context) ([]StreamID, error) {
 	prefix := prefixLog + l.r.keys.NameHash(l.system) + "/"
 	var out []StreamID
 	after := ""
@@ -153,6 +161,10 @@ func (l *Log) PutFile(ctx context.Context, name string, data []byte) error {
 
 // File returns what PutFile stored. store.ErrNotExist is in the error where there is none.
 func (l *Log) File(ctx context.Context, name string) ([]byte, error) {
+	return answered(ctx, l, func(l *Log) ([]byte, error) { return l.file(ctx, name) })
+}
+
+func (l *Log) file(ctx context.Context, name string) ([]byte, error) {
 	object := prefixLogFiles + l.r.keys.NameHash(l.system) + "/" + name
 	b, err := l.r.store.Get(ctx, object, maxSmall)
 	if err != nil {
@@ -163,6 +175,10 @@ func (l *Log) File(ctx context.Context, name string) ([]byte, error) {
 
 // Files returns the names of the stored files, sorted.
 func (l *Log) Files(ctx context.Context) ([]string, error) {
+	return answered(ctx, l, func(l *Log) ([]string, error) { return l.files(ctx) })
+}
+
+func (l *Log) files(ctx context.Context) ([]string, error) {
 	prefix := prefixLogFiles + l.r.keys.NameHash(l.system) + "/"
 	var out []string
 	err := l.r.store.List(ctx, prefix, "", func(i store.Info) error { out = append(out, i.Name[len(prefix):]); return nil })

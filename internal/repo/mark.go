@@ -101,24 +101,30 @@ func (o *ownMarks) forget(s StreamID) {
 }
 
 // Mark returns the highest mark of a stream; ok is false where there is none.
-func (l *Log) Mark(ctx context.Context, s StreamID) (m Mark, ok bool, err error) {
+func (l *Log) Mark(ctx context.Context, s StreamID) (Mark, bool, error) {
+	m, err := answered(ctx, l, func(l *Log) (Mark, error) { return l.mark(ctx, s) })
+	return m, err == nil && m != (Mark{}), err
+}
+
+// mark returns the zero Mark where there is none.
+func (l *Log) mark(ctx context.Context, s StreamID) (m Mark, err error) {
 	name, err := l.markObject(ctx, s)
 	if err != nil || name == "" {
-		return m, false, err
+		return m, err
 	}
 	b, err := l.r.store.Get(ctx, name, maxSmall)
 	if errors.Is(err, store.ErrNotExist) {
-		return l.Mark(ctx, s) // a higher one has just replaced it
+		return l.mark(ctx, s) // a higher one has just replaced it
 	}
 	if err != nil {
-		return m, false, err
+		return m, err
 	}
 	if err := l.r.openSigned(ctx, seal.KindMark, purposeMark, name, b, &m, &m.Signer); err != nil {
-		return m, false, err
+		return m, err
 	}
 	lsn, _, _ := strings.Cut(name[len(l.markPrefix(s)):], "-")
 	if v, err := strconv.ParseUint(lsn, 16, 64); err != nil || v != m.LSN || m.Stream != s {
-		return m, false, &seal.DamagedError{Name: name, Reason: "it holds another mark than its name says"}
+		return m, &seal.DamagedError{Name: name, Reason: "it holds another mark than its name says"}
 	}
-	return m, true, nil
+	return m, nil
 }

@@ -132,7 +132,7 @@ func (a *agent) add(s config.System) error {
 		w.Meter, w.Site = requests, site
 		return w
 	}
-	ops := &systemOperations{ws: open(""), system: s, policy: policy, workers: a.share.workers, log: log}
+	ops := &systemOperations{ws: open(""), openAt: open, home: a.config.RepositoryOf(s).Replicas[0].Site, system: s, policy: policy, workers: a.share.workers, log: log}
 	k := &keeper{
 		system: s, policy: policy, site: a.config.RepositoryOf(s).Replicas[0].Site,
 		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows, optimize: float64(policy.Optimize.Budget), retry: firstRetry},

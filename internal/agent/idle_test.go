@@ -237,7 +237,9 @@ func idleHour(t *testing.T) (hour bill) {
 			t.Fatal(err)
 		}
 		newest := idleSnapshot(t, s, from, end)
-		look := func() (seen, time.Time) { return seen{newest, 1, writer.Status().Stored}, writer.Status().StoredClock }
+		look := func() (seen, time.Time) {
+			return seen{snapshot: newest, timeline: 1, durable: writer.Status().Stored}, writer.Status().StoredClock
+		}
 		fan := func() *geo.Fan { return cfg.Fan }
 		for _, rep := range c.CopiesOf(s.System) {
 			m := &mirror{open: open, system: s.System, site: rep.Site, home: "here", fan: fan, every: s.Policy.Log.Interval, look: look, log: log}

@@ -322,7 +322,7 @@ func (k *keeper) home() (seen, time.Time) {
 	s := k.status(k.now())
 	out := seen{}
 	if s.State.Last != nil {
-		out.snapshot = s.State.Last.ID
+		out.snapshot, out.site = s.State.Last.ID, s.State.Last.Site
 	}
 	if s.Stream != nil {
 		out.timeline, out.durable = s.Stream.Timeline, s.Stream.Durable

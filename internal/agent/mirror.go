@@ -40,6 +40,7 @@ type ReplicaStatus struct {
 // seen is what is at home at a moment, as its keeper knows without asking the store.
 type seen struct {
 	snapshot repo.SnapshotID
+	site     string // where it was taken, if not at home
 	timeline wal.TimelineID
 	durable  wal.LSN
 }
@@ -55,6 +56,8 @@ type mirror struct {
 	every  time.Duration            // between two looks
 	look   func() (seen, time.Time) // what is at home, and the moment to which that can be recovered
 	log    *slog.Logger
+
+	brought repo.SnapshotID // that was taken elsewhere, and is at home since
 
 	mu     sync.Mutex // guards status
 	status ReplicaStatus
@@ -117,7 +120,11 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 	if fan != nil {
 		from, member = fan.Source(), fan.Has(ctx, m.site)
 	}
-	if m.site == m.home && (fan == nil || member) || from == m.site || from == "" {
+	atHome := m.site == m.home && (fan == nil || member)
+	if atHome && now.site != "" && now.snapshot != m.brought {
+		from, atHome = now.site, false // it was taken while home was away, and may have ended when that was back
+	}
+	if atHome || from == m.site || from == "" {
 		m.close(c) // nobody has more
 		m.done(point, m.read().Snapshot)
 		return nil
@@ -148,7 +155,7 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 	if err != nil {
 		return err
 	}
-	c.done = now
+	c.done, m.brought = now, now.snapshot
 	m.done(point, c.newest)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -20,6 +21,8 @@ import (
 // be opened anew without asking the others.
 type systemOperations struct {
 	ws      *workspace.Workspace
+	openAt  func(site string) *workspace.Workspace // one of its own
+	home    string                                 // site of ws
 	system  config.System
 	policy  config.Policy
 	stream  *systemStream // nil where the policy streams no log
@@ -66,7 +69,17 @@ func (o *systemOperations) do(ctx context.Context, j job, progress dr.ProgressFu
 		}
 		out = o.try(ctx, j, progress)
 	}
+	if out.err != nil {
+		o.forget()
+	}
 	return out
+}
+
+// forget makes the next use open the repository anew: what failed may have been at a place that is gone, and comes back as another.
+func (o *systemOperations) forget() {
+	if err := o.ws.Reopen(o.system.Repository); err != nil {
+		o.log.Debug("a repository could not be closed", dr.KeyError, err)
+	}
 }
 
 // rotated tells whether an error means that a repository has other keys than when it was opened.
@@ -74,14 +87,59 @@ func rotated(err error) bool {
 	return errors.Is(err, repo.ErrKeysRotated) || errors.Is(err, seal.ErrUnknownEpoch)
 }
 
+// away returns the site at which the log is written, where that is not done at home: what is worked with is there, until home
+// has caught up. Empty: at home.
+func (o *systemOperations) away() string {
+	if o.stream == nil {
+		return ""
+	}
+	fan := o.stream.sites()
+	if fan == nil {
+		return ""
+	}
+	if site := fan.Source(); site != o.home {
+		return site
+	}
+	return ""
+}
+
+// where calls f with the system at the site where the log is written: it has what came lately, and is in reach.
+func (o *systemOperations) where(ctx context.Context, f func(ws *workspace.Workspace, sys workspace.System, site string) error) error {
+	site := o.away()
+	if site == "" {
+		sys, err := o.open(ctx)
+		if err != nil {
+			return err
+		}
+		return f(o.ws, sys, "")
+	}
+	ws := o.openAt(site)
+	sys, err := ws.System(ctx, o.name())
+	if err == nil {
+		err = f(ws, sys, site)
+	}
+	return errors.Join(err, ws.Close())
+}
+
 func (o *systemOperations) try(ctx context.Context, j job, progress dr.ProgressFunc) outcome {
+	if j.task == taskSnapshot {
+		var out outcome
+		err := o.where(ctx, func(ws *workspace.Workspace, sys workspace.System, site string) error {
+			if out = o.snapshot(ctx, ws, sys, j, progress); out.last != nil {
+				out.last.Site = site
+			}
+			return nil
+		})
+		if err != nil && out.last == nil {
+			out.err = errors.Join(out.err, err)
+		}
+		return out
+	}
 	sys, err := o.open(ctx)
 	if err != nil {
 		return outcome{err: err}
 	}
 	switch j.task {
-	case taskSnapshot:
-		return o.snapshot(ctx, sys, j, progress)
 	case taskRetention:
 		return o.retain(ctx, sys)
 	case taskCollection:
@@ -94,13 +152,13 @@ func (o *systemOperations) try(ctx context.Context, j job, progress dr.ProgressF
 	return outcome{err: fmt.Errorf("task %q is unknown", j.task)}
 }
 
-func (o *systemOperations) snapshot(ctx context.Context, sys workspace.System, j job, progress dr.ProgressFunc) outcome {
+func (o *systemOperations) snapshot(ctx context.Context, ws *workspace.Workspace, sys workspace.System, j job, progress dr.ProgressFunc) outcome {
 	if o.stream != nil {
 		if err := o.stream.connected(ctx, connectLimit); err != nil {
 			return outcome{err: err}
 		}
 	}
-	cfg := o.ws.SnapshotConfig(sys, workspace.SnapshotOptions{Progress: progress})
+	cfg := ws.SnapshotConfig(sys, workspace.SnapshotOptions{Progress: progress})
 	cfg.Workers, cfg.Log, cfg.Found = o.workers, o.log, j.found
 	cfg.AfterCheckpoint = sys.Policy.Schedule.Continuous() && !j.wanted && len(j.found) == 0
 	if inRepository := cfg.WaitLog; o.stream != nil {
@@ -166,11 +224,19 @@ func cutOff(m *repo.Manifest, gaps []capture.LogGap) bool {
 	return false
 }
 
-func (o *systemOperations) newest(ctx context.Context, now time.Time) (known, error) {
-	sys, err := o.open(ctx)
+func (o *systemOperations) newest(ctx context.Context, now time.Time) (told known, err error) {
+	err = o.where(ctx, func(_ *workspace.Workspace, sys workspace.System, site string) error {
+		told, err = o.tell(ctx, sys, site, now)
+		return err
+	})
 	if err != nil {
-		return known{}, err
+		o.forget()
 	}
+	return told, err
+}
+
+// tell says what the repository at a site knows.
+func (o *systemOperations) tell(ctx context.Context, sys workspace.System, site string, now time.Time) (known, error) {
 	list, err := o.readable(ctx, sys, now)
 	if err != nil {
 		return known{}, err
@@ -184,8 +250,10 @@ func (o *systemOperations) newest(ctx context.Context, now time.Time) (known, er
 	if newest == nil {
 		return known{}, nil
 	}
+	last := lastSnapshot(newest)
+	last.Site = site
 	gaps, err := capture.ReadLogGaps(ctx, sys.Repo.Log(o.name()))
-	return known{lastSnapshot(newest), cutOff(newest, gaps), capture.AlarmOf(list)}, err
+	return known{last, cutOff(newest, gaps), capture.AlarmOf(list)}, err
 }
 
 // readable returns the system's snapshots that can be read, oldest first.
@@ -227,6 +295,15 @@ func (o *systemOperations) retain(ctx context.Context, sys workspace.System) out
 // collect gives back the space of what was forgotten, and of the log that no snapshot needs. It never waits for writers: what
 // has to wait is left to the next run. Of several systems in a repository one collects for all.
 func (o *systemOperations) collect(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
+	// What a store can do is seen each time, since providers change: where it cannot do enough nothing is deleted.
+	abilities, err := store.Probe(ctx, sys.Repo.Store())
+	if err != nil {
+		return outcome{err: err}
+	}
+	options := repo.CollectOptions{NoExclusiveCreate: !abilities.ExclusiveCreate, ListsLate: !abilities.ListAfterWrite, Progress: progress}
+	if err := sys.Repo.MayCollect(options); err != nil {
+		return outcome{err: err}
+	}
 	objects, bytes, err := o.ws.RetainLog(ctx, sys)
 	if objects > 0 {
 		o.log.Info("log removed that no snapshot needs", "objects", objects, dr.KeyBytes, bytes)
@@ -244,7 +321,7 @@ func (o *systemOperations) collect(ctx context.Context, sys workspace.System, pr
 	if since := time.Since(last); 0 <= since && since < collectEvery/2 {
 		return outcome{}
 	}
-	report, err := sys.Repo.Collect(ctx, repo.CollectOptions{Progress: progress})
+	report, err := sys.Repo.Collect(ctx, options)
 	if err != nil {
 		return outcome{err: err}
 	}

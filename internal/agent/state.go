@@ -52,7 +52,8 @@ type LastSnapshot struct {
 	Started  time.Time       `json:"started"`
 	Finished time.Time       `json:"finished"`
 	Bytes    int64           `json:"bytes"`
-	Added    int64           `json:"added"` // bytes in the store that were new
+	Added    int64           `json:"added"`          // bytes in the store that were new
+	Site     string          `json:"site,omitempty"` // where it was taken, while the first site was away
 }
 
 const stateVersion = 1

@@ -152,7 +152,7 @@ func (r *repoCheck) mend(ctx context.Context, repository *repo.Repository, progr
 		return err
 	}
 	options := repo.CollectOptions{
-		Wait: r.wait, Patience: r.patience, NoExclusiveCreate: !abilities.ExclusiveCreate, Alone: r.alone, Progress: progress,
+		Wait: r.wait, Patience: r.patience, NoExclusiveCreate: !abilities.ExclusiveCreate, ListsLate: !abilities.ListAfterWrite, Alone: r.alone, Progress: progress,
 	}
 	if repository.CollectionDamaged(ctx) {
 		if out.Collection, err = repository.RepairCollection(ctx, options); err != nil {

@@ -24,7 +24,8 @@ func newGeoStatusCommand(a *app) *cobra.Command {
 		Use:   "status [SYSTEM …]",
 		Short: "Show what each site holds of each system",
 		Long: `Reads every replica and shows, for each system and site, its newest recovery point, how far that is behind the newest of
-all sites, and how many snapshots and objects of the log are to be copied there. Exit code 3 means that a site cannot be read, or holds nothing.`,
+all sites, and how many snapshots and objects of the log are to be copied there. Exit code 3 means that a site cannot be read, or holds nothing. A
+site that does not answer is waited for 20 seconds, and the others are shown all the same.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.geoStatus(c.Context(), site, args) },
 	}
 	addSite(c, &site)
@@ -81,18 +82,24 @@ func (l replicaStatuses) writeText(w io.Writer) error {
 
 func (a *app) geoStatus(ctx context.Context, site string, systems []string) error {
 	out, bad := replicaStatuses{}, 0
-	err := a.eachSystem(ctx, site, systems, func(w *workspace.Workspace, s workspace.System) error {
-		all, err := w.Replicas(ctx, s)
+	w, err := a.workspace(nil)
+	if err != nil {
+		return err
+	}
+	if len(systems) == 0 {
+		systems = w.Config.SystemNames()
+	}
+	for _, name := range systems {
+		all, err := a.replicasOf(ctx, site, name)
+		if err != nil {
+			return err
+		}
 		for _, st := range all {
 			if st.Problem != "" {
 				bad++
 			}
 		}
 		out = append(out, all...)
-		return err
-	})
-	if err != nil {
-		return err
 	}
 	if err := a.emit(out); err != nil {
 		return err
@@ -101,6 +108,21 @@ func (a *app) geoStatus(ctx context.Context, site string, systems []string) erro
 		return missed(dr.Fail("geo status", errors.New(count(bad, "replica")+" cannot be recovered from as it should"), "holdfast geo copy brings what is missing"))
 	}
 	return nil
+}
+
+// replicasOf asks all sites of a system, each of which may be gone.
+func (a *app) replicasOf(ctx context.Context, site, system string) ([]workspace.ReplicaStatus, error) {
+	w, err := a.workspace(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close() //nolint:errcheck // only read
+	w.Site = site
+	s, err := w.Anywhere(ctx, system)
+	if err != nil {
+		return nil, err
+	}
+	return w.Replicas(ctx, s)
 }
 
 // geoCopy copies.

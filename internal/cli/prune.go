@@ -122,18 +122,22 @@ func (p *repoPrune) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if out.Retention, out.Log, err = p.systems(ctx, w, name, !p.dryRun); err != nil {
-		return err
-	}
 	abilities, err := store.Probe(ctx, r.Store())
 	if err != nil {
 		return err
 	}
+	options := repo.CollectOptions{
+		Wait: p.wait, Patience: p.patience, NoExclusiveCreate: !abilities.ExclusiveCreate, ListsLate: !abilities.ListAfterWrite, Alone: p.alone, DryRun: p.dryRun,
+	}
+	if err := r.MayCollect(options); err != nil {
+		return err
+	}
+	if out.Retention, out.Log, err = p.systems(ctx, w, name, !p.dryRun); err != nil {
+		return err
+	}
 	progress, stop := p.app.progress()
-	patience := p.patience
-	out.Collection, err = r.Collect(ctx, repo.CollectOptions{
-		Wait: p.wait, Patience: patience, NoExclusiveCreate: !abilities.ExclusiveCreate, Alone: p.alone, DryRun: p.dryRun, Progress: progress,
-	})
+	options.Progress = progress
+	out.Collection, err = r.Collect(ctx, options)
 	stop()
 	if err != nil {
 		return err

@@ -21,8 +21,9 @@ type CollectOptions struct {
 	// this process's own clock from when it first saw the writer. Zero is DefaultPatience; NoPatience aborts at
 	// once.
 	Patience time.Duration
-	// NoExclusiveCreate says that store.Probe saw no exclusive creation. Collect then refuses without Alone.
-	NoExclusiveCreate bool
+	// NoExclusiveCreate and ListsLate say what store.Probe saw: no exclusive creation, listings that do not show at once what was
+	// written. Collect then refuses without Alone.
+	NoExclusiveCreate, ListsLate bool
 	// Alone is a person's word that nobody else writes to this replica or collects in it.
 	Alone bool
 	// DryRun reports what would be removed, and changes nothing.
@@ -85,10 +86,25 @@ func (r *Repository) Collect(ctx context.Context, opts CollectOptions) (*Collect
 	return &c.report, err
 }
 
-func (r *Repository) collector(ctx context.Context, opts CollectOptions) (*collector, error) {
-	if opts.NoExclusiveCreate && !opts.Alone {
-		return nil, dr.Fail(fmt.Sprintf("collect in %s", r.store), errors.New("the store has no exclusive creation, so writers and collections cannot be told apart"),
+// MayCollect returns why nothing may be removed from a store that was seen to do so little.
+func (r *Repository) MayCollect(opts CollectOptions) error {
+	what := fmt.Sprintf("collect in %s", r.store)
+	switch {
+	case opts.Alone:
+		return nil
+	case opts.NoExclusiveCreate:
+		return dr.Fail(what, errors.New("the store has no exclusive creation, so writers and collections cannot be told apart"),
 			"stop every writer, then run it again and say so: holdfast repo prune --alone")
+	case opts.ListsLate:
+		return dr.Fail(what, errors.New("the store does not list at once what was written, so what a writer needs may look like what nobody needs"),
+			"stop every writer, wait until the store lists everything, then run it again and say so: holdfast repo prune --alone")
+	}
+	return nil
+}
+
+func (r *Repository) collector(ctx context.Context, opts CollectOptions) (*collector, error) {
+	if err := r.MayCollect(opts); err != nil {
+		return nil, err
 	}
 	if r.opts.Signer == nil {
 		return nil, errors.New("a collection needs a signer")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/geo"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
@@ -68,9 +69,13 @@ func (f *FannedStream) Close(ctx context.Context) error {
 // Join makes the replica's site a member of a Fan again. Copy has been called: what came since is copied.
 func (r *Replica) Join(ctx context.Context, fan *geo.Fan, site, from string, w *Workspace) (ends geo.Ends, err error) {
 	name := string(r.system.Name)
-	// It may have log that the other lacks, which began without it.
-	if _, err := geo.CopyLog(ctx, r.repo, r.system.Repo, name, r.options()); err != nil {
+	// It may have what the other lacks: log and snapshots of an agent that could not reach that one, or that one was put back from an
+	// older copy of itself. What cannot be read there is no reason to stay away.
+	switch report, err := geo.Copy(ctx, r.repo, r.system.Repo, name, r.options()); {
+	case err != nil && report.Ends == nil:
 		return nil, err
+	case err != nil:
+		w.log.Warn("not everything that a site has and others lack can be brought from there", "site", site, dr.KeyError, err, dr.KeyNext, "holdfast repo check --site "+site)
 	}
 	// A reader must be able to prove what this process writes there.
 	if err := r.repo.Log(name).Register(ctx, r.system.Group()); err != nil {

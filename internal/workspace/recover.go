@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/geo"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal/changed"
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -112,12 +115,17 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 		ending = restore.Follow
 	}
 	out.phase("plan", began)
+	more := func() []string { return nil }
+	if restore.IsLatest(plan) {
+		more = w.haveMore(ctx, r, system)
+	}
 	began = time.Now()
 	out.Files, err = restore.Run(ctx, r, plan, restore.Options{
 		To: o.To, Tablespaces: o.Tablespaces, Mode: o.Mode, Owner: owner, Damage: o.Damage, Progress: o.Progress,
 		Changes:  changes(r, plan),
 		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving, Subscriptions: o.Subscriptions, Upstream: o.Upstream},
 	})
+	out.Notes = append(out.Notes, more()...)
 	out.phase("files", began)
 	damage := err // of a directory that was finished all the same
 	var d *restore.DamageError
@@ -134,6 +142,68 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 		return out, damage
 	}
 	return out, errors.Join(err, damage)
+}
+
+// moreFor is how long sites that were asked whether they have more are waited for when the files are there. A site that is gone does not
+// hold up a recovery.
+const moreFor = time.Second
+
+// haveMore begins to ask the other sites whether the log goes farther there than here. The answer is for who did not choose the
+// site, or chose one that was behind. It must be waited for.
+func (w *Workspace) haveMore(ctx context.Context, r *repo.Repository, system string) (answer func() []string) {
+	s, err := w.Config.System(system)
+	var own config.Replica
+	if err == nil {
+		own, err = w.Config.Replica(w.Config.RepositoryOf(s), w.Site)
+	}
+	if err != nil {
+		return func() []string { return nil } // of a repository that is named by hand others are not known
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var g sync.WaitGroup
+	notes := make(chan string, len(w.Config.CopiesOf(s)))
+	for _, rep := range w.Config.CopiesOf(s) {
+		if rep == own {
+			continue
+		}
+		g.Go(func() {
+			if note := w.farther(ctx, r, s, own, rep); note != "" {
+				notes <- note
+			}
+		})
+	}
+	return func() (all []string) {
+		late := time.AfterFunc(moreFor, stop)
+		g.Wait()
+		late.Stop()
+		stop()
+		close(notes)
+		for n := range notes {
+			all = append(all, n)
+		}
+		return all
+	}
+}
+
+// farther says how far a system's log goes at a site, where that is farther than at the one that is worked with.
+func (w *Workspace) farther(ctx context.Context, r *repo.Repository, s config.System, own, rep config.Replica) string {
+	timeline, end, err := geo.LogEnd(ctx, r.Log(string(s.Name)))
+	if err != nil {
+		return "" // the recovery itself says so
+	}
+	other, err := w.sibling(ctx, r, w.Config.RepositoryOf(s), rep, false)
+	if err != nil {
+		w.log.Debug("whether this site has more of the log is not known", "site", rep.Site, dr.KeyError, err)
+		return ""
+	}
+	defer closeReplica(other)
+	theirs, theirEnd, err := geo.LogEnd(ctx, other.Log(string(s.Name)))
+	if err != nil || theirs < timeline || theirs == timeline && theirEnd <= end {
+		return ""
+	}
+	return fmt.Sprintf("site %s has more of the log: it goes to %s on timeline %d there, and to %s on timeline %d at site %s, from which this is; "+
+		"to have that too, bring it here with holdfast geo copy --site %s --to %s, or restore with --site %s",
+		rep.Site, wal.LSN(theirEnd), theirs, wal.LSN(end), timeline, own.Site, rep.Site, own.Site, rep.Site)
 }
 
 // help is Help that notes what came of it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/config"
@@ -247,43 +248,91 @@ type ReplicaStatus struct {
 	Problem   string          `json:"problem,omitempty"`
 }
 
-// Replicas says what each site holds of a system, the one that is worked with first.
+// lookFor is how long a site is waited for that is only asked what it has.
+const lookFor = 20 * time.Second
+
+var errNoAnswer = fmt.Errorf("it did not answer within %s", lookFor)
+
+// Replicas says what each site holds of a system, the one that is worked with first. All are asked at once. One that does not
+// answer in time has that as its problem.
 func (w *Workspace) Replicas(ctx context.Context, s System) ([]ReplicaStatus, error) {
 	own, err := w.Config.Replica(w.Config.RepositoryOf(s.System), w.Site)
 	if err != nil {
 		return nil, err
 	}
-	first, ours := replicaStatus(ctx, s.Repo, s, own.Site)
-	out := []ReplicaStatus{first}
-	for _, rep := range w.Others(s) {
-		r, err := w.beside(ctx, s, rep.Site)
-		if err != nil {
-			missing := kept(s.Policy.Retention, ours)
-			out = append(out, ReplicaStatus{System: string(s.Name), Site: rep.Site, Missing: len(missing), Bytes: added(missing), Problem: unreachable(err)})
-			continue
+	sites := append([]config.Replica{own}, w.Others(s)...)
+	all := make([]held, len(sites))
+	look, stop := context.WithTimeoutCause(ctx, lookFor, errNoAnswer)
+	defer stop()
+	each := func(from int, do func(i int)) {
+		var g sync.WaitGroup
+		for i := from; i < len(sites); i++ {
+			g.Go(func() { do(i) })
 		}
-		st, theirs := replicaStatus(ctx, r, s, rep.Site)
-		missing := geo.Wanted(ours, theirs, func(all []*repo.Manifest) []*repo.Manifest { return kept(s.Policy.Retention, all) })
-		st.Missing, st.Bytes = len(missing), added(missing)
-		err = logMissing(ctx, s, r, slices.Concat(theirs, missing), &st)
-		closeReplica(r)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, st)
+		g.Wait()
 	}
+	each(0, func(i int) {
+		h := &all[i]
+		h.repo = s.Repo
+		if i > 0 {
+			var err error
+			if h.repo, err = w.beside(look, s, sites[i].Site); err != nil {
+				h.status = ReplicaStatus{System: string(s.Name), Site: sites[i].Site, Problem: unreachable(err)}
+				return
+			}
+		}
+		h.status, h.snapshots = replicaStatus(look, h.repo, s, sites[i].Site)
+	})
+	for i := range all {
+		all[i].missing = missing(all, i, s.Policy.Retention)
+	}
+	each(1, func(i int) {
+		h := &all[i]
+		if h.repo == nil {
+			return
+		}
+		defer closeReplica(h.repo)
+		if all[0].status.Problem != "" {
+			return
+		}
+		if err := logMissing(look, s, h.repo, slices.Concat(h.snapshots, h.missing), &h.status); err != nil && h.status.Problem == "" {
+			h.status.Problem = unreachable(err)
+		}
+	})
 	var newest time.Time
-	for _, st := range out {
-		if st.Point.After(newest) {
-			newest = st.Point
+	for _, h := range all {
+		if h.status.Point.After(newest) {
+			newest = h.status.Point
 		}
 	}
-	for i := range out {
-		if !out[i].Point.IsZero() {
-			out[i].Lag = newest.Sub(out[i].Point)
+	out := make([]ReplicaStatus, len(all))
+	for i, h := range all {
+		out[i] = h.status
+		out[i].Missing, out[i].Bytes = len(h.missing), added(h.missing)
+		if !h.status.Point.IsZero() {
+			out[i].Lag = newest.Sub(h.status.Point)
 		}
 	}
-	return out, nil
+	return out, ctx.Err()
+}
+
+// held is what was found at a site.
+type held struct {
+	repo      *repo.Repository // nil: it cannot be opened
+	status    ReplicaStatus
+	snapshots []*repo.Manifest
+	missing   []*repo.Manifest
+}
+
+// missing returns the snapshots that the policy keeps of those of all sites, and that one of them has not.
+func missing(all []held, site int, retention dr.Retention) []*repo.Manifest {
+	var theirs []*repo.Manifest
+	for i, h := range all {
+		if i != site {
+			theirs = append(theirs, geo.Wanted(h.snapshots, theirs, func(union []*repo.Manifest) []*repo.Manifest { return union })...)
+		}
+	}
+	return geo.Wanted(theirs, all[site].snapshots, func(all []*repo.Manifest) []*repo.Manifest { return kept(retention, all) })
 }
 
 // logMissing notes what a replica lacks of the log that snapshots need.

@@ -72,6 +72,31 @@ func (w *Workspace) System(ctx context.Context, name string) (System, error) {
 	return System{System: s, Policy: w.Config.PolicyOf(s), Repo: r}, nil
 }
 
+// Anywhere is System where no site was chosen and the first one may be gone: it works with the first that answers. The workspace is
+// for this system alone then.
+func (w *Workspace) Anywhere(ctx context.Context, name string) (System, error) {
+	s, err := w.system(ctx, name)
+	conf, unknown := w.Config.System(name)
+	if err == nil || unknown != nil || w.Site != "" {
+		return s, err
+	}
+	for _, rep := range w.Config.CopiesOf(conf) {
+		w.Site = rep.Site
+		if s, err := w.system(ctx, name); err == nil {
+			return s, nil
+		}
+	}
+	w.Site = ""
+	return s, err
+}
+
+// system is System that waits only so long.
+func (w *Workspace) system(ctx context.Context, name string) (System, error) {
+	ctx, stop := context.WithTimeoutCause(ctx, lookFor, errNoAnswer)
+	defer stop()
+	return w.System(ctx, name)
+}
+
 // Repository opens a repository of the configuration, or returns it as it was opened before.
 func (w *Workspace) Repository(ctx context.Context, name string) (*repo.Repository, error) {
 	w.mu.Lock()

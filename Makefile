@@ -10,15 +10,16 @@ TESTFLAGS ?= -race -count=1 -timeout 60m -parallel $(shell echo $$(($$(nproc) + 
 FUZZTIME  ?= 10s
 MANDIR    ?= man
 
-.PHONY: help build setup test test-minio soak regions lint demo bench fuzz docs clean
+.PHONY: help build setup test test-minio soak regions lint demo demo-regions bench fuzz docs clean
 
 help:
 	@echo "make build   the static binary ./bin/holdfast"
 	@echo "make demo    watch a real PostgreSQL being protected, destroyed and recovered"
+	@echo "make demo-regions  the same with three sites, of which the one with the database is lost"
 	@echo "make test    every test, with the race detector, on real servers"
 	@echo "make test-minio  the store's tests on MinIO too; building it takes minutes"
 	@echo "make soak    snapshots of what changed, ROUNDS ($(ROUNDS)) upon each other, under a load that moves files"
-	@echo "make regions what is lost with a region, KILLS ($(KILLS)) times in each mode, another one 50 ms away"
+	@echo "make regions regions that are cut off (as root); what is lost with one, KILLS ($(KILLS)) times in each mode, another one 50 ms away"
 	@echo "make lint    format, vet, staticcheck, the house rules, known vulnerabilities"
 	@echo "make bench   Holdfast beside the peers that are installed"
 	@echo "make fuzz    every fuzz target for FUZZTIME ($(FUZZTIME))"
@@ -58,6 +59,7 @@ soak: setup
 
 KILLS ?= 20
 regions: setup
+	$(GO) test -count=1 -timeout 0 -v -run 'TestRegionsThatAreCutOff|TestALineFallsSilent|TestPartition|TestASiteIsLostDuringARestore' ./internal/e2e -regions.cuts
 	$(GO) test -count=1 -timeout 0 -v -run TestAcrossRegions ./internal/e2e -regions.kills=$(KILLS)
 
 lint:
@@ -65,6 +67,9 @@ lint:
 
 demo: setup build
 	./bin/holdfast demo
+
+demo-regions: setup build
+	./bin/holdfast demo --regions
 
 bench: setup build
 	bench/run

@@ -27,6 +27,8 @@ type demoFlags struct {
 	keep bool
 	load time.Duration
 	rows int
+
+	regions bool
 }
 
 func newDemoCommand(a *app) *cobra.Command {
@@ -36,15 +38,21 @@ func newDemoCommand(a *app) *cobra.Command {
 		Short: "Watch a real PostgreSQL being protected, destroyed and recovered",
 		Long: `Makes a throw-away PostgreSQL with a running workload, protects it, kills it with -9 and deletes its data directory
 while writes go on, recovers it, and compares every commit that the server had acknowledged with what came back. Takes
-less than two minutes, and leaves nothing behind.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return d.run(c.Context()) },
+less than two minutes, and leaves nothing behind.
+
+With --regions the repository has a replica at each of three sites, and the first site is lost with all that is in it: the database, the
+agent with its state, and the replica. It is recovered from the site that has most. The sites are directories of this machine,
+so that they are no distance apart.`,
+		Example: "  holdfast demo\n  holdfast demo --regions",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return d.run(c.Context()) },
 	}
 	f := c.Flags()
 	f.StringVar(&d.dir, "dir", "", "`directory` for everything (default: a new temporary one)")
 	f.StringVar(&d.bin, "bin-directory", "", "`directory` of PostgreSQL's programs (default: the newest installed)")
 	f.BoolVar(&d.keep, "keep", false, "leave the directory behind")
 	f.DurationVar(&d.load, "load", 10*time.Second, "how `long` the writers write before the disaster")
+	f.BoolVar(&d.regions, "regions", false, "three sites, of which the one with the database is lost")
 	f.IntVar(&d.rows, "rows", 1_000_000, "`number` of rows of the table that is protected")
 	return c
 }
@@ -81,7 +89,7 @@ func (d *demoFlags) run(ctx context.Context) (err error) {
 	if d.app.json() {
 		out = d.app.stderr
 	}
-	result, err := demo.Run(ctx, demo.Options{Self: self, Dir: d.dir, Bin: d.bin, Load: d.load, Rows: d.rows, Out: out})
+	result, err := demo.Run(ctx, demo.Options{Self: self, Dir: d.dir, Bin: d.bin, Load: d.load, Rows: d.rows, Out: out, Regions: d.regions})
 	if err != nil {
 		return err
 	}
@@ -107,7 +115,7 @@ func (d *demoFlags) asPostgres(ctx context.Context, self string) error {
 	if err := errors.Join(os.Chmod(d.dir, 0o700), os.Chown(d.dir, uid, gid)); err != nil {
 		return err
 	}
-	args := []string{"-o", d.app.output.value, "demo", "--dir", d.dir, "--bin-directory", d.bin, "--load", d.load.String(), "--rows", strconv.Itoa(d.rows)}
+	args := []string{"-o", d.app.output.value, "demo", "--dir", d.dir, "--bin-directory", d.bin, "--load", d.load.String(), "--rows", strconv.Itoa(d.rows), "--regions=" + strconv.FormatBool(d.regions)}
 	cmd := exec.CommandContext(ctx, copied, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = d.dir, d.app.stdout, d.app.stderr
 	cmd.Env = append(os.Environ(), "HOME="+d.dir)

@@ -23,6 +23,8 @@ type Options struct {
 	Rows   int           // of the table that makes the database worth a snapshot; 1,000,000
 	Out    io.Writer
 	Writer int // number of writers; 4
+	// Regions makes three sites, of which the first is lost with everything in it: the server, the agent, and the replica there.
+	Regions bool
 }
 
 // Result is what was measured.
@@ -38,6 +40,8 @@ type Result struct {
 	RPO          time.Duration `json:"rpoNs"`       // from the oldest lost commit to the disaster
 	RTO          time.Duration `json:"rtoNs"`       // from the disaster to the first answered query
 	Phases       []Phase       `json:"phases"`
+	From         string        `json:"from,omitempty"`  // the site from which it came back
+	Sites        []Site        `json:"sites,omitempty"` // after the disaster
 }
 
 // Phase is a part of the recovery.
@@ -71,25 +75,45 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	d := &demo{o: o, config: filepath.Join(o.Dir, "holdfast.yaml")}
 	defer d.cleanUp()
-	steps := []struct {
-		title string
-		do    func(context.Context) error
-	}{
-		{"a PostgreSQL with a million rows", d.makePrimary},
-		{"a repository: encrypted, in a local directory", d.makeRepository},
-		{"the agent: log stream, and the first snapshot", d.startAgent},
-		{"load: writers commit, and note every commit that the server acknowledged", d.load},
-		{"disaster: the primary and the agent die by kill -9, the data directory is deleted", d.destroy},
-		{"recovery, to the end of the log, in an empty directory", d.recover},
-		{"the ledger against what came back, row by row", d.compare},
-	}
-	for i, s := range steps {
+	for i, s := range d.steps() {
 		d.say("\n%d. %s", i+1, s.title)
 		if err := s.do(ctx); err != nil {
 			return &d.result, fmt.Errorf("demo: %s: %w", s.title, err)
 		}
 	}
 	return &d.result, nil
+}
+
+// step is a part of the demonstration.
+type step struct {
+	title string
+	do    func(context.Context) error
+}
+
+func (d *demo) steps() []step {
+	load := step{"load: writers commit, and note every commit that the server acknowledged", d.load}
+	compare := step{"the ledger against what came back, row by row", d.compare}
+	if d.o.Regions {
+		return []step{
+			{"a PostgreSQL with a million rows, at site " + siteNames[0], d.makePrimary},
+			{"a repository: encrypted, with a replica at each of three sites, which are directories here", d.makeRepository},
+			{"the agent: log stream to all sites, and the first snapshot, which it copies", d.startAgent},
+			load,
+			{"disaster: site " + siteNames[0] + " is gone, with the primary, the agent and all that it kept, and the replica there", d.destroy},
+			{"what the other sites hold", d.look},
+			{"recovery at another site, to the end of the log, in an empty directory", d.recover},
+			compare,
+		}
+	}
+	return []step{
+		{"a PostgreSQL with a million rows", d.makePrimary},
+		{"a repository: encrypted, in a local directory", d.makeRepository},
+		{"the agent: log stream, and the first snapshot", d.startAgent},
+		load,
+		{"disaster: the primary and the agent die by kill -9, the data directory is deleted", d.destroy},
+		{"recovery, to the end of the log, in an empty directory", d.recover},
+		compare,
+	}
 }
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.o.Out, format+"\n", args...) }
@@ -128,9 +152,12 @@ func (d *demo) makePrimary(ctx context.Context) error {
 
 func (d *demo) makeRepository(ctx context.Context) error {
 	_, err := exec.CommandContext(ctx, d.o.Self, "init", "--connection", d.primary.connString(), "--system", system,
-		"--repository", filepath.Join(d.o.Dir, "repository"), "--state", filepath.Join(d.o.Dir, "state"), "--file", d.config).Output()
+		"--repository", d.replicas()[0], "--state", filepath.Join(d.o.Dir, "state"), "--file", d.config).Output()
 	if err == nil {
 		err = listenNowhere(d.config)
+	}
+	if err == nil && d.o.Regions {
+		err = d.spread()
 	}
 	if err == nil {
 		_, err = d.holdfast(ctx, "repo", "init")
@@ -152,7 +179,10 @@ func (d *demo) startAgent(ctx context.Context) error {
 		return err
 	}
 	d.say("   holdfast agent (pid %d)", d.agent.Process.Pid)
-	return d.waitSnapshot(ctx)
+	if err := d.waitSnapshot(ctx); err != nil || !d.o.Regions {
+		return err
+	}
+	return d.waitCopies(ctx)
 }
 
 // waitSnapshot waits until the agent has taken the first snapshot.
@@ -205,12 +235,21 @@ func (d *demo) destroy(context.Context) error {
 	_ = d.agent.Wait() // it was killed
 	d.agent = nil
 	d.ledger.disaster = at
-	if err := errors.Join(err, os.RemoveAll(d.primary.dir)); err != nil {
+	d.ledger.wait()
+	for _, dir := range d.replicas() {
+		d.result.Repository += dr.Bytes(treeSize(dir))
+	}
+	gone := []string{d.primary.dir}
+	if d.o.Regions {
+		gone = append(gone, d.replicas()[0], filepath.Join(d.o.Dir, "state"))
+	}
+	for _, dir := range gone {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
 		return err
 	}
-	d.ledger.wait()
 	d.result.Acknowledged = d.ledger.count()
-	d.result.Repository = dr.Bytes(treeSize(filepath.Join(d.o.Dir, "repository")))
 	d.say("   at %s UTC; %d commits were acknowledged; the repository has %s", at.UTC().Format("15:04:05.000"), d.result.Acknowledged, d.result.Repository)
 	return nil
 }

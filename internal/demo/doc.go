@@ -6,4 +6,7 @@
 //	initdb → repo init → agent (log stream, first snapshot) → writers, each commit noted in the ledger
 //	kill -9 of primary and agent; its data directory removed
 //	restore --start → the ledger against the recovered table, row by row → RPO, RTO
+//
+// With regions there are three sites, directories of this machine. The first is lost with all that is in it; the configuration
+// and the passphrase are what somebody has kept elsewhere.
 package demo

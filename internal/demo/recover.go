@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -36,8 +37,19 @@ type restored struct {
 }
 
 func (d *demo) recover(ctx context.Context) error {
-	to := filepath.Join(d.o.Dir, "recovered")
-	out, err := d.holdfast(ctx, "-o", "json", "restore", system, "--to", to, "--start", "--bin-directory", d.primary.bin)
+	to, at := filepath.Join(d.o.Dir, "recovered"), ""
+	args := []string{"-o", "json", "restore", system, "--to", to, "--start", "--bin-directory", d.primary.bin}
+	if d.result.From != "" {
+		at = " --site " + d.result.From
+		args = append(args, "--site", d.result.From)
+	}
+	out, err := d.holdfast(ctx, args...)
+	if err != nil && d.o.Regions && strings.Contains(err.Error(), "the log has a gap") {
+		// What was on its way when everything was killed has come to the other site in part.
+		d.say("   it refuses to end before a gap: a part of the log that was on its way here never came. --accept-loss says that this is the end")
+		at += " --accept-loss"
+		out, err = d.holdfast(ctx, append(args, "--accept-loss")...)
+	}
 	d.result.RTO = time.Since(d.ledger.disaster)
 	if err != nil {
 		return err
@@ -48,7 +60,7 @@ func (d *demo) recover(ctx context.Context) error {
 	}
 	d.result.Phases = r.Phases
 	d.primary = &server{bin: d.primary.bin, dir: to, socket: r.Server.Socket, port: r.Server.Port, pid: r.Server.PID}
-	d.say("   holdfast restore %s --to %s --start", system, to)
+	d.say("   holdfast restore %s%s --to %s --start", system, at, to)
 	for _, p := range r.Phases {
 		d.say("     %-12s %8s", p.Name, p.Took.Round(time.Millisecond))
 	}

@@ -28,7 +28,11 @@ func (w *world) copies(agent *process) (c stoodBy, healthy bool) {
 	if !ok {
 		return c, false
 	}
-	r, err := http.Get("http://" + strings.Fields(address)[0] + "/status") //nolint:noctx // a test
+	client := http.DefaultClient
+	if w.place != nil {
+		client = &http.Client{Transport: &http.Transport{DialContext: w.place.Dial, DisableKeepAlives: true}}
+	}
+	r, err := client.Get("http://" + strings.Fields(address)[0] + "/status") //nolint:noctx // a test
 	if err != nil {
 		return c, false
 	}

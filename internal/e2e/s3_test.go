@@ -109,7 +109,7 @@ func s3World(t *testing.T) (*storetest.S3Server, *world) {
 	t.Helper()
 	s3 := storetest.S3(t)
 	w := newWorld(t, pgtest.Options{Version: "15"})
-	w.env = []string{"AWS_ACCESS_KEY_ID=" + s3.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3.SecretKey, "AWS_EC2_METADATA_DISABLED=true"}
+	w.env = awsEnv(s3)
 	w.configure(setup{url: s3URL(s3, s3.Endpoint)})
 	return s3, w
 }

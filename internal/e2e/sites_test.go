@@ -63,6 +63,9 @@ func TestCopyByHand(t *testing.T) {
 	if _, there := w.geoStatus(); there.Missing != 2 || string(there.Newest) != first || there.Lag <= 0 || there.Bytes == 0 {
 		t.Errorf("there: %+v", there)
 	}
+	if r := w.restore("behind", "--site", "there"); !strings.Contains(strings.Join(r.Notes, "\n"), "site here has more of the log") {
+		t.Errorf("a restore from the site that is behind says %q", r.Notes)
+	}
 	if c := w.geoCopy(); len(c.Snapshots) != 2 { // the policy keeps no more
 		t.Errorf("snapshots that the policy keeps: %+v", c)
 	}

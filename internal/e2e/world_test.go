@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 var seedFlag = flag.Uint64("seed", 0, "repeat the random choices of the run that printed this seed")
@@ -79,6 +80,7 @@ type world struct {
 	env    []string // of every command, beside the test's own
 	root   bool     // commands run as root, not as the servers' user
 	setup  setup
+	place  *storetest.Region // where commands run; nil: on this machine
 }
 
 // setup is what tests choose. The zero value is a local directory, and snapshots from the files.
@@ -92,6 +94,7 @@ type setup struct {
 	keep       int      // keep-last; 50
 	systems    []string // names; orders-db
 	schedule   string   // of the agent; hourly
+	firstThere bool     // the replica at the site there is the repository's first
 }
 
 func newWorld(t *testing.T, o pgtest.Options) *world {
@@ -166,23 +169,27 @@ func (w *world) configure(s setup) {
 	if s.other != "" {
 		other = fmt.Sprintf(", {site: there, url: %q}", s.other)
 	}
+	replicas := fmt.Sprintf("{site: here, url: %q}%s", s.url, other)
+	if s.firstThere {
+		replicas = fmt.Sprintf("{site: there, url: %q}, {site: here, url: %q}", s.other, s.url)
+	}
 	w.config = w.write("holdfast.yaml", fmt.Sprintf(`version: 1
 sites: {here: {jurisdiction: EU}, there: {jurisdiction: CH}}
 repositories:
   main:
-    replicas: [{site: here, url: %[2]q}%[6]s]
+    replicas: [%[2]s]
     keys: {passphrase-file: %[1]s/passphrase}
     cache: %[1]s/cache
 systems:
 %[3]spolicies:
   gold:
-    schedule: %[7]s
+    schedule: %[6]s
     jitter: 0s
     log: %[4]s
-    copies: %[8]s
+    copies: %[7]s
     retention: {keep-last: %[5]d, keep-hourly: 0, keep-daily: 0, keep-weekly: 0, keep-monthly: 0}
 agent: {state: %[1]s/state, listen: "127.0.0.1:0"}
-`, w.dir, s.url, systems.String(), s.log, s.keep, other, s.schedule, s.copies))
+`, w.dir, replicas, systems.String(), s.log, s.keep, s.schedule, s.copies))
 }
 
 // write makes a file of the world's directory, for the servers' user.
@@ -251,7 +258,11 @@ func (w *world) launch(program string, args ...string) *process {
 	defer out.Close()
 	defer serr.Close()
 	p.cmd.Stdout, p.cmd.Stderr = out, serr
-	if err := onLastingThread(p.cmd.Start); err != nil {
+	begin := onLastingThread
+	if w.place != nil {
+		begin = w.place.Run
+	}
+	if err := begin(p.cmd.Start); err != nil {
 		w.t.Fatal(err)
 	}
 	go func() { // ends with the process, which endProcesses sees to

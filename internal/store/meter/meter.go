@@ -6,13 +6,14 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
 // Requests is how often an operation ended with a result.
 type Requests struct {
-	Operation string `json:"operation"` // put, create, get, range, stat, list or delete
+	Operation string `json:"operation"` // put, create, get, range, stat, list, delete, versions or retain
 	Result    string `json:"result"`    // ok, gone, denied, busy, damaged, full, canceled or other
 	Count     int64  `json:"count"`
 }
@@ -146,3 +147,45 @@ func (c *metered) Delete(ctx context.Context, name string) error {
 
 func (c *metered) String() string { return c.s.String() }
 func (c *metered) Close() error   { return c.s.Close() }
+
+// Unwrap returns the store that is counted.
+func (c *metered) Unwrap() store.Store { return c.s }
+
+// Vault returns the store's, counted.
+func (c *metered) Vault() store.Vault {
+	if v := store.VaultOf(c.s); v != nil {
+		return &meteredVault{v, c.m}
+	}
+	return nil
+}
+
+type meteredVault struct {
+	v store.Vault
+	m *Meter
+}
+
+func (c *meteredVault) Versions(ctx context.Context, prefix, after string, fn func(store.Version) error) error {
+	var stop error
+	err := c.v.Versions(ctx, prefix, after, func(v store.Version) error {
+		stop = fn(v)
+		return stop
+	})
+	if stop != nil && errors.Is(err, stop) {
+		c.m.note(ctx, "versions", nil, 0, 0)
+		return err
+	}
+	c.m.note(ctx, "versions", err, 0, 0)
+	return err
+}
+
+func (c *meteredVault) GetVersion(ctx context.Context, v store.Version, off int64, dst []byte) error {
+	err := c.v.GetVersion(ctx, v, off, dst)
+	c.m.note(ctx, "range", err, 0, len(dst))
+	return err
+}
+
+func (c *meteredVault) Retain(ctx context.Context, v store.Version, until time.Time) error {
+	err := c.v.Retain(ctx, v, until)
+	c.m.note(ctx, "retain", err, 0, 0)
+	return err
+}

@@ -2,7 +2,9 @@ package open
 
 import (
 	"context"
+	"errors"
 
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/azblob"
 	"github.com/holdfast-dr/holdfast/internal/store/gcs"
@@ -17,6 +19,7 @@ type Options struct {
 	Local local.Options
 	Retry store.Budget // zero fields have Retry's defaults
 	Meter *meter.Meter // counts each try; nil: nobody counts
+	Lock  store.Lock   // of each object; only a bucket can
 }
 
 // Store opens the store that url names; its calls are repeated within o.Retry. A directory must exist; whether one
@@ -25,6 +28,9 @@ func Store(ctx context.Context, url string, o Options) (store.Store, error) {
 	l, err := Parse(url)
 	if err != nil {
 		return nil, err
+	}
+	if o.Lock.For > 0 && l.S3.Bucket == "" {
+		return nil, dr.Fail("open store "+url, errNoLock, "leave lock out")
 	}
 	switch {
 	case l.Dir != "":
@@ -35,8 +41,11 @@ func Store(ctx context.Context, url string, o Options) (store.Store, error) {
 	return o.bucket(ctx, l)
 }
 
+var errNoLock = errors.New("only an S3 bucket can retain objects")
+
 // bucket opens a store that nobody but a person makes.
 func (o Options) bucket(ctx context.Context, l Location) (store.Store, error) {
+	l.S3.Lock = o.Lock
 	switch {
 	case l.GCS != nil:
 		return o.dress(gcs.Open(ctx, *l.GCS))
@@ -52,6 +61,9 @@ func Create(ctx context.Context, url string, o Options) (store.Store, error) {
 	l, err := Parse(url)
 	if err != nil {
 		return nil, err
+	}
+	if o.Lock.For > 0 && l.S3.Bucket == "" {
+		return nil, dr.Fail("open store "+url, errNoLock, "leave lock out")
 	}
 	switch {
 	case l.Dir != "":

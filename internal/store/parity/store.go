@@ -33,6 +33,12 @@ type wrapped struct {
 	percent int
 }
 
+// Vault returns what is around: versions of parity are versions of objects like others, which nobody who asks for other names meets.
+func (w *wrapped) Vault() store.Vault { return store.VaultOf(w.Store) }
+
+// Unwrap returns the store without parity.
+func (w *wrapped) Unwrap() store.Store { return w.Store }
+
 func (w *wrapped) Put(ctx context.Context, name string, body []byte) error {
 	if store.CheckName(prefix+name) != nil {
 		return w.Store.Put(ctx, name, body)

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/line"
 )
 
@@ -42,6 +43,7 @@ type Options struct {
 	StorageClass string
 	SSE          string // AES256, aws:kms or aws:kms:dsse
 	KMSKey       string // for aws:kms; empty is the account's own
+	Lock         store.Lock
 
 	Stall       time.Duration           // a request in which nothing moves for so long is given up; 30 s
 	Credentials aws.CredentialsProvider // nil: as the AWS tools find them

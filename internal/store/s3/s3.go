@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -77,6 +78,10 @@ func (s *Store) put(ctx context.Context, op, name string, body []byte, ifNoneMat
 		if s.opts.KMSKey != "" {
 			in.SSEKMSKeyId = &s.opts.KMSKey
 		}
+	}
+	if lock := s.opts.Lock; lock.For > 0 && !store.Unlocked(name) {
+		in.ObjectLockMode = types.ObjectLockMode(lock.Mode)
+		in.ObjectLockRetainUntilDate = aws.Time(time.Now().Add(lock.For).UTC().Truncate(time.Second))
 	}
 	return s.request(ctx, op, name, int64(len(body)), func(ctx context.Context, w *line.Watch) error {
 		b := w.Lend(body)

@@ -1,7 +1,6 @@
 package storetest
 
 import (
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,8 @@ type S3Server struct {
 	Dir                  string // the bucket's files
 
 	process
+
+	locked bool // with versioning and Object Lock
 }
 
 // S3 starts a real S3 server with one empty bucket on a free port of the loopback interface. It ends with the
@@ -52,13 +53,19 @@ func startS3(t testing.TB, region *Region) *S3Server {
 // Minio starts another maker's server in the same way, from the binary at a path: a second opinion on what S3 is.
 func Minio(t testing.TB, binary string) *S3Server {
 	t.Helper()
+	s := newMinio(t, binary)
+	s.begin(t)
+	return s
+}
+
+func newMinio(t testing.TB, binary string) *S3Server {
+	t.Helper()
 	s := newS3Server(t)
 	s.command = func() *exec.Cmd {
 		cmd := exec.Command(binary, "server", "--quiet", "--address", s.Addr(), filepath.Join(s.root, "buckets")) //nolint:gosec // named by who runs the test
 		cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.AccessKey, "MINIO_ROOT_PASSWORD="+s.SecretKey, "MINIO_BROWSER=off", "MINIO_UPDATE=off", "HOME="+s.root)
 		return cmd
 	}
-	s.begin(t)
 	return s
 }
 
@@ -80,11 +87,7 @@ func (s *S3Server) begin(t testing.TB) {
 	t.Helper()
 	s.Endpoint = "http://" + s.Addr()
 	s.Start(t)
-	client := awss3.New(awss3.Options{
-		BaseEndpoint: &s.Endpoint, Region: "us-east-1", UsePathStyle: true, Credentials: s.Credentials(),
-		HTTPClient: &http.Client{Transport: &http.Transport{DialContext: s.dial, DisableKeepAlives: true}},
-	})
-	if _, err := client.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: &s.Bucket}); err != nil {
+	if _, err := s.Client("").CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: &s.Bucket, ObjectLockEnabledForBucket: &s.locked}); err != nil {
 		t.Fatalf("create the test bucket: %v", err)
 	}
 }

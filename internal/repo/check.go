@@ -51,6 +51,7 @@ type CheckReport struct {
 	ReadBytes    int64     `json:"readBytes"`
 	Problems     []Problem `json:"problems"` // sorted by object
 	Notes        []string  `json:"notes"`    // leftovers that harm nobody
+	Warnings     []string  `json:"warnings"` // about the place: who may remove what is in it
 }
 
 // checker is one run of Check. Its memory is two bits for each chunk, 100 bytes for each pack, and the problems.
@@ -60,6 +61,8 @@ type checker struct {
 	report CheckReport
 
 	private  *Repository
+	view     *view
+	needs    []LogRange // of the snapshots that can be read
 	packs    map[packKey]int64
 	bad      map[PackID]bool // packs that are missing, or of another size
 	badChunk bitmap          // by rank: damaged inside of a pack that is there
@@ -72,7 +75,7 @@ type checker struct {
 // finds; an error means that it could not look.
 func (r *Repository) Check(ctx context.Context, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, opts: opts, bad: map[PackID]bool{}, problems: map[string]*Problem{}}
-	steps := []func(context.Context) error{c.keys, c.small, c.index, c.data, c.snapshots, c.log, c.leftovers}
+	steps := []func(context.Context) error{c.keys, c.small, c.index, c.data, c.snapshots, c.log, c.leftovers, c.versions, c.bucket}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return &c.report, errors.Join(err, c.close())
@@ -149,7 +152,13 @@ func (c *checker) keys(ctx context.Context) error {
 	}
 	e, err := currentEpoch(ctx, c.r.store, c.r.id)
 	if err != nil {
-		c.problem(prefixEpochs+c.r.id, err.Error())
+		object := prefixEpochs + c.r.id
+		if c.r.earlier != nil {
+			if first, firstErr := currentEpoch(ctx, genesis{c.r.bare, c.r.earlier.vault}, c.r.id); firstErr == nil {
+				object = epochName(c.r.id, first.Epoch)
+			}
+		}
+		c.problem(object, err.Error())
 		return ctx.Err()
 	}
 	if e.Epoch != c.r.keys.Epoch() || e.Check != c.r.keys.EpochCheck(e.Epoch) {
@@ -183,6 +192,7 @@ func (c *checker) small(ctx context.Context) error {
 		{prefixCollect, seal.KindCollection, true},
 		{prefixGraves, seal.KindCollection, true},
 		{replicaName, seal.KindReplica, true},
+		{lockedName, seal.KindReplica, true},
 		{prefixLogFiles, seal.KindLogFile, true},
 		{prefixMarks, seal.KindMark, true},
 		{prefixPlaces, seal.KindPlace, true},

@@ -16,6 +16,7 @@ func (c *checker) index(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.view = v
 	names, err := c.r.indexNames(ctx, v)
 	if err != nil {
 		return err
@@ -29,7 +30,7 @@ func (c *checker) index(ctx context.Context) error {
 	if v.damaged != nil || v.repairs {
 		ix.demote(v.condemned) // as a reader does: some of them are gone, and what is needed was copied
 	}
-	c.private = &Repository{store: c.r.store, keys: c.r.keys, id: c.r.id, opts: c.r.opts, codecs: c.r.codecs, index: ix}
+	c.private = &Repository{store: c.r.store, bare: c.r.bare, earlier: c.r.earlier, keys: c.r.keys, id: c.r.id, opts: c.r.opts, codecs: c.r.codecs, index: ix}
 	c.tree = c.private.Reader()
 	for _, name := range sorted(names) {
 		d, err := c.r.readIndex(ctx, name)
@@ -70,7 +71,10 @@ func (c *checker) complete(ctx context.Context) error {
 			} else if ok {
 				continue
 			}
-			reason = "missing"
+			var err error
+			if reason, err = c.missing(ctx, p.name()); err != nil {
+				return err
+			}
 		}
 		c.bad[p.id] = true
 		c.problem(p.name(), reason)
@@ -227,7 +231,7 @@ func (c *checker) leftovers(ctx context.Context) error {
 	}
 	known := []string{
 		markerName, prefixKeys, prefixEpochs, prefixPacks, prefixIndex, prefixBase, prefixSystems, prefixSnapshots, prefixIntents, prefixCollect,
-		prefixLog, prefixLogFiles, prefixMarks, prefixSummaries, prefixSigners, prefixGraves, prefixPlaces, prefixRolls, replicaName, "parity/", "probe/",
+		prefixLog, prefixLogFiles, prefixMarks, prefixSummaries, prefixSigners, prefixGraves, prefixPlaces, prefixRolls, replicaName, lockedName, "parity/", "probe/",
 	}
 	strange, undecided := 0, 0
 	err := c.r.store.List(ctx, "", "", func(i store.Info) error {

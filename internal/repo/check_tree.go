@@ -28,6 +28,7 @@ func (c *checker) snapshots(ctx context.Context) error {
 			c.problem(name, "the snapshot cannot be restored").SnapshotCount = 1
 			continue
 		}
+		c.needs = append(c.needs, m.Log)
 		root, err := m.RootID()
 		if err != nil {
 			c.problem(name, "its root is no chunk")

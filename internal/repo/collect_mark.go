@@ -47,7 +47,7 @@ func (r *Repository) privateIndex(ctx context.Context, names []string, last ...m
 	if err != nil {
 		return nil, err
 	}
-	private := &Repository{store: r.store, keys: r.keys, id: r.id, opts: r.opts, codecs: r.codecs, index: ix}
+	private := &Repository{store: r.store, bare: r.bare, earlier: r.earlier, keys: r.keys, id: r.id, opts: r.opts, codecs: r.codecs, index: ix}
 	ix.frozen = true
 	err = private.fillIndex(ctx, names, last)
 	if err != nil {

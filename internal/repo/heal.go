@@ -27,8 +27,9 @@ type Left struct {
 // errOwn is the reason for objects that differ from replica to replica.
 var errOwn = errors.New("it is this replica's own")
 
-// Heal puts objects back that a check has found damaged or missing, as a view that rebuilds them has them, or other replicas under the same
-// name, after they have proven to be what was sealed under it. It may run beside anything, and be repeated.
+// Heal puts objects back that a check has found damaged or missing, as an earlier version of them, a view that rebuilds them, or other
+// replicas have them under the same name, after they have proven to be what was sealed under it. It may run beside anything, and be
+// repeated.
 func (r *Repository) Heal(ctx context.Context, from []*Repository, names []string) (*HealReport, error) {
 	report := &HealReport{Healed: []string{}, Left: []Left{}}
 	spent, err := r.spent(ctx)
@@ -50,15 +51,21 @@ func (r *Repository) Heal(ctx context.Context, from []*Repository, names []strin
 }
 
 func (r *Repository) heal(ctx context.Context, from []*Repository, spent *graveyard, name string) error {
-	prefix, _, _ := strings.Cut(name, "/")
-	kind, alike := alikeEverywhere[prefix+"/"]
-	if !alike {
-		return errOwn
-	}
 	if g, id, ok := parsePackName(name); ok {
 		if _, gone := spent.packs[id]; gone || spent.damaged {
 			return fmt.Errorf("a collection may still delete pack %s/%s", g, id)
 		}
+	}
+	if r.earlier != nil {
+		if b, err := r.earlier.find(ctx, name); err == nil {
+			defer r.earlier.forget(name)
+			return r.store.Put(ctx, name, b)
+		}
+	}
+	prefix, _, _ := strings.Cut(name, "/")
+	kind, alike := alikeEverywhere[prefix+"/"]
+	if !alike {
+		return errOwn
 	}
 	if len(from) == 0 {
 		return errors.New("there is no other replica")

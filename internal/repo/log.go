@@ -72,7 +72,7 @@ func (l *Log) extents(ctx context.Context, s StreamID, from uint64) ([]Extent, e
 	out = byStart(out)
 	if err == nil && l.r.help.Load() != nil {
 		if have := Merge(out); len(have) > 1 || len(have) == 1 && from > 0 && have[0].Start > from {
-			out = byStart(l.extentsElsewhere(ctx, s, from, out))
+			out = byStart(l.extentsElsewhere(ctx, s, from, l.extentsBefore(ctx, s, out)))
 		}
 	}
 	return out, err

@@ -198,14 +198,18 @@ func (r *Repository) Forget(ctx context.Context, system string, id SnapshotID) e
 	switch {
 	case err != nil:
 		return err
-	case intents == 0:
+	case intents == 0 && r.opts.Lock == 0:
 		return r.store.Delete(ctx, name)
 	}
 	body, err := r.tombstone(name, "forgotten")
 	if err != nil {
 		return err
 	}
-	return r.store.Put(ctx, name, body)
+	if err := r.store.Put(ctx, name, body); err != nil || intents > 0 {
+		return err
+	}
+	// The tombstone stays under the mark of the deletion, and tells it from that of somebody who has no keys.
+	return r.store.Delete(ctx, name)
 }
 
 func (r *Repository) tombstone(name, what string) ([]byte, error) {

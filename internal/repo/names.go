@@ -33,6 +33,7 @@ const (
 	prefixPlaces    = "places/"
 	prefixRolls     = "rolls/"
 	replicaName     = "replica"
+	lockedName      = "locked"
 )
 
 // ResidencyGroup names the systems whose data may share a pack: 1 to 32 characters of [a-z0-9-].

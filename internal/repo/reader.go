@@ -66,7 +66,7 @@ func (rd *Reader) Into(b []byte) { rd.plain = b[:0] }
 // near to each other in one pack is fetched together. Each chunk's bytes are proven to be what its ID names. Errors are of fn, of the context,
 // or a *ChunkError; with skip, which may be nil, a broken chunk is handed to skip and passed over.
 func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int, plain []byte) error, skip func(i int, err error) error) error {
-	i := 0
+	i, doubted := 0, -1
 	helped := func(cause error) (bool, error) {
 		plain, ok := rd.elsewhere(ctx, ids[i], cause)
 		if !ok {
@@ -89,6 +89,10 @@ func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int,
 			i, err = rd.helpedRun(ctx, i, run, fn)
 		}
 		var ce *ChunkError
+		if doubted < i && rd.r.earlier.doubt(ctx, err) {
+			doubted = i
+			continue
+		}
 		if errors.As(err, &ce) || lost {
 			if ok, err := helped(err); err != nil {
 				return err

@@ -32,6 +32,8 @@ type Options struct {
 	Signer *seal.Signer
 	// Host is recorded with what this process writes.
 	Host string
+	// Lock is how long objects are retained at least, in a store that was opened so; 0: they are not. See RenewLock.
+	Lock time.Duration
 	// Now is the clock; nil is time.Now. Nothing that keeps data safe depends on it.
 	Now func() time.Time
 }
@@ -47,7 +49,8 @@ func (o *Options) setDefaults() {
 
 // Repository is one replica, opened with its keys. It may be used by several goroutines.
 type Repository struct {
-	store  store.Store
+	store  store.Store // bare, or earlier around it
+	bare   store.Store
 	keys   *seal.Keyring
 	id     string
 	opts   Options
@@ -60,6 +63,7 @@ type Repository struct {
 	signers   signerKeys
 	fragments fragments
 	limits    limits
+	earlier   *earlier             // nil: the store keeps no versions
 	help      atomic.Pointer[help] // nil: nobody is asked
 	replica   atomic.Pointer[string]
 	marker    atomic.Int64 // when the marker was last seen, in microseconds since 1970
@@ -126,19 +130,34 @@ func Init(ctx context.Context, st store.Store, recipients []seal.Recipient, opts
 // Open opens the repository in st with what c can unlock.
 func Open(ctx context.Context, st store.Store, c seal.Credentials, opts Options) (*Repository, error) {
 	opts.setDefaults()
-	m, err := readMarker(ctx, st)
-	if err != nil {
-		return nil, err
+	keys, err := unlockMarked(ctx, st, c)
+	// A thief may have replaced what opens it. Where nobody can tell for want of keys, what was there first counts.
+	if vault := store.VaultOf(st); err != nil && vault != nil && ctx.Err() == nil {
+		if first, firstErr := unlockMarked(ctx, genesis{st, vault}, c); firstErr == nil {
+			keys, err = first, nil
+		}
 	}
-	keys, err := unlock(ctx, st, m.ID, c)
 	if err != nil {
 		return nil, err
 	}
 	return open(st, keys, opts)
 }
 
+// unlockMarked opens the keys of the repository that the marker names.
+func unlockMarked(ctx context.Context, st store.Store, c seal.Credentials) (*seal.Keyring, error) {
+	m, err := readMarker(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	return unlock(ctx, st, m.ID, c)
+}
+
 func open(st store.Store, keys *seal.Keyring, opts Options) (*Repository, error) {
-	r := &Repository{store: st, keys: keys, id: keys.Repository(), opts: opts, codecs: map[byte]Codec{}, limits: defaultLimits}
+	r := &Repository{store: st, bare: st, keys: keys, id: keys.Repository(), opts: opts, codecs: map[byte]Codec{}, limits: defaultLimits}
+	if vault := store.VaultOf(st); vault != nil {
+		r.earlier = &earlier{Store: st, vault: vault, r: r, pinned: map[string]store.Version{}}
+		r.store = r.earlier
+	}
 	r.marker.Store(opts.Now().UnixMicro())
 	for _, c := range opts.Codecs {
 		if c.ID() < firstCodec {
@@ -188,7 +207,11 @@ func (r *Repository) checkMarker(ctx context.Context) error {
 	if since := now.Sub(time.UnixMicro(r.marker.Load())); 0 <= since && since < markerEvery {
 		return nil
 	}
-	m, err := readMarker(ctx, r.store)
+	// As it stands, and not as it was stored: it may be another's by now. What is no marker at all is a thief's.
+	m, err := readMarker(ctx, r.bare)
+	if err != nil && r.earlier != nil {
+		m, err = readMarker(ctx, r.store)
+	}
 	if err != nil {
 		return err
 	}
@@ -203,7 +226,7 @@ func (r *Repository) checkMarker(ctx context.Context) error {
 func (r *Repository) ID() string { return r.id }
 
 // Store returns the replica.
-func (r *Repository) Store() store.Store { return r.store }
+func (r *Repository) Store() store.Store { return r.bare }
 
 // Keys returns the keyring.
 func (r *Repository) Keys() *seal.Keyring { return r.keys }

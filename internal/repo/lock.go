@@ -1,0 +1,221 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
+)
+
+// LockFor returns how long an object is retained from its writing, or its renewal, on, so that it is for at least d at every time
+// although all are renewed only once in half of d.
+func LockFor(d time.Duration) time.Duration { return d + d/2 }
+
+// Lock returns how long objects are retained at least; 0 where they are not.
+func (r *Repository) Lock() time.Duration { return r.opts.Lock }
+
+// lockSlack is how much earlier than needed a renewal begins: whoever looks each day is then never late.
+const lockSlack = 24 * time.Hour
+
+const (
+	lockRequests   = 16   // on their way at once
+	lockCheckpoint = 2000 // objects after which it is noted how far a renewal has come
+)
+
+// locked is the content of the object "locked": what is known of retention in this replica. Where it is lost, or put back to an
+// older state, a renewal is done too early, which costs its requests and nothing else.
+type locked struct {
+	Since time.Time  `json:"since"` // from then on nothing was removed from snapshots/ without a tombstone under the deletion
+	Until time.Time  `json:"until"` // until then at least everything is retained that was there at the last whole renewal
+	Round *lockRound `json:"round,omitempty"`
+}
+
+// lockRound is a renewal that is not done.
+type lockRound struct {
+	Until time.Time `json:"until"`
+	After string    `json:"after"` // everything up to this name is renewed
+}
+
+// LockOptions say how RenewLock works.
+type LockOptions struct {
+	Now      bool // also where it is not due
+	Progress dr.ProgressFunc
+}
+
+// LockReport says what RenewLock has done.
+type LockReport struct {
+	Due     bool      `json:"due"`     // it was, or was demanded
+	Objects int       `json:"objects"` // that are current, as far as they were looked at
+	Renewed int       `json:"renewed"` // requests that it took, beside those for listing: one for a thousand versions
+	Until   time.Time `json:"until"`   // everything is retained until then at least
+	Next    time.Time `json:"next"`    // when it is due again
+	Doubted []string  `json:"doubted"` // objects of which no version is what was stored: see Check
+}
+
+// ErrNoLock is the error of RenewLock where nothing is to be retained.
+var ErrNoLock = errors.New("no lock is configured for this replica")
+
+// RenewLock retains everything that is in the repository for LockFor more, where what was promised before would otherwise soon
+// fall below Options.Lock. It may be interrupted, repeated, and run beside anything.
+func (r *Repository) RenewLock(ctx context.Context, o LockOptions) (*LockReport, error) {
+	report := &LockReport{Doubted: []string{}}
+	if r.earlier == nil || r.opts.Lock <= 0 {
+		return report, ErrNoLock
+	}
+	now := r.opts.Now()
+	l, err := r.readLocked(ctx)
+	if err != nil {
+		return report, err
+	}
+	if l.Since.IsZero() {
+		l.Since = now.UTC()
+	}
+	slack := min(lockSlack, r.opts.Lock/8)
+	due := func(until time.Time) time.Time { return until.Add(-r.opts.Lock - slack) }
+	report.Until, report.Next = l.Until, due(l.Until)
+	if report.Due = o.Now || !report.Next.After(now); !report.Due {
+		return report, nil
+	}
+	// One that was interrupted goes on, unless that was so long ago that what it has done does not suffice any more.
+	if l.Round == nil || !due(l.Round.Until).After(now) {
+		l.Round = &lockRound{Until: now.Add(LockFor(r.opts.Lock)).UTC().Truncate(time.Second)}
+	}
+	n := &renewal{r: r, l: l, report: report, progress: o.Progress}
+	if err := n.all(ctx); err != nil {
+		return report, fmt.Errorf("renew the lock: %w", err)
+	}
+	l.Until, l.Round = l.Round.Until, nil
+	report.Until, report.Next = l.Until, due(l.Until)
+	return report, r.putLocked(ctx, l)
+}
+
+func (r *Repository) readLocked(ctx context.Context) (*locked, error) {
+	var l locked
+	err := r.readJSON(ctx, seal.KindReplica, lockedName, &l)
+	if err != nil && lost(err) {
+		return &locked{}, nil
+	}
+	return &l, err
+}
+
+func (r *Repository) putLocked(ctx context.Context, l *locked) error {
+	body, err := r.sealJSON(seal.KindReplica, lockedName, l)
+	if err == nil {
+		err = r.store.Put(ctx, lockedName, body)
+	}
+	return err
+}
+
+// renewal is one run of RenewLock.
+type renewal struct {
+	r        *Repository
+	l        *locked
+	report   *LockReport
+	progress dr.ProgressFunc
+
+	name  string // whose versions these are
+	these []store.Version
+	batch []store.Version
+}
+
+// all renews what is current, in the order of names.
+func (n *renewal) all(ctx context.Context) error {
+	err := n.r.earlier.vault.Versions(ctx, "", n.l.Round.After, func(v store.Version) error {
+		if v.Name != n.name {
+			if err := n.take(ctx); err != nil {
+				return err
+			}
+			n.name = v.Name
+		}
+		n.these = append(n.these, v)
+		return nil
+	})
+	if err == nil {
+		err = n.take(ctx)
+	}
+	if err == nil {
+		err = n.flush(ctx)
+	}
+	return err
+}
+
+// take chooses the version of a name that is renewed: what readers take.
+func (n *renewal) take(ctx context.Context) error {
+	all := n.these
+	n.these = n.these[:0]
+	if len(all) == 0 || all[0].Deleted || store.Unlocked(all[0].Name) {
+		return nil
+	}
+	v, data := all[0], 0
+	for _, x := range all {
+		if !x.Deleted {
+			data++
+		}
+	}
+	n.report.Objects++
+	if data > 1 {
+		var err error
+		if v, err = n.newestGood(ctx, all); err != nil {
+			return err
+		}
+	}
+	if v.Name != "" {
+		n.batch = append(n.batch, v)
+	}
+	if len(n.batch) < lockCheckpoint {
+		return nil
+	}
+	after := n.batch[len(n.batch)-1].Name
+	if err := n.flush(ctx); err != nil {
+		return err
+	}
+	n.l.Round.After = after
+	return n.r.putLocked(ctx, n.l)
+}
+
+// newestGood returns the newest version that is what was stored; where there is none, an empty one.
+func (n *renewal) newestGood(ctx context.Context, all []store.Version) (store.Version, error) {
+	for _, v := range all {
+		if v.Deleted {
+			continue
+		}
+		b, err := store.Whole(ctx, n.r.earlier.vault, v, maxIndexObject)
+		switch {
+		case err == nil && n.r.authentic(v.Name, b):
+			return v, nil
+		case err != nil && !lost(err):
+			return v, err
+		}
+	}
+	n.report.Doubted = append(n.report.Doubted, all[0].Name)
+	return store.Version{}, nil
+}
+
+func (n *renewal) flush(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(lockRequests)
+	for _, v := range n.batch {
+		g.Go(func() error {
+			err := n.r.earlier.vault.Retain(ctx, v, n.l.Round.Until)
+			if errors.Is(err, store.ErrNotExist) {
+				return nil // removed meanwhile
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	if err == nil {
+		n.report.Renewed += len(n.batch)
+		n.batch = n.batch[:0]
+	}
+	if n.progress != nil {
+		n.progress(dr.Progress{Phase: fmt.Sprintf("renewing the lock: %d objects", n.report.Renewed)})
+	}
+	return err
+}

@@ -133,9 +133,13 @@ func (a *agent) add(s config.System) error {
 		return w
 	}
 	ops := &systemOperations{ws: open(""), openAt: open, home: a.config.RepositoryOf(s).Replicas[0].Site, system: s, policy: policy, workers: a.share.workers, log: log}
+	budget := float64(policy.Optimize.Budget)
+	if !a.config.Agent.Prune {
+		budget = 0 // what is replaced would have to be removed
+	}
 	k := &keeper{
 		system: s, policy: policy, site: a.config.RepositoryOf(s).Replicas[0].Site,
-		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows, optimize: float64(policy.Optimize.Budget), retry: firstRetry},
+		plan: plan{system: s.Name, snapshots: policy.Timing(), checks: a.checks(s), windows: policy.Windows, optimize: budget, retry: firstRetry},
 		file: &stateFile{path: filepath.Join(dir, "agent.json")}, ops: ops, heavy: a.share.heavy,
 		now: wallClock, log: log, failures: newFailures(), requests: requests,
 	}

@@ -197,6 +197,13 @@ func (m *mirror) copy(ctx context.Context, c *copyState) error {
 		m.log.Debug("a snapshot was forgotten there, and stays away", "site", m.site, dr.KeySnapshot, id)
 	}
 	c.all, c.news, c.ends, c.newest = began, began, report.Ends, report.Newest
+	if err != nil {
+		return err
+	}
+	lock, err := c.replica.RenewLock(ctx)
+	if err == nil && lock.Due {
+		m.log.Info("lock renewed", "site", m.site, "objects", lock.Objects, "renewed", lock.Renewed, "until", lock.Until)
+	}
 	return err
 }
 

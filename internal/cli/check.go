@@ -45,9 +45,12 @@ With --repair-index the index is made whole first, and what says which part of i
 collections/, without which nothing can be written. It is safe beside running agents, paused ones and dead ones, may
 be interrupted at any time, and is finished by the next run, or by the next holdfast repo prune.
 
-With --repair what is damaged or missing is put back as the site's parity gives it or the replicas at other sites have it, after it has
-proven to be what was stored. What they do not have under the same name, because they have gathered it in packs of their
-own, stays: restores read it there. With --repair and --read-data, parity that lacks is written.
+In a bucket with versioning, objects are found that a mark of deletion hides or another version covers, and that Holdfast has
+not removed itself; earlier versions of them are there, and readers take them where a name leads to them.
+
+With --repair what is damaged, missing or hidden is put back as an earlier version, the site's parity, or the replicas at other sites
+have it, after it has proven to be what was stored. What they do not have under the same name, because they have gathered it in packs of
+their own, stays: restores read it there. With --repair and --read-data, parity that lacks is written.
 
 Exit code 3 means that damage was found, and stays.`,
 		Example: "  holdfast repo check\n  holdfast repo check --read-data\n  holdfast repo check --sample 5%",
@@ -60,7 +63,7 @@ Exit code 3 means that damage was found, and stays.`,
 	f := c.Flags()
 	f.BoolVar(&r.readData, "read-data", false, "read every byte")
 	f.StringVar(&r.sample, "sample", "0%", "`share` of packs and log to read, at random")
-	f.BoolVar(&r.heal, "repair", false, "put back what is damaged or missing, by parity or from other sites")
+	f.BoolVar(&r.heal, "repair", false, "put back what is damaged, missing or hidden, from earlier versions, by parity or from other sites")
 	f.BoolVar(&r.repair, "repair-index", false, "first make lost or damaged index objects, and the end of a collection, anew from the packs")
 	f.BoolVar(&r.alone, "alone", false, "promise that nobody else uses the repository: where --repair-index asks for it")
 	f.DurationVar(&r.wait, "wait", 0, "how long --repair-index waits for writers that are at work")
@@ -125,6 +128,9 @@ func (c checked) writeText(w io.Writer) error {
 			fmt.Fprintf(w, "  and %s more\n", count(more, "file"))
 		}
 	}
+	for _, n := range c.Warnings {
+		fmt.Fprintln(w, "WARNING:", n)
+	}
 	for _, n := range c.Notes {
 		fmt.Fprintln(w, "note:", n)
 	}
@@ -172,16 +178,29 @@ func (r *repoCheck) putBack(ctx context.Context, w *workspace.Workspace, reposit
 	if view != nil {
 		from = append([]*repo.Repository{view}, from...)
 	}
-	var names []string
-	for _, p := range out.Problems {
-		names = append(names, p.Object)
+	out.Healed = &repo.HealReport{Healed: []string{}}
+	for range healRounds {
+		var names []string
+		for _, p := range out.Problems {
+			names = append(names, p.Object)
+		}
+		report, err := repository.Heal(ctx, from, names)
+		out.Healed.Healed, out.Healed.Left = append(out.Healed.Healed, report.Healed...), report.Left
+		if err != nil || len(report.Healed) == 0 {
+			return err
+		}
+		if out.CheckReport, err = repository.Check(ctx, o); err != nil {
+			return err
+		}
+		// With an index object, for one, comes back what it leads to.
+		out.Healed.Left = slices.DeleteFunc(out.Healed.Left, func(l repo.Left) bool {
+			return !slices.ContainsFunc(out.Problems, func(p repo.Problem) bool { return p.Object == l.Object })
+		})
+		if len(out.Problems) == 0 {
+			return nil
+		}
 	}
-	var err error
-	if out.Healed, err = repository.Heal(ctx, from, names); err != nil || len(out.Healed.Healed) == 0 {
-		return err
-	}
-	out.CheckReport, err = repository.Check(ctx, o)
-	return err
+	return nil
 }
 
 // completeParity writes the parity that lacks, of what a check has found to be right.
@@ -208,6 +227,9 @@ func (c *checked) lacking(ctx context.Context, st store.Store) error {
 	}
 	return err
 }
+
+// healRounds bounds how often a check looks again: what came back, such as a snapshot, or the index, shows what else is missing.
+const healRounds = 4
 
 func (r *repoCheck) run(ctx context.Context) error {
 	o := repo.CheckOptions{ReadData: r.readData}

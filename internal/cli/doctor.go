@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/stream"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/boot"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
 	"github.com/holdfast-dr/holdfast/internal/restore/replay"
@@ -25,7 +27,8 @@ func newDoctorCommand(a *app) *cobra.Command {
 		Use:   "doctor [SYSTEM …]",
 		Short: "Say what would stop a recovery today",
 		Long: `Looks at everything that a recovery of the systems needs: the store, the keys, the newest snapshot, the log, the
-database's settings, and PostgreSQL's programs on this machine. Exit code 3 means that something would stop one.`,
+database's settings, and PostgreSQL's programs on this machine; and whether the store's credentials can remove what is in it, which it
+tries on an object of its own. Exit code 3 means that something would stop one.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.doctor(c.Context(), args) },
 	}
 }
@@ -133,6 +136,7 @@ func (e *examination) repository(ctx context.Context, s workspace.System) {
 	default:
 		e.ok("the store %s reads, writes, lists and creates exclusively", s.Repo.Store())
 	}
+	e.guarded(ctx, s)
 	slots, err := s.Repo.Slots(ctx)
 	switch {
 	case err != nil:
@@ -142,6 +146,42 @@ func (e *examination) repository(ctx context.Context, s workspace.System) {
 			"add an offline one: holdfast key add break-glass age1…")
 	default:
 		e.ok("%s open the repository", count(len(slots), "key"))
+	}
+}
+
+// guarded looks at who may remove what is in the repository: a thief of these credentials among them.
+func (e *examination) guarded(ctx context.Context, s workspace.System) {
+	g := store.GuardedOf(s.Repo.Store())
+	if g == nil {
+		return
+	}
+	settings, err := g.Settings(ctx)
+	if err != nil {
+		e.fail(err)
+		return
+	}
+	locked := s.Repo.Lock() > 0
+	for _, w := range repo.LockWarnings(settings, locked) {
+		e.warn("the bucket", w, "see docs/credentials.md")
+	}
+	if !locked {
+		e.warn("a thief of these credentials can remove everything", "nothing in "+s.Repo.Store().String()+" is locked",
+			"let a replica have a lock: repositories."+s.Repository+".replicas[].lock")
+		return
+	}
+	rights, err := g.Rights(ctx)
+	if err != nil {
+		e.fail(err)
+		return
+	}
+	for _, r := range rights.Excess {
+		e.warn("the credentials can do more than they should", "they may "+r, "take the right away: docs/credentials.md has the policies of a writer, a reader and a pruner")
+	}
+	if len(rights.Excess) == 0 {
+		e.ok("the credentials may not %s", strings.Join(rights.Lacking, ", nor "))
+	}
+	for _, r := range rights.Unknown {
+		e.warn("what the credentials may do is not known", "whether they may "+r, "compare their policy with docs/credentials.md")
 	}
 }
 

@@ -110,6 +110,9 @@ func (s *walSource) sourceArgs() []string { return s.app.repositoryArgs(&s.glass
 // repositoryArgs are the flags with which another process finds the same repository. They hold no secret.
 func (a *app) repositoryArgs(b *breakGlass) []string {
 	var args []string
+	if b.asOf != "" {
+		args = append(args, "--as-of", b.asOf)
+	}
 	if b.url != "" {
 		args = append(args, "--repo", b.url)
 		if b.passphrase != "" {

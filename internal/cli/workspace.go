@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -16,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -27,6 +29,7 @@ type breakGlass struct {
 	url        string
 	passphrase string
 	identities []string
+	asOf       string
 }
 
 func (b *breakGlass) addFlags(c *cobra.Command) {
@@ -35,6 +38,22 @@ func (b *breakGlass) addFlags(c *cobra.Command) {
 	f.StringVar(&b.url, "repo", "", "`URL` of a repository, instead of the configuration's: a directory, s3://bucket/prefix?…, gs://bucket/prefix, azblob://account/container/prefix or sftp://user@host/path")
 	f.StringVar(&b.passphrase, "passphrase-file", "", "`file` with the passphrase of --repo")
 	f.StringArrayVar(&b.identities, "identity", nil, "age identity `file` that opens --repo; may be repeated")
+	f.StringVar(&b.asOf, "as-of", "", "read the repository as it stood at a `time` (UTC, or with its zone), whatever was deleted or overwritten since; needs a bucket with versioning")
+}
+
+// then returns the time of --as-of, zero where it was not given.
+func (b *breakGlass) then() (time.Time, error) {
+	if b == nil || b.asOf == "" {
+		return time.Time{}, nil
+	}
+	t, err := points.ParseTarget(b.asOf)
+	if err == nil && t.Kind != points.AtTime {
+		err = errors.New("it is no time: write 2026-03-02T14:05:00Z")
+	}
+	if err != nil {
+		return time.Time{}, usage(fmt.Errorf("--as-of %q: %w", b.asOf, err))
+	}
+	return t.Time, nil
 }
 
 const breakGlassName = "given"
@@ -42,6 +61,10 @@ const breakGlassName = "given"
 // workspace returns what the command works with: from the configuration, or from the flags where b names a
 // repository. b may be nil.
 func (a *app) workspace(b *breakGlass) (*workspace.Workspace, error) {
+	then, err := b.then()
+	if err != nil {
+		return nil, err
+	}
 	if b == nil || b.url == "" {
 		c, err := a.config()
 		if err != nil {
@@ -51,6 +74,7 @@ func (a *app) workspace(b *breakGlass) (*workspace.Workspace, error) {
 		if b != nil {
 			w.Site = b.site
 		}
+		w.AsOf = then
 		return w, nil
 	}
 	if b.site != "" {
@@ -60,7 +84,9 @@ func (a *app) workspace(b *breakGlass) (*workspace.Workspace, error) {
 	if err != nil {
 		return nil, usage(err)
 	}
-	return workspace.New(c, a.logger()), nil
+	w := workspace.New(c, a.logger())
+	w.AsOf = then
+	return w, nil
 }
 
 // config writes the configuration that the flags stand for, and lets the one reader of configurations check it.

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -97,6 +98,7 @@ func (c *Config) checkRepository(r *report, repo Repository) {
 		if rep.Parity != 0 && (rep.Parity < 0.01 || rep.Parity > 0.9) {
 			r.addAt(index(path+".replicas", i)+".parity", "parity of "+Fraction(rep.Parity).String(), "from 1% to 90% of the stored bytes can be kept", `write "5%", or keep a replica at another site`)
 		}
+		checkLock(r, index(path+".replicas", i), rep)
 	}
 	k := repo.Keys
 	switch {
@@ -116,6 +118,29 @@ func placeAt(address string) string {
 		place += " at " + strings.TrimRight(q.Get("endpoint"), "/")
 	}
 	return place
+}
+
+// shortestLock leaves a renewal, which the agent does in the last half, more than a week end.
+const shortestLock = 7 * 24 * time.Hour
+
+// checkLock refuses a lock that the place cannot keep.
+func checkLock(r *report, path string, rep Replica) {
+	l := rep.Lock
+	if l == (Lock{}) {
+		return
+	}
+	what := "the replica at site " + quote(rep.Site) + " cannot be locked so"
+	switch {
+	case !strings.HasPrefix(string(rep.URL), "s3:"):
+		r.addAt(path+".lock", what, "its place is no S3 bucket: in others this holdfast cannot retain what it writes",
+			"keep a replica in an S3 bucket with Object Lock, or leave lock out")
+	case l.Mode == "":
+		r.addAt(path+".lock", what, "it lacks the key mode", "write mode: governance, or mode: compliance")
+	case l.For == 0:
+		r.addAt(path+".lock", what, "it lacks the key for", "write for: 30d")
+	case l.For < shortestLock:
+		r.addAt(path+".lock.for", what, printDuration(l.For)+" is shorter than "+printDuration(shortestLock)+", in which nobody may notice that the agent renews nothing", "write for: 30d")
+	}
 }
 
 // checkURLs refuses two repositories in one place: their objects would overwrite each other's.

@@ -32,7 +32,23 @@ type Replica struct {
 	Site   string
 	URL    Location
 	Parity Share // of the stored bytes, kept beside them; 0: none
+	Lock   Lock
 }
+
+// Lock says that what is in a replica cannot be removed for a time. The zero value is none.
+type Lock struct {
+	Mode LockMode
+	For  time.Duration // each object, from its writing on, and as long as the repository needs it
+}
+
+// LockMode says who can end it early.
+type LockMode string
+
+// The modes of S3 Object Lock.
+const (
+	LockGovernance LockMode = "governance" // who has the right to bypass it
+	LockCompliance LockMode = "compliance" // nobody
+)
 
 // Keys says where the secrets that open a repository are found.
 type Keys struct {
@@ -147,6 +163,7 @@ type Agent struct {
 	Listen string   // host:port of metrics and health
 	State  string   // directory of what must survive a restart; absolute
 	Memory dr.Bytes // budget for buffers
+	Prune  bool     // apply retention, collect, and replace snapshots: whatever removes something
 }
 
 // System returns the system of that name. The error lists what there is.

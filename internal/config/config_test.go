@@ -104,7 +104,7 @@ func TestLoadFull(t *testing.T) {
 	wantRepo := Repository{
 		Name: "main", Cache: "/var/cache/holdfast",
 		Replicas: []Replica{
-			{Site: "frankfurt", URL: "s3://backups/pg?region=eu-central-1&endpoint=https://s3.example.com&path-style=true"},
+			{Site: "frankfurt", URL: "s3://backups/pg?region=eu-central-1&endpoint=https://s3.example.com&path-style=true", Lock: Lock{LockCompliance, 30 * 24 * time.Hour}},
 			{Site: "zurich", URL: "file:///mnt/zurich/holdfast"},
 		},
 		Keys: Keys{PassphraseFile: "/etc/holdfast/passphrase", IdentityFiles: []string{"/etc/holdfast/age.key"}},
@@ -112,7 +112,7 @@ func TestLoadFull(t *testing.T) {
 	if diff := cmp.Diff(wantRepo, c.RepositoryOf(s)); diff != "" {
 		t.Errorf("repository (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(Agent{"0.0.0.0:9847", "/srv/holdfast", 512 << 20}, c.Agent); diff != "" {
+	if diff := cmp.Diff(Agent{"0.0.0.0:9847", "/srv/holdfast", 512 << 20, true}, c.Agent); diff != "" {
 		t.Errorf("agent (-want +got):\n%s", diff)
 	}
 }

@@ -45,6 +45,15 @@ var replica = object[Replica]{
 			"or sftp://user@host:port/directory?identity-file=FILE. Credentials are found the way the tools of AWS, Google and Azure find them, SSH keys and known hosts the way OpenSSH does.").must(),
 	key("parity", share, func(r *Replica) *Share { return &r.Parity },
 		"Reed-Solomon parity to keep beside what is stored, of its bytes: so much damage heals without another site. 0%, or 1% to 90%.").or("0%"),
+	key("lock", lock, func(r *Replica) *Lock { return &r.Lock },
+		"That nothing can be removed from a bucket with versioning and Object Lock (docs/credentials.md), not with the credentials of the database's host either. Left out, everything can.").or("{}"),
+}
+
+var lock = object[Lock]{
+	key("mode", lockMode(), func(l *Lock) *LockMode { return &l.Mode },
+		"governance: who has the right s3:BypassGovernanceRetention can end it. compliance: nobody can, not the account's owner, and it is paid for until its end."),
+	key("for", objective(), func(l *Lock) *time.Duration { return &l.For },
+		"How long at least each object stays: from its writing on, and from the time on at which the repository does not need it any more. Objects are locked for half as long again, and renewed only now and then."),
 }
 
 var keys = object[Keys]{
@@ -165,4 +174,6 @@ var agent = object[Agent]{
 		"Directory of what must survive a restart: the spool and the times of the last runs.").or("/var/lib/holdfast"),
 	key("memory", bytesOf(64<<20, 1<<50), func(a *Agent) *dr.Bytes { return &a.Memory },
 		"Budget for buffers; the whole process takes a little more.").or("384MiB"),
+	key("prune", boolean, func(a *Agent) *bool { return &a.Prune },
+		"Apply retention, give space back, and optimize. false where another host does, by holdfast repo prune, with credentials that this one lacks (docs/credentials.md).").or("true"),
 }

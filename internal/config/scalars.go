@@ -186,6 +186,9 @@ func duration(least, most time.Duration) scalar[time.Duration] {
 	}
 }
 
+// lockMode is a mode that may be left out.
+func lockMode() scalar[LockMode] { return oneOf("mode", LockGovernance, LockCompliance) }
+
 // objective is a duration that may be left out, which is printed as nothing.
 func objective() scalar[time.Duration] {
 	s := duration(time.Second, 366*24*time.Hour)

@@ -55,7 +55,7 @@ type command struct {
 
 // fetchFlags are the flags with a value that wal fetch may have beside --config. Its sidecar is found by the directory
 // that it serves, and was started with the same ones.
-var fetchFlags = []string{"--repo", "--passphrase-file", "--identity", "--data-directory"}
+var fetchFlags = []string{"--repo", "--site", "--as-of", "--passphrase-file", "--identity", "--data-directory"}
 
 // parse reads a command line, and refuses what it does not know for certain.
 func parse(args []string) (c command, ok bool) {

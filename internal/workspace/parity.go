@@ -2,7 +2,10 @@ package workspace
 
 import (
 	"context"
+	"errors"
 	"math"
+	"strings"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -12,13 +15,25 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store/parity"
 )
 
-// place opens the store of a replica, by open.Store or open.Create, with the parity that the configuration wants.
+// place opens the store of a replica, by open.Store or open.Create, with the parity and the lock that the configuration wants; or as
+// it stood at a time.
 func (w *Workspace) place(ctx context.Context, rep config.Replica, by func(context.Context, string, open.Options) (store.Store, error)) (store.Store, error) {
-	st, err := by(ctx, string(rep.URL), open.Options{Meter: w.Meter})
+	o := open.Options{Meter: w.Meter}
+	if l := rep.Lock; l.For > 0 {
+		o.Lock = store.Lock{Mode: store.LockMode(strings.ToUpper(string(l.Mode))), For: repo.LockFor(l.For)}
+	}
+	st, err := by(ctx, string(rep.URL), o)
 	if err == nil && rep.Parity > 0 {
 		st = parity.Wrap(st, int(math.Round(float64(rep.Parity)*100)))
 	}
-	return st, err
+	if err != nil || w.AsOf.IsZero() {
+		return st, err
+	}
+	if then := store.AsOf(st, w.AsOf); then != nil {
+		return then, nil
+	}
+	return nil, errors.Join(dr.Fail("read "+st.String()+" as it stood at "+w.AsOf.UTC().Format(time.RFC3339),
+		errors.New("only a bucket with versioning keeps what was there"), "leave --as-of out"), st.Close())
 }
 
 // Rebuilt opens a view of a repository that reads what its parity gives; nil where it has none. close closes it.

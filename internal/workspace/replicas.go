@@ -87,6 +87,15 @@ func (r *Replica) Behind(ctx context.Context, newest repo.SnapshotID) (bool, err
 	return r.system.Repo.HasNewer(ctx, string(r.system.Name), newest)
 }
 
+// RenewLock retains for longer what is there, where the replica is locked and that is due.
+func (r *Replica) RenewLock(ctx context.Context) (*repo.LockReport, error) {
+	report, err := r.repo.RenewLock(ctx, repo.LockOptions{})
+	if errors.Is(err, repo.ErrNoLock) {
+		err = nil
+	}
+	return report, err
+}
+
 func (r *Replica) options() geo.Options {
 	s := r.system
 	return geo.Options{
@@ -185,7 +194,8 @@ func (w *Workspace) Siblings(ctx context.Context, r *repo.Repository, name strin
 func (w *Workspace) Help(r *repo.Repository, system string) (end func() int64) {
 	s, err := w.Config.System(system)
 	if err != nil {
-		return func() int64 { return 0 } // of a repository that is named by hand others are not known
+		// Of a repository that is named by hand others are not known; it may have earlier versions of what is missing.
+		return r.Help(repo.Helpers{})
 	}
 	closeAll, closeView := func() {}, func() {}
 	stop := r.Help(repo.Helpers{

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -25,6 +26,7 @@ type Workspace struct {
 	Config *config.Config
 	Meter  *meter.Meter // counts what is asked of the stores that are opened from now on; nil: nobody counts
 	Site   string       // of the replicas that are worked with; empty: each repository's first
+	AsOf   time.Time    // the replicas are read as they stood then; zero: as they are
 	log    *slog.Logger
 	codec  *page.Codec
 
@@ -128,6 +130,20 @@ func (w *Workspace) Repository(ctx context.Context, name string) (*repo.Reposito
 	return r, nil
 }
 
+// lockable returns an error where a place cannot retain what is put there.
+func lockable(ctx context.Context, st store.Store) error {
+	g := store.GuardedOf(st)
+	if g == nil {
+		return dr.Fail("lock "+st.String(), errors.New("it is no bucket"), "leave lock out")
+	}
+	s, err := g.Settings(ctx)
+	if err != nil || s.Versioning && s.ObjectLock || len(s.Unknown) > 0 {
+		return err // where it could not be asked the first object that is put tells
+	}
+	return dr.Fail("lock "+st.String(), fmt.Errorf("versioning: %v, Object Lock: %v", s.Versioning, s.ObjectLock),
+		"make a bucket with Object Lock, which most providers allow only from its beginning on; see docs/credentials.md")
+}
+
 // Reopen closes a repository, so that the next use opens it with the keys of today.
 func (w *Workspace) Reopen(name string) error {
 	w.mu.Lock()
@@ -168,11 +184,19 @@ func (w *Workspace) Init(ctx context.Context, name string, extra []seal.Recipien
 	if err != nil {
 		return nil, abilities, err
 	}
-	abilities, err = store.Probe(ctx, st)
+	if abilities, err = store.Probe(ctx, st); err == nil && rep.Lock.For > 0 {
+		err = lockable(ctx, st)
+	}
 	if err != nil {
 		return nil, abilities, errors.Join(err, st.Close())
 	}
 	r, err := repo.Init(ctx, st, recipients, w.options(c, rep))
+	if err == nil && rep.Lock.For > 0 {
+		// From now on what is removed leaves a trace: see repo.RenewLock.
+		if _, err = r.RenewLock(ctx, repo.LockOptions{}); err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}
 	if err != nil {
 		return nil, abilities, errors.Join(err, st.Close())
 	}
@@ -196,12 +220,14 @@ func (w *Workspace) options(c config.Repository, rep config.Replica) repo.Option
 	if rep != c.Replicas[0] {
 		cache = filepath.Join(cache, "at-"+rep.Site) // each replica has an index of its own
 	}
-	if err := os.MkdirAll(cache, 0o700); err != nil {
+	if !w.AsOf.IsZero() {
+		cache = "" // what is in it is of today
+	} else if err := os.MkdirAll(cache, 0o700); err != nil {
 		// The cache only saves time. Without it the index is read anew by each run.
 		w.log.Warn("the cache directory cannot be used", dr.KeyFile, cache, dr.KeyError, err)
 		cache = ""
 	}
-	return repo.Options{CacheDir: cache, Codecs: []repo.Codec{w.codec}, Signer: signer, Host: host}
+	return repo.Options{CacheDir: cache, Codecs: []repo.Codec{w.codec}, Signer: signer, Host: host, Lock: rep.Lock.For}
 }
 
 // Codec returns the codec for relation files.

@@ -41,6 +41,7 @@ test:
 test-minio:
 	$(GO) build -C tools/minio -trimpath -o $(CURDIR)/.bin/minio github.com/minio/minio
 	HOLDFAST_TEST_MINIO=$(CURDIR)/.bin/minio $(GO) test -count=1 -run TestConformanceMinio ./internal/store/s3
+	HOLDFAST_TEST_MINIO=$(CURDIR)/.bin/minio $(GO) test -count=1 -run TestThiefWithTheOwnersKeys ./internal/e2e
 
 # ROUNDS snapshots of what changed for each version and setting; every page that the log did not name is compared. A
 # hundred take many hours on two cores. What was compared and missed is printed, in one line each and all together.

@@ -95,6 +95,7 @@ type setup struct {
 	systems    []string // names; orders-db
 	schedule   string   // of the agent; hourly
 	firstThere bool     // the replica at the site there is the repository's first
+	lock       string   // of the replica, as YAML
 }
 
 func newWorld(t *testing.T, o pgtest.Options) *world {
@@ -165,11 +166,15 @@ func (w *world) configure(s setup) {
 		fmt.Fprintf(&systems, "  %s:\n    repository: main\n    policy: gold\n    postgres: {connection: %q, %sbin-directory: %s, checkpoint: fast}\n",
 			name, s.connection, dataDir, w.server.BinDir)
 	}
+	lock := ""
+	if s.lock != "" {
+		lock = ", lock: " + s.lock
+	}
 	other := ""
 	if s.other != "" {
 		other = fmt.Sprintf(", {site: there, url: %q}", s.other)
 	}
-	replicas := fmt.Sprintf("{site: here, url: %q}%s", s.url, other)
+	replicas := fmt.Sprintf("{site: here, url: %q%s}%s", s.url, lock, other)
 	if s.firstThere {
 		replicas = fmt.Sprintf("{site: there, url: %q}, {site: here, url: %q}", s.other, s.url)
 	}

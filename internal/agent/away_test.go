@@ -91,7 +91,7 @@ func TestNothingIsCollectedWhereListingsAreLate(t *testing.T) {
 	st := storetest.NewFaulty(storetest.NewMemory())
 	sys := workspace.System{Repo: repotest.Init(t, st, repo.Options{})}
 	st.DelayLists(5)
-	o := &systemOperations{log: slog.New(slog.DiscardHandler)}
+	o := &systemOperations{log: slog.New(slog.DiscardHandler), ws: &workspace.Workspace{Config: &config.Config{Agent: config.Agent{Prune: true}}}}
 	if out := o.collect(t.Context(), sys, nil); out.err == nil || !strings.Contains(out.err.Error(), "does not list at once") {
 		t.Errorf("the collection says %v", out.err)
 	}

@@ -104,8 +104,8 @@ func (x *run) settings() []setting {
 	case points.AtLSN:
 		target := setting{"recovery_target_lsn", p.Target.LSN.String()}
 		if uint64(p.Target.LSN) == uint64(p.Snapshot.Facts.StopLSN) {
-			// PostgreSQL knows that it has reached a position by the record behind it, which there is none of where the log
-			// ends with the snapshot (a timeline was left there). It is consistent at that position, and not before.
+			// PostgreSQL knows that it has reached a position by the record that begins at or behind it, and that it is consistent by
+			// the next one. It is consistent at that position, and not before. Where the log ends there, boot sees to it.
 			target = setting{"recovery_target", "immediate"}
 		}
 		out = append(out, target)

@@ -129,10 +129,8 @@ func (b *booting) run(ctx context.Context) error {
 	if !errors.Is(err, errExited) {
 		return err
 	}
-	if b.endedEarly() {
-		// No commit behind the target was found up to the end of a log that is known to cover the target: what
-		// the log holds is what there was at that time.
-		b.report.note("nothing was committed between the newest commit and the target; the log was replayed to its end")
+	if note := b.endedEarly(); note != "" {
+		b.report.note("%s", note)
 		if err := restore.FollowToEnd(b.dir, b.opts.Owner); err != nil {
 			return err
 		}
@@ -200,8 +198,21 @@ func startingUp(err error) bool {
 
 const endedEarlyMessage = "recovery ended before configured recovery target was reached"
 
-func (b *booting) endedEarly() bool {
-	return b.plan.Target.Kind == points.AtTime && strings.Contains(b.server.lastWords(), endedEarlyMessage)
+// endedEarly tells, for a person, why the end of the log is the target although the server did not see that; empty: it is not.
+// PostgreSQL sees that it is at a target by the record behind it, and there is none.
+func (b *booting) endedEarly() string {
+	if !strings.Contains(b.server.lastWords(), endedEarlyMessage) {
+		return ""
+	}
+	switch t := b.plan.Target; {
+	case t.Kind == points.AtTime:
+		// The log is known to cover the target: what it holds is what there was at that time.
+		return "nothing was committed between the newest commit and the target; the log was replayed to its end"
+	case t.Kind == points.Immediate, t.Kind == points.AtLSN && t.LSN == b.plan.Snapshot.Facts.StopLSN:
+		// A log that ends before the snapshot does not end a recovery: the server says so.
+		return "no log follows the snapshot's end; the log was replayed to its end"
+	}
+	return ""
 }
 
 // died is the error for a server that ended by itself: what it said last, ours first.

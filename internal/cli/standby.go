@@ -165,7 +165,8 @@ func newStandbyPromoteCommand(a *app) *cobra.Command {
 		Long: `Lets the standby replay everything that the repository holds at this moment, promotes it, and waits until it takes writes. It works whether
 standby run runs or not; that ends, and the server goes on. What is known to be missing is told before, and refused but for --accept-loss.
 
-It is refused while the source accepts writes at its configured connection. That the source cannot come back is your part: fence it first.
+It is refused while the source accepts writes at its configured connection, asked from this host: one that does not answer counts as gone,
+and so does one that is configured by a local socket and runs elsewhere. That the source cannot come back is your part: fence it first.
 The new primary begins a timeline that the repository does not know, archives nothing, and is protected by nobody until an agent is
 pointed at it.`,
 		Args: cobra.ExactArgs(1),

@@ -141,7 +141,8 @@ func (x *run) noPrimary(ctx context.Context) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only asked
 	info, err := cluster.Identify(ctx, conn)
-	if err != nil || info.InRecovery || info.SystemID != x.tail.system.ID || info.DataDir == x.o.Dir {
+	// Where its directory lies says nothing: hosts use the same path. A connection that leads to the standby itself finds a recovery.
+	if err != nil || info.InRecovery || info.SystemID != x.tail.system.ID {
 		return nil //nolint:nilerr // as above
 	}
 	return &dr.Failure{

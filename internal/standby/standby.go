@@ -182,6 +182,9 @@ func (x *run) keep(ctx context.Context, beside *errgroup.Group) (*Promoted, erro
 		case done != nil || ctx.Err() != nil:
 			return done, errors.Join(err, x.stopUnless(ctx, done))
 		case errors.As(err, &again):
+			if !overwritable(x.o.Dir) {
+				return nil, x.foreign(restore.RunningServer(x.o.Dir)) // somebody promotes it: it is neither stopped nor overwritten
+			}
 			rebuild = again.reason
 			x.log.Warn("the standby is brought back to a newer snapshot", dr.KeyReason, rebuild)
 			if err := x.server.stop(ctx); err != nil {
@@ -257,6 +260,9 @@ func (x *run) reopen(ctx context.Context) (*repo.Log, error) {
 func (x *run) prepare(ctx context.Context, rebuild string) error {
 	dir := x.o.Dir
 	if rebuild != "" {
+		if !overwritable(dir) { // asked again: its server was stopped since
+			return x.foreign(restore.RunningServer(dir))
+		}
 		return x.restore(ctx, restore.Delta)
 	}
 	entries, err := os.ReadDir(dir)
@@ -359,6 +365,10 @@ func (x *run) recover(ctx context.Context, mode restore.Mode) (*workspace.Recove
 
 // restored tells whether this run has kept the standby before: what fails then is waited for.
 func (x *run) restored() bool { return x.tail != nil }
+
+// overwritable tells whether a directory has nothing of its own. A server that ends its recovery removes standby.signal before it
+// takes writes (xlog.c, StartupXLOG); that its log is not on the repository's way says nothing, since a promotion is such a log.
+func overwritable(dir string) bool { return isStandby(dir) || restore.Unfinished(dir) }
 
 // isStandby tells whether a directory's server would start as a standby.
 func isStandby(dir string) bool {

@@ -13,7 +13,6 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/restore/boot"
-	"github.com/holdfast-dr/holdfast/internal/restore/points"
 	"github.com/holdfast-dr/holdfast/internal/sidecar"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
@@ -37,9 +36,10 @@ type Promoted struct {
 	LogEnd       wal.LSN        `json:"logEnd"`                // of what the repository held
 	NewestCommit time.Time      `json:"newestCommit,omitzero"` // that was replayed, by the source's clock
 	Missing      string         `json:"missing,omitempty"`     // what is known to be lost
+	Notes        []string       `json:"notes,omitempty"`       // what went wrong without standing in the way
 }
 
-// lookPatience is how long the repository is asked for the end of its log.
+// lookPatience is how long the repository is asked for something.
 const lookPatience = 30 * time.Second
 
 const currentTimeline = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8"
@@ -107,16 +107,16 @@ func (w *watcher) promote(ctx context.Context, p Promotion) (_ *Promoted, err er
 		return nil, err
 	}
 	m.phase("log replay")
-	if err := x.putHistories(ctx); err != nil && !p.AcceptLoss {
-		return nil, err
+	if err := x.putHistories(ctx); err != nil {
+		if !p.AcceptLoss {
+			return nil, err
+		}
+		m.note("the repository's timelines could not be read, and the new one may have the number of one of them", err)
 	}
 	if err := m.become(ctx); err != nil {
 		return nil, err
 	}
 	m.out.RTO = time.Since(m.began)
-	if err := x.place.write(record{Settings: x.o.Settings, Promoted: time.Now(), Timeline: m.out.Timeline}); err != nil {
-		x.log.Error("the promotion could not be noted", dr.KeyError, err) // the directory itself says so too
-	}
 	x.log.Info("the standby was promoted", dr.KeyTimeline, m.out.Timeline, dr.KeyDuration, m.out.RTO.Round(time.Millisecond).String())
 	return m.out, nil
 }
@@ -157,129 +157,50 @@ func (m *promoting) end(ctx context.Context) (view, error) {
 	x := m.w.x
 	asked, cancel := context.WithTimeout(ctx, lookPatience)
 	defer cancel()
-	err := x.tail.look(asked)
-	v := x.tail.freeze()
+	v, err := x.tail.freezeAtEnd(asked)
 	if ctx.Err() != nil {
 		return v, context.Cause(ctx)
 	}
+	m.out.LogEnd = v.End
 	if err != nil {
 		if !m.p.AcceptLoss {
 			return v, dr.Fail(fmt.Sprintf("promote the standby of %s: the repository cannot be asked for the end of its log", x.o.System), err,
 				"try again, or run it on another replica with standby run --site; --accept-loss promotes with what was received")
 		}
-		m.out.Missing = "what the repository holds behind " + v.End.String() + ": it could not be asked"
+		m.lost("what the repository holds behind " + v.End.String() + ": it could not be asked")
+		return v, nil
 	}
-	m.out.LogEnd = v.End
-	if err == nil {
-		if m.out.Missing, err = x.missing(ctx, v); err != nil && !m.p.AcceptLoss {
-			return v, err
-		}
-	}
-	if m.out.Missing != "" && !m.p.AcceptLoss {
+	missing, err := x.tail.missing(asked, v)
+	switch {
+	case ctx.Err() != nil:
+		return v, context.Cause(ctx)
+	case err != nil && !m.p.AcceptLoss:
+		return v, dr.Fail(fmt.Sprintf("promote the standby of %s: the repository cannot be asked whether all of its log is there", x.o.System), err,
+			"try again, or run it on another replica with standby run --site; --accept-loss promotes with what is there")
+	case err != nil:
+		m.lost(fmt.Sprintf("whether log is missing behind %s could not be checked: %v", v.End, err))
+	case missing != "" && !m.p.AcceptLoss:
 		return v, &dr.Failure{
-			What: fmt.Sprintf("promote the standby of %s: log is missing", x.o.System), Reason: m.out.Missing,
+			What: fmt.Sprintf("promote the standby of %s: log is missing", x.o.System), Reason: missing,
 			Next: "look for it at another site: holdfast geo status; --accept-loss does without",
 		}
+	case missing != "":
+		m.lost(missing)
 	}
 	return v, nil
 }
 
-// missing says what is known to be missing behind the log's end.
-func (x *run) missing(ctx context.Context, v view) (string, error) {
-	if v.Next != 0 {
-		return fmt.Sprintf("the log has a gap from %s to %s", v.End, v.Next), nil
-	}
-	r, err := x.repository(ctx)
-	if err != nil {
-		return "", err
-	}
-	all, err := points.Load(ctx, r, x.o.System)
-	if err != nil {
-		return "", err
-	}
-	plan, err := all.Plan(ctx, points.Target{Kind: points.Latest}, points.Timeline{}, points.AllowLoss)
-	if err != nil {
-		return "", nil //nolint:nilerr // snapshots may be gone, and the standby has all that it needs
-	}
-	if mark := plan.Range.Mark; mark > v.End {
-		return fmt.Sprintf("the log ends at %s, and its high-water mark says that it was stored up to %s", v.End, mark), nil
-	}
-	return "", nil
-}
-
-// replay waits until everything up to the end has been replayed.
-func (m *promoting) replay(ctx context.Context, v view) error {
-	w, x := m.w, m.w.x
-	again := time.NewTicker(20 * time.Millisecond) // the replay goes on in another process: ask
-	defer again.Stop()
-	waits := 0
-	var at wal.LSN
-	for {
-		s, err := x.ask(ctx, w.conn)
-		if err != nil {
-			return err
-		}
-		m.out.Replayed, m.out.NewestCommit = s.replayed, s.commit
-		x.observe(s, nil)
-		x.phase(PhasePromoting)
-		switch {
-		case !s.recovering:
-			return errors.New("somebody else has promoted it")
-		case s.replayed >= v.End:
-			return nil
-		case s.paused:
-			if _, err := w.conn.Exec(ctx, "SELECT pg_wal_replay_resume()"); err != nil {
-				return err
-			}
-		case s.waiting && s.received >= v.End && s.replayed == at:
-			waits++
-		default:
-			waits = 0
-		}
-		at = s.replayed
-		if waits > 5 {
-			// The log's last bytes are most often a part of a record, whose rest was never stored. Where a whole one follows, a
-			// busy machine may not have let the server look at it yet.
-			whole, err := boot.RecordFollows(x.o.Dir, v.Way, x.tail.system.SegmentSize, s.replayed, v.End)
-			if err == nil && !whole {
-				return nil
-			}
-			if waits > stuckAfter {
-				return m.stuck(s.replayed, v.End, err)
-			}
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// stuckAfter is how many looks in a row, of 20 ms, a replay waits before a record that it has not taken: a minute.
-const stuckAfter = 3000
-
-// stuck says that the log cannot be replayed to its end; nil where a person said that this does not matter.
-func (m *promoting) stuck(at, end wal.LSN, err error) error {
-	m.out.Missing = strings.TrimPrefix(m.out.Missing+"; ", "; ") + fmt.Sprintf("the log from %s to %s cannot be replayed", at, end)
-	if m.p.AcceptLoss {
-		return nil
-	}
-	return &dr.Failure{
-		What:   fmt.Sprintf("promote the standby of %s: the replay stopped at %s, and the log goes on to %s", m.w.x.o.System, at, end),
-		Reason: "the record there cannot be read by PostgreSQL: the log is damaged", Err: err,
-		Next: "see " + m.w.x.logFile() + "; --accept-loss promotes with what was replayed",
-	}
+// lost notes what is missing.
+func (m *promoting) lost(what string) {
+	m.out.Missing = strings.TrimPrefix(m.out.Missing+"; "+what, "; ")
 }
 
 // putHistories shows the server every timeline that the repository knows, so that it does not choose one of them as its own
 // (timeline.c, findNewestTimeLine).
 func (x *run) putHistories(ctx context.Context) error {
-	r, err := x.repository(ctx)
-	if err != nil {
-		return err
-	}
-	log := r.Log(x.o.System)
+	ctx, cancel := context.WithTimeout(ctx, lookPatience)
+	defer cancel()
+	log := x.tail.current()
 	names, err := log.Files(ctx)
 	if err != nil {
 		return err
@@ -300,26 +221,63 @@ func (x *run) putHistories(ctx context.Context) error {
 	return nil
 }
 
-// become promotes the server, and writes once.
+// become promotes the server, and writes once. Once the server has said that it is promoted, nothing is an error any more.
 func (m *promoting) become(ctx context.Context) error {
-	conn := m.w.conn
 	ctx = context.WithoutCancel(ctx) // what has begun cannot be taken back: it is seen through
-	var promoted bool
-	if err := conn.QueryRow(ctx, "SELECT pg_promote(true, 86400)").Scan(&promoted); err != nil {
+	if err := m.pgPromote(ctx); err != nil {
 		return err
-	}
-	if !promoted {
-		return errors.New("pg_promote gave up after a day")
 	}
 	m.phase("promotion")
-	var tl int64
-	if err := conn.QueryRow(ctx, currentTimeline).Scan(&tl); err != nil {
-		return err
+	x := m.w.x
+	if err := m.query(ctx, currentTimeline, &m.out.Timeline); err != nil {
+		m.note("the timeline could not be read", err)
 	}
-	m.out.Timeline = wal.TimelineID(tl)
-	if _, err := conn.Exec(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', 'promoted')"); err != nil {
-		return fmt.Errorf("the first write after the promotion: %w", err)
+	if err := x.place.write(record{Settings: x.o.Settings, Promoted: time.Now(), Timeline: m.out.Timeline}); err != nil {
+		m.note("the promotion could not be noted", err) // the directory itself says so too
+	}
+	var at string
+	if err := m.query(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', 'promoted')::text", &at); err != nil {
+		m.note("the first write failed", err)
 	}
 	m.phase("first write")
 	return nil
+}
+
+// pgPromote asks the server to promote itself. Where it gives no answer, another connection tells what has become of it.
+func (m *promoting) pgPromote(ctx context.Context) error {
+	var promoted bool
+	err := m.w.conn.QueryRow(ctx, "SELECT pg_promote(true, 86400)").Scan(&promoted)
+	if err == nil && promoted {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("pg_promote gave up after a day")
+	}
+	var recovering bool
+	if asked := m.query(ctx, "SELECT pg_is_in_recovery()", &recovering); asked != nil || recovering {
+		return errors.Join(err, asked)
+	}
+	m.note("the server did not answer when it was promoted, and is a primary", err)
+	return nil
+}
+
+// query asks for one value, over a new connection where the first one fails.
+func (m *promoting) query(ctx context.Context, sql string, value any) error {
+	w := m.w
+	if w.conn != nil && w.conn.QueryRow(ctx, sql).Scan(value) == nil {
+		return nil
+	}
+	w.close(ctx)
+	conn, err := w.x.connect(ctx)
+	if err != nil {
+		return err
+	}
+	w.conn = conn
+	return conn.QueryRow(ctx, sql).Scan(value)
+}
+
+// note keeps what went wrong after the promotion, or does not stand in its way.
+func (m *promoting) note(what string, err error) {
+	m.w.x.log.Error(what, dr.KeyError, err)
+	m.out.Notes = append(m.out.Notes, fmt.Sprintf("%s: %v", what, err))
 }

@@ -232,5 +232,13 @@ func (x *run) connect(ctx context.Context) (*pgx.Conn, error) {
 		x.lockedOut = true
 		err = errors.Join(err, x.writeAccess(), syscall.Kill(x.server.pid, syscall.SIGHUP))
 	}
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	// A promotion takes its time, whatever limits the cluster sets its sessions.
+	_, err = conn.Exec(ctx, "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')")
+	if err != nil {
+		return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+	}
+	return conn, nil
 }

@@ -205,9 +205,9 @@ func (x *run) keep(ctx context.Context, beside *errgroup.Group) (*Promoted, erro
 	}
 }
 
-// stopUnless stops the server where it was not promoted.
+// stopUnless stops the server where it was not promoted: by us, or by somebody else, or by us without an answer.
 func (x *run) stopUnless(ctx context.Context, done *Promoted) error {
-	if done != nil {
+	if done != nil || !overwritable(x.o.Dir) {
 		return nil
 	}
 	return x.server.stop(ctx)

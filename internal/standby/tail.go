@@ -33,13 +33,24 @@ type tail struct {
 	changed chan struct{} // closed when anything below changes
 	view    view
 	begun   int     // how often Base was set anew: what was listed for another one does not count
+	listed  int     // begun, of the last look: where it differs, End is no end that was looked for
 	pieces  []piece // known, at or behind view.Base; ascending
 	limit   wal.LSN // nothing behind it is served
 	waysAt  time.Time
 	markAt  time.Time
 
 	wake chan struct{} // somebody waits for the next look
+	turn chan struct{} // of the one who looks: an older listing must not be taken for a newer one
 }
+
+// scope says what a look asks for.
+type scope bool
+
+// The two scopes.
+const (
+	newLog     scope = false // the log, and of the rest what is due
+	everything scope = true  // new timelines and marks too
+)
 
 // view is what is known of the log.
 type view struct {
@@ -84,7 +95,7 @@ const (
 
 func newTail(system walsender.System, log *repo.Log, base wal.LSN) *tail {
 	return &tail{
-		system: system, log: log, limit: wal.MaxLSN, changed: make(chan struct{}), wake: make(chan struct{}, 1), logger: slog.New(slog.DiscardHandler),
+		system: system, log: log, limit: wal.MaxLSN, changed: make(chan struct{}), wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), logger: slog.New(slog.DiscardHandler),
 		view: view{Base: base, End: base, Grown: time.Now()},
 	}
 }
@@ -93,7 +104,7 @@ func newTail(system walsender.System, log *repo.Log, base wal.LSN) *tail {
 func (t *tail) follow(ctx context.Context) {
 	wait := t.every
 	for {
-		err := t.look(ctx)
+		err := t.look(ctx, newLog)
 		t.mu.Lock()
 		idle := time.Since(t.view.Grown) > idleAfter
 		failed := t.view.Problem != nil
@@ -125,16 +136,30 @@ func (t *tail) follow(ctx context.Context) {
 	}
 }
 
-// look asks the store once.
-func (t *tail) look(ctx context.Context) error {
-	err := t.tryLook(ctx)
-	if err == nil || ctx.Err() != nil || !(errors.Is(err, repo.ErrKeysRotated) || errors.Is(err, seal.ErrUnknownEpoch)) {
-		return err
+// look asks the store once. Where a standby comes meanwhile that begins elsewhere, it asks again.
+func (t *tail) look(ctx context.Context, sc scope) error {
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	if err := t.openAgain(ctx); err != nil {
-		return err
+	opened := false
+	for {
+		whole, err := t.tryLook(ctx, sc)
+		switch {
+		case err == nil && whole:
+			return nil
+		case err == nil: // once more
+		case ctx.Err() != nil || opened || !(errors.Is(err, repo.ErrKeysRotated) || errors.Is(err, seal.ErrUnknownEpoch)):
+			return err
+		default:
+			opened = true
+			if err := t.openAgain(ctx); err != nil {
+				return err
+			}
+		}
 	}
-	return t.tryLook(ctx)
 }
 
 func (t *tail) openAgain(ctx context.Context) error {
@@ -147,30 +172,30 @@ func (t *tail) openAgain(ctx context.Context) error {
 	return err
 }
 
-func (t *tail) tryLook(ctx context.Context) error {
+// tryLook is false where what it found is for a base that is none any more.
+func (t *tail) tryLook(ctx context.Context, sc scope) (whole bool, err error) {
 	t.mu.Lock()
 	log, v, begun, known := t.log, t.view, t.begun, len(t.pieces) > 0
 	pause := waysEvery
 	if time.Since(v.Grown) > idleAfter {
 		pause = waysIdle
 	}
-	ways := v.Way == nil || time.Since(t.waysAt) > pause && time.Since(v.Grown) > t.every
-	marks := v.Way == nil || time.Since(t.markAt) > markEvery && (time.Since(v.Grown) > idleAfter || v.Sent < v.End)
+	ways := v.Way == nil || sc == everything || time.Since(t.waysAt) > pause && time.Since(v.Grown) > t.every
+	marks := v.Way == nil || sc == everything || time.Since(t.markAt) > markEvery && (time.Since(v.Grown) > idleAfter || v.Sent < v.End)
 	t.mu.Unlock()
 	way := v.Way
 	if ways {
-		var err error
 		if way, err = newestWay(ctx, log); err != nil {
-			return err
+			return false, err
 		}
 		if v.Way != nil && way.Timeline < v.Way.Timeline {
-			return fmt.Errorf("the store lists no history of timeline %d, which it had", v.Way.Timeline)
+			return false, fmt.Errorf("the store lists no history of timeline %d, which it had", v.Way.Timeline)
 		}
 	}
 	if marks {
 		m, _, err := log.Mark(ctx, repo.StreamID(way.Timeline))
 		if err != nil {
-			return err
+			return false, err
 		}
 		v.Mark = m
 	}
@@ -183,10 +208,10 @@ func (t *tail) tryLook(ctx context.Context) error {
 	}
 	found, err := t.list(ctx, log, way, from)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if known && len(found) == 0 {
-		return fmt.Errorf("the store lists nothing of the log that it had before %s", v.End)
+		return false, fmt.Errorf("the store lists nothing of the log that it had before %s", v.End)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -199,13 +224,14 @@ func (t *tail) tryLook(ctx context.Context) error {
 		t.markAt = now
 	}
 	if t.begun != begun {
-		return nil // a standby has come meanwhile that begins elsewhere: the next look is for it
+		return false, nil // a standby has come meanwhile that begins elsewhere
 	}
 	if from == v.Base {
 		t.pieces = nil
 	}
 	t.mergeLocked(found, now)
-	return nil
+	t.listed = begun
+	return true, nil
 }
 
 // newestWay returns the way to the newest timeline of which there is a history.
@@ -293,6 +319,14 @@ func (t *tail) broadcastLocked() {
 	t.changed = make(chan struct{})
 }
 
+// left says where the way leaves a standby that is on the session's timeline at a position; nil where it does not.
+func (v view) left(at wal.LSN) error {
+	if v.Way == nil || v.Session == 0 || at == 0 || v.Way.IsAncestor(v.Session, at) {
+		return nil
+	}
+	return fmt.Errorf("the standby is on timeline %d at %s, and the way to the newest timeline %d does not lead past there", v.Session, at, v.Way.Timeline)
+}
+
 // state returns what is known, and what is closed when that changes.
 func (t *tail) state() (view, <-chan struct{}) {
 	t.mu.Lock()
@@ -307,12 +341,68 @@ func (t *tail) progress(p walsender.Progress) {
 	t.view.Has = p.Flushed
 }
 
-// freeze ends what is served at the end that is known now, and returns it.
-func (t *tail) freeze() view {
+// freeze ends what is served at the end that is known now, and returns what is known. It does nothing, and is false, where a standby
+// has begun elsewhere since the last look: that end is only where it began.
+func (t *tail) freeze() (view, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.listed != t.begun {
+		return t.view, false
+	}
 	t.limit = t.view.End
-	return t.view
+	return t.view, true
+}
+
+// freezeAtEnd is freeze after a look at everything. With an error of the look it is frozen too, at the end that was known.
+func (t *tail) freezeAtEnd(ctx context.Context) (view, error) {
+	for {
+		err := t.look(ctx, everything)
+		v, ok := t.freeze()
+		if err != nil && !ok {
+			t.mu.Lock()
+			t.limit = t.view.End
+			t.mu.Unlock()
+		}
+		if ok || err != nil {
+			return v, err
+		}
+	}
+}
+
+// missing says what is known to be missing behind the log's end: by the high-water marks of the way's timelines, whatever snapshots
+// there are.
+func (t *tail) missing(ctx context.Context, v view) (string, error) {
+	if v.Next != 0 {
+		return fmt.Sprintf("the log has a gap from %s to %s", v.End, v.Next), nil
+	}
+	log, mark := t.current(), wal.LSN(0)
+	timelines := []wal.TimelineID{v.Way.Timeline}
+	for _, a := range v.Way.Ancestors {
+		timelines = append(timelines, a.Timeline)
+		mark = max(mark, a.End) // the next one began there: the log reached at least so far
+	}
+	for _, tl := range timelines {
+		_, end, ok := v.Way.Range(tl)
+		if !ok {
+			continue
+		}
+		m, _, err := log.Mark(ctx, repo.StreamID(tl))
+		if err != nil {
+			return "", fmt.Errorf("the high-water mark of timeline %d: %w", tl, err)
+		}
+		mark = max(mark, min(wal.LSN(m.LSN), end)) // behind where it was left it is another branch's
+	}
+	if mark > v.End {
+		return fmt.Sprintf("the log ends at %s, and its high-water mark says that it was stored up to %s", v.End, mark), nil
+	}
+	return "", nil
+}
+
+// current returns the log as it is open now.
+func (t *tail) current() *repo.Log {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.log
 }
 
 // forget forgets the standby's sessions: its server is started anew.
@@ -349,10 +439,7 @@ func (t *tail) System(ctx context.Context) (walsender.System, error) {
 
 // History implements walsender.Log.
 func (t *tail) History(ctx context.Context, tl wal.TimelineID) ([]byte, error) {
-	t.mu.Lock()
-	log := t.log
-	t.mu.Unlock()
-	b, err := log.File(ctx, pg.HistoryFile(tl))
+	b, err := t.current().File(ctx, pg.HistoryFile(tl))
 	if err != nil {
 		return nil, fmt.Errorf("the history of timeline %d: %w", tl, err)
 	}

@@ -27,25 +27,39 @@ const (
 
 // world is a log that grows in a repository, and a tail of it.
 type world struct {
-	t    *testing.T
-	log  *repo.Log
-	tail *tail
-	text []byte // what the log shall be, from begin on
+	t     *testing.T
+	store *storetest.Faulty
+	log   *repo.Log
+	tail  *tail
+	text  []byte // what the log shall be, from begin on
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	r := repotest.Init(t, storetest.NewMemory(), repo.Options{})
-	w := &world{t: t, log: r.Log("orders-db"), text: make([]byte, 6*size)}
+	w := newStillWorld(t)
+	w.follow()
+	return w
+}
+
+func (w *world) follow() {
+	w.tail.every = 2 * time.Millisecond
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); w.tail.follow(ctx) }()
+	w.t.Cleanup(func() { cancel(); <-done })
+}
+
+// newStillWorld is a world in which the test looks, or lets follow.
+func newStillWorld(t *testing.T) *world {
+	t.Helper()
+	st := storetest.NewFaulty(storetest.NewMemory())
+	r := repotest.Init(t, st, repo.Options{})
+	w := &world{t: t, store: st, log: r.Log("orders-db"), text: make([]byte, 6*size)}
 	for i := range w.text {
 		w.text[i] = byte(rand.N(256))
 	}
 	w.tail = newTail(walsender.System{ID: 42, SegmentSize: size, Major: 15}, w.log, begin)
-	w.tail.every = 2 * time.Millisecond
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); w.tail.follow(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	w.tail.every = time.Hour
 	return w
 }
 
@@ -61,6 +75,14 @@ func (w *world) history(tl wal.TimelineID, left int) {
 	w.t.Helper()
 	h := wal.Timelines{Timeline: tl, Ancestors: []wal.Switch{{Timeline: tl - 1, End: begin + wal.LSN(left), Reason: "test"}}}
 	if err := w.log.PutFile(w.t.Context(), pg.HistoryFile(tl), h.Format()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// mark promises that the log of a timeline reached an offset.
+func (w *world) mark(tl wal.TimelineID, at uint64) {
+	w.t.Helper()
+	if err := w.log.PutMark(w.t.Context(), repo.Mark{Stream: repo.StreamID(tl), LSN: begin + at}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -150,8 +172,8 @@ func TestOnlyWhatIsThereWithoutAHoleIsServed(t *testing.T) {
 	if n > 2 {
 		t.Errorf("%d pieces are remembered, of which nobody will ask", n)
 	}
-	if v := w.tail.freeze(); v.End != begin+2*size {
-		t.Errorf("frozen at %s", v.End)
+	if v, err := w.tail.freezeAtEnd(t.Context()); err != nil || v.End != begin+2*size {
+		t.Errorf("frozen at %s, %v", v.End, err)
 	}
 	w.put(1, 2*size, 2*size+100)
 	s.has(2 * size)
@@ -165,9 +187,10 @@ func TestOnlyWhatIsThereWithoutAHoleIsServed(t *testing.T) {
 // A store whose directory is gone lists nothing, without an error: that is no end of the log, and no reason to follow an older timeline.
 func TestAStoreThatIsGone(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newStillWorld(t)
 	w.history(2, 0)
 	w.put(2, 0, 1000)
+	w.follow()
 	s := w.send(2, 0)
 	s.has(1000)
 	empty := repotest.Init(t, storetest.NewMemory(), repo.Options{}).Log("orders-db")
@@ -250,5 +273,67 @@ func TestForeignTablespacesAreNotTakenOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.has(len(l.Bytes))
+	}
+}
+
+// The end of the log is never the place where a standby has just begun, which was not looked behind.
+func TestAnEndThatWasNotLookedForIsNone(t *testing.T) {
+	t.Parallel()
+	w := newStillWorld(t)
+	w.put(1, 0, 5000)
+	if err := w.tail.look(t.Context(), newLog); err != nil {
+		t.Fatal(err)
+	}
+	w.tail.begin(1, begin-size)
+	if v, ok := w.tail.freeze(); ok {
+		t.Errorf("frozen at %s, where the standby begins", v.End)
+	}
+	w.tail.begin(1, begin)
+	if v, err := w.tail.freezeAtEnd(t.Context()); err != nil || v.End != begin+5000 {
+		t.Errorf("frozen at %s, %v", v.End, err)
+	}
+}
+
+// A promotion asks for timelines that began since, and compares with the mark of every timeline on the way to them, although no
+// snapshot is there.
+func TestAPromotionSeesTheNewestTimeline(t *testing.T) {
+	t.Parallel()
+	w := newStillWorld(t)
+	w.put(1, 0, 5000)
+	if err := w.tail.look(t.Context(), newLog); err != nil {
+		t.Fatal(err)
+	}
+	w.tail.begin(1, begin)
+	w.history(2, 3000)
+	w.put(2, 0, 4000)
+	v, err := w.tail.freezeAtEnd(t.Context())
+	if err != nil || v.Way.Timeline != 2 || v.End != begin+4000 {
+		t.Fatalf("the end is %s on timeline %d, %v", v.End, v.Way.Timeline, err)
+	}
+	r := replaying{end: v.End}
+	for range fewLooks + 1 {
+		// The position alone would do: it is the branch that would be promoted.
+		done, why := r.look(sample{recovering: true, replayed: begin + 5000, received: begin + 5000}, v)
+		if done {
+			t.Fatal("the branch that was left would be promoted")
+		}
+		err = why
+	}
+	if err == nil {
+		t.Error("nobody says why it is not promoted")
+	}
+	if m, err := w.tail.missing(t.Context(), v); m != "" || err != nil {
+		t.Errorf("missing: %q, %v", m, err)
+	}
+	if err := w.log.Register(t.Context(), repo.DefaultGroup); err != nil {
+		t.Fatal(err)
+	}
+	w.mark(2, 4100)
+	if m, err := w.tail.missing(t.Context(), v); m == "" || err != nil {
+		t.Errorf("below the mark is missing: %q, %v", m, err)
+	}
+	w.store.SetFaults(storetest.Fault{When: storetest.Before})
+	if m, err := w.tail.missing(t.Context(), v); err == nil {
+		t.Errorf("a store that fails says that %q is missing", m)
 	}
 }

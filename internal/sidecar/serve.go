@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -32,6 +33,8 @@ type Place struct {
 	// Alias is the name of a socket without a file (unix(7), abstract sockets) by which it is asked as well, by its own user
 	// and by root; empty: none. Where somebody else has the name, only Dir is left.
 	Alias string
+	// HangUp ends an answer's ctx also when its client is gone: what was asked for is not done any more.
+	HangUp bool
 }
 
 // Serve answers requests in a place until nobody has asked for so long as idle, stop of an answer is true, or ctx ends.
@@ -74,7 +77,7 @@ func Serve[Q, A any](ctx context.Context, at Place, idle time.Duration, answer f
 			answers.Go(func() {
 				defer resting.Done()
 				defer conn.Close() //nolint:errcheck // the client sees a missing answer
-				if converse(ctx, conn, answer) {
+				if converse(ctx, conn, at.HangUp, answer) {
 					stop()
 				}
 			})
@@ -154,14 +157,26 @@ func sweep(dir string) error {
 }
 
 // converse reads one request and answers it. A client that goes away is no error of ours.
-func converse[Q, A any](ctx context.Context, conn net.Conn, answer func(context.Context, Q) (A, bool)) (stop bool) {
+func converse[Q, A any](ctx context.Context, conn net.Conn, hangUp bool, answer func(context.Context, Q) (A, bool)) (stop bool) {
 	conn.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // a socket has deadlines
 	var q Q
 	if json.NewDecoder(conn).Decode(&q) != nil {
 		return false
 	}
 	conn.SetDeadline(time.Time{}) //nolint:errcheck // as above
-	a, stop := answer(ctx, q)
+	asked := ctx
+	if hangUp {
+		var listening sync.WaitGroup
+		defer listening.Wait()
+		defer conn.Close() //nolint:errcheck // the answer is out: ends the reader
+		var gone context.CancelFunc
+		asked, gone = context.WithCancel(ctx)
+		listening.Go(func() {
+			_, _ = io.Copy(io.Discard, conn) // a client says nothing more before it goes
+			gone()
+		})
+	}
+	a, stop := answer(asked, q)
 	if ctx.Err() == nil {
 		json.NewEncoder(conn).Encode(a) //nolint:errcheck // as above
 	}

@@ -152,6 +152,37 @@ func TestSlowAnswers(t *testing.T) {
 	}
 }
 
+// What nobody waits for any more is told to whoever does it; one who waits gets the answer.
+func TestAClientHangsUp(t *testing.T) {
+	dir := t.TempDir()
+	begun, gone := make(chan struct{}), make(chan struct{})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- sidecar.Serve(ctx, sidecar.Place{Dir: dir, HangUp: true}, time.Hour, func(ctx context.Context, q string) (string, bool) {
+			if q == "wait" {
+				close(begun)
+				<-ctx.Done()
+				close(gone)
+			}
+			return q + q, false
+		})
+	}()
+	if got := ask(t, dir, strings.Repeat("a", 1<<20)); len(got) != 2<<20 {
+		t.Errorf("answered with %d bytes", len(got))
+	}
+	client, leave := context.WithCancel(t.Context())
+	go func() { <-begun; leave() }()
+	if _, err := sidecar.Ask[string, string](client, dir, "wait"); err == nil {
+		t.Error("it was answered")
+	}
+	<-gone
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // Where many begin and end at once, whoever serves can be asked.
 func TestManyAtOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sidecar")

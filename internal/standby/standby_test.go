@@ -1,12 +1,14 @@
 package standby
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -39,5 +41,35 @@ func TestAPromotedServerThatDiedIsNotOverwritten(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(s.DataDir, "PG_VERSION")); err != nil {
 		t.Error(err)
+	}
+}
+
+// A promotion happens while somebody waits for it, or not at all.
+func TestAPromotionIsNotKeptForLater(t *testing.T) {
+	t.Parallel()
+	x := &run{o: Options{Settings: Settings{System: "orders-db"}}, requests: make(chan request)}
+	for phase, want := range map[Phase]string{PhaseRestoring: "being restored", PhasePromoting: "already"} {
+		x.phase(phase)
+		if a := x.take(t.Context(), Promotion{}, time.Hour); !strings.Contains(a.Reason, want) {
+			t.Errorf("%s: %+v", phase, a)
+		}
+	}
+	x.phase(PhaseStarting)
+	x.problem("a gap")
+	if a := x.take(t.Context(), Promotion{}, time.Millisecond); !strings.Contains(a.Reason, "a gap") {
+		t.Errorf("a server that does not come: %+v", a)
+	}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	if a := x.take(gone, Promotion{}, time.Hour); a != (reply{}) {
+		t.Errorf("nobody waits, and the answer is %+v", a)
+	}
+	x.phase(PhaseFollowing)
+	go func() {
+		r := <-x.requests
+		r.reply(nil, errors.New("the source lives"))
+	}()
+	if a := x.take(t.Context(), Promotion{AcceptLoss: true}, time.Hour); a.What != "the source lives" {
+		t.Errorf("the answer is %+v", a)
 	}
 }

@@ -146,7 +146,8 @@ type reply struct {
 // request is a promotion that somebody waits for.
 type request struct {
 	Promotion
-	asked bool // by another process
+	ctx   context.Context // ends when nobody waits any more: then it is called off, until the server has been told
+	asked bool            // by another process
 	reply func(*Promoted, error)
 }
 
@@ -155,28 +156,52 @@ const forEver = 100 * 365 * 24 * time.Hour
 
 // answer answers other processes until ctx ends.
 func (x *run) answer(ctx context.Context) error {
-	return sidecar.Serve(ctx, sidecar.Place{Dir: filepath.Join(x.place.dir, askName)}, forEver, func(ctx context.Context, q question) (reply, bool) {
+	at := sidecar.Place{Dir: filepath.Join(x.place.dir, askName), HangUp: true}
+	return sidecar.Serve(ctx, at, forEver, func(ctx context.Context, q question) (reply, bool) {
 		if q.Promote == nil {
 			return reply{Status: x.report()}, false
 		}
-		answered := make(chan reply, 1)
-		r := request{Promotion: *q.Promote, asked: true, reply: func(p *Promoted, err error) {
-			a := reply{Promoted: p}
-			if f := new(dr.Failure); errors.As(err, &f) {
-				a.What, a.Reason, a.Next = f.What, f.Reason, f.Next
-			} else if err != nil {
-				a.What = err.Error()
-			}
-			answered <- a
-		}}
-		select {
-		case x.requests <- r:
-		case <-ctx.Done():
-			return reply{}, false // is not sent any more
-		}
-		a := <-answered
+		a := x.take(ctx, *q.Promote, lookPatience)
 		return a, a.Promoted != nil // with the promotion all is over
 	})
+}
+
+// take hands a promotion to the watcher and returns its answer. What cannot begin soon is refused: a promotion that waits is one
+// that happens when nobody expects it any more.
+func (x *run) take(ctx context.Context, p Promotion, patience time.Duration) reply {
+	refused := &dr.Failure{What: "promote the standby of " + x.o.System, Next: "see holdfast standby status, and try again"}
+	switch x.report().Phase {
+	case PhaseRestoring:
+		refused.Reason = "it is being restored"
+		return replyOf(nil, refused)
+	case PhasePromoting:
+		refused.Reason = "it is being promoted already"
+		return replyOf(nil, refused)
+	}
+	answered := make(chan reply, 1)
+	r := request{Promotion: p, ctx: ctx, asked: true, reply: func(p *Promoted, err error) { answered <- replyOf(p, err) }}
+	select {
+	case x.requests <- r:
+		return <-answered
+	case <-ctx.Done():
+		return reply{} // is not sent any more
+	case <-time.After(patience):
+		refused.Reason = "its server does not answer queries"
+		if s := x.report(); s.Problem != "" {
+			refused.Reason += ": " + s.Problem
+		}
+		return replyOf(nil, refused)
+	}
+}
+
+func replyOf(p *Promoted, err error) reply {
+	a := reply{Promoted: p}
+	if f := new(dr.Failure); errors.As(err, &f) {
+		a.What, a.Reason, a.Next = f.What, f.Reason, f.Next
+	} else if err != nil {
+		a.What = err.Error()
+	}
+	return a
 }
 
 // Ask returns how the standby of a system on this host stands; ok is false where none was ever kept.

@@ -76,8 +76,11 @@ func (x *run) serve(ctx context.Context) (*Promoted, error) {
 			return nil, nil
 		case <-exited:
 			return nil, x.ended(ctx)
-		case r := <-x.pending(w):
-			done, err := w.promote(ctx, r.Promotion)
+		case r := <-x.pending(ctx, w):
+			if r.ctx.Err() != nil {
+				continue
+			}
+			done, err := w.promote(r.ctx, r.Promotion)
 			x.asked = r.asked
 			r.reply(done, err)
 			if done != nil || x.first != nil {
@@ -96,14 +99,14 @@ func (x *run) serve(ctx context.Context) (*Promoted, error) {
 }
 
 // pending returns requests once the server can be asked; those of the beginning first.
-func (x *run) pending(w *watcher) <-chan request {
+func (x *run) pending(ctx context.Context, w *watcher) <-chan request {
 	if w.conn == nil {
 		return nil
 	}
 	if p := x.o.Promote; p != nil {
 		x.o.Promote = nil
 		first := make(chan request, 1)
-		first <- request{Promotion: *p, reply: func(_ *Promoted, err error) { x.first = err }}
+		first <- request{Promotion: *p, ctx: ctx, reply: func(_ *Promoted, err error) { x.first = err }}
 		return first
 	}
 	return x.requests
@@ -185,8 +188,8 @@ func (w *watcher) judge(ctx context.Context) error {
 	x := w.x
 	v, _ := x.tail.state() // after the sample: what the standby asked for then, it had not passed before
 	off := v.Foreign
-	if off == nil && v.Way != nil && v.Session != 0 && w.last.replayed != 0 && !v.Way.IsAncestor(v.Session, w.last.replayed) {
-		off = fmt.Errorf("the standby has replayed timeline %d to %s, and the way to the newest timeline %d does not lead past there", v.Session, w.last.replayed, v.Way.Timeline)
+	if off == nil {
+		off = v.left(w.last.replayed)
 	}
 	if off == nil {
 		w.foreign = 0

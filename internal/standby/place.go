@@ -1,7 +1,6 @@
 package standby
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +34,8 @@ const (
 	askName   = "ask"  // of the one at which this process is asked
 	mostPath  = 107    // bytes of a socket's path (unix(7))
 	feedPort  = "5432" // part of the socket's name
+
+	ourName = "application_name=holdfast_standby" // in the primary_conninfo of a directory that is ours
 )
 
 // record is what is kept of a standby.
@@ -89,7 +90,7 @@ func (p place) write(r record) error {
 	return replaceFile(filepath.Join(p.dir, stateName), append(b, '\n'))
 }
 
-// mayRun refuses a standby that was promoted: what was written there since is nowhere else. It notes the settings.
+// mayRun refuses a standby that was promoted: what was written there since is nowhere else.
 func (p place) mayRun(o Options) error {
 	old, ok, err := readRecord(p.dir)
 	if err != nil {
@@ -102,7 +103,7 @@ func (p place) mayRun(o Options) error {
 			Next:   "protect it; to give it up and make it a standby again, stop its server and add --rebuild",
 		}
 	}
-	return p.write(record{Settings: o.Settings})
+	return nil
 }
 
 // conninfo is what the server connects to.
@@ -112,7 +113,7 @@ func (p place) conninfo() string {
 		me = u.Username
 	}
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	return fmt.Sprintf("host='%s' port=%s user='%s' application_name=holdfast_standby sslmode=disable gssencmode=disable channel_binding=disable",
+	return fmt.Sprintf("host='%s' port=%s user='%s' "+ourName+" sslmode=disable gssencmode=disable channel_binding=disable",
 		quote.Replace(filepath.Join(p.dir, feedName)), feedPort, quote.Replace(me))
 }
 
@@ -148,28 +149,41 @@ func replaceFile(path string, content []byte) error {
 
 // setUpstream makes a stopped directory's server follow us at the place where we are now.
 func setUpstream(dir, conninfo string) error {
-	path := filepath.Join(dir, "postgresql.auto.conf")
-	old, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	content, last, err := upstream(dir)
+	if err != nil {
 		return err
 	}
 	want := "primary_conninfo = '" + strings.ReplaceAll(strings.ReplaceAll(conninfo, `\`, `\\`), "'", "''") + "'\n"
-	var b bytes.Buffer
-	last := ""
-	for line := range strings.Lines(string(old)) {
-		if strings.HasPrefix(strings.TrimSpace(line), "primary_conninfo") {
-			last = line
-		}
-	}
 	if last == want {
 		return nil
 	}
-	b.Write(old)
-	if n := b.Len(); n > 0 && b.Bytes()[n-1] != '\n' {
-		b.WriteByte('\n')
+	if n := len(content); n > 0 && content[n-1] != '\n' {
+		content = append(content, '\n')
 	}
-	b.WriteString(want)
-	return replaceFile(path, b.Bytes())
+	return replaceFile(filepath.Join(dir, autoConf), append(content, want...))
+}
+
+const autoConf = "postgresql.auto.conf"
+
+// upstream returns the settings that a directory's server reads last, and of them the line that says whom it follows.
+func upstream(dir string) (content []byte, line string, err error) {
+	content, err = os.ReadFile(filepath.Join(dir, autoConf))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, "", err
+	}
+	for l := range strings.Lines(string(content)) {
+		if strings.HasPrefix(strings.TrimSpace(l), "primary_conninfo") {
+			line = l
+		}
+	}
+	return content, line, nil
+}
+
+// isOurs tells whether a directory's server would start as a standby of ours, wherever our directory was then. One of another server
+// is somebody's, and so is one that was made a standby of another since.
+func isOurs(dir string) (bool, error) {
+	_, line, err := upstream(dir)
+	return isStandby(dir) && strings.Contains(line, ourName), err
 }
 
 func readControl(ctx context.Context, dir string) (control.Data, error) {

@@ -265,30 +265,45 @@ func (x *run) prepare(ctx context.Context, rebuild string) error {
 		}
 		return x.restore(ctx, restore.Delta)
 	}
+	mode, whole, err := x.admit(ctx)
+	if err == nil {
+		err = x.place.write(record{Settings: x.o.Settings}) // not before: what is refused here is not what a later promote means
+	}
+	switch {
+	case err != nil:
+		return err
+	case !whole:
+		return x.restore(ctx, mode)
+	case restore.RunningServer(dir) != 0:
+		return nil // of a run that was killed: it goes on
+	}
+	return setUpstream(dir, x.place.conninfo())
+}
+
+// admit tells how the directory becomes a standby of ours; whole where it is one. It refuses what is somebody else's.
+func (x *run) admit(ctx context.Context) (mode restore.Mode, whole bool, err error) {
+	dir := x.o.Dir
 	entries, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0:
-		return x.restore(ctx, restore.Fresh)
+		return restore.Fresh, false, nil
 	case err != nil:
-		return dr.Fail("keep a standby of "+x.o.System, err, "choose another --to, or a user who may read it")
+		return "", false, dr.Fail("keep a standby of "+x.o.System, err, "choose another --to, or a user who may read it")
 	case restore.Unfinished(dir):
-		return x.restore(ctx, restore.Delta)
+		return restore.Delta, false, nil
 	}
-	pid := restore.RunningServer(dir)
-	if !isStandby(dir) {
-		if pid != 0 || !bool(x.o.Rebuild) {
-			return x.foreign(pid)
+	ours, err := isOurs(dir)
+	if err != nil {
+		return "", false, err
+	}
+	if !ours {
+		if pid := restore.RunningServer(dir); pid != 0 || !bool(x.o.Rebuild) {
+			return "", false, x.foreign(pid)
 		}
 		x.o.Rebuild = KeepOthers // once
-		return x.restore(ctx, restore.Delta)
+		return restore.Delta, false, nil
 	}
-	if pid != 0 {
-		return nil // of a run that was killed: it goes on
-	}
-	if err := x.ownControl(ctx); err != nil {
-		return err
-	}
-	return setUpstream(dir, x.place.conninfo())
+	return "", true, x.ownControl(ctx)
 }
 
 // ownControl refuses a directory of another cluster.
@@ -308,15 +323,20 @@ func (x *run) ownControl(ctx context.Context) error {
 	return err
 }
 
-// foreign refuses a directory that holds a cluster that is no standby: it may be somebody's only one.
+// foreign refuses a directory that holds a cluster that is no standby of ours: it may be somebody's only one.
 func (x *run) foreign(pid int) error {
 	f := &dr.Failure{
 		What:   fmt.Sprintf("keep a standby of %s: directory %q holds a cluster that is no standby", x.o.System, x.o.Dir),
 		Reason: "it has no standby.signal: it was promoted, or is an old primary",
 		Next:   "choose an empty --to; --rebuild brings a stopped cluster back to the repository's newest snapshot, and what only it has is lost",
 	}
+	does := "accepts writes"
+	if isStandby(x.o.Dir) {
+		f.What = fmt.Sprintf("keep a standby of %s: directory %q holds a standby of another server", x.o.System, x.o.Dir)
+		f.Reason, does = "its primary_conninfo was not written by standby run", "follows another server"
+	}
 	if pid != 0 {
-		f.Reason = fmt.Sprintf("process %d serves it, and accepts writes", pid)
+		f.Reason = fmt.Sprintf("process %d serves it, and %s", pid, does)
 		f.Next = "choose an empty --to"
 	}
 	return f

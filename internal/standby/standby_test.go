@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -72,4 +73,57 @@ func TestAPromotionIsNotKeptForLater(t *testing.T) {
 	if a := x.take(t.Context(), Promotion{AcceptLoss: true}, time.Hour); a.What != "the source lives" {
 		t.Errorf("the answer is %+v", a)
 	}
+}
+
+// A standby of another server is not taken over, whether it runs or not; one of ours is gone on with.
+func TestAStandbyOfAnotherServerIsNotTakenOver(t *testing.T) {
+	state, dir := t.TempDir(), t.TempDir()
+	p, err := openPlace(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	put := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("standby.signal", "")
+	put(autoConf, "work_mem = '8MB'\nprimary_conninfo = 'host=primary application_name=replica'\n")
+	x := &run{o: Options{Settings: Settings{System: "orders-db", Dir: dir}}, place: p, log: slog.New(slog.DiscardHandler)}
+	for _, pid := range []string{"", strconv.Itoa(os.Getpid())} {
+		if pid != "" {
+			put("postmaster.pid", pid+"\n")
+			t.Chdir(dir)
+		}
+		if err := x.prepare(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "standby of another server") {
+			t.Errorf("process %q: %v", pid, err)
+		}
+	}
+	if _, ok, _ := readRecord(state); ok {
+		t.Error("what was refused is noted as the standby")
+	}
+	if err := os.Remove(filepath.Join(dir, "postmaster.pid")); err != nil {
+		t.Fatal(err)
+	}
+	if err := setUpstream(dir, p.conninfo()); err != nil {
+		t.Fatal(err)
+	}
+	if ours, err := isOurs(dir); !ours || err != nil {
+		t.Errorf("what we have made a standby is ours: %v, %v", ours, err)
+	}
+	put(autoConf, read(t, filepath.Join(dir, autoConf))+"primary_conninfo = 'host=primary'\n") // pg_basebackup -R of it
+	if ours, err := isOurs(dir); ours || err != nil {
+		t.Errorf("a standby of a copy of ours is ours: %v, %v", ours, err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

@@ -87,6 +87,7 @@ func (w *watcher) promote(ctx context.Context, p Promotion) (_ *Promoted, err er
 	defer func() {
 		if err != nil {
 			x.tail.thaw()
+			x.phase(PhaseFollowing) // until the next sample
 			x.log.Error("the standby was not promoted", dr.KeyError, err)
 		}
 	}()
@@ -201,6 +202,9 @@ func (x *run) putHistories(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookPatience)
 	defer cancel()
 	log := x.tail.current()
+	if log == nil {
+		return errors.New("the repository has not been opened")
+	}
 	names, err := log.Files(ctx)
 	if err != nil {
 		return err

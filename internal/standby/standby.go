@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
+	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/walsender"
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -60,7 +61,7 @@ type run struct {
 	o      Options
 	place  place
 	log    *slog.Logger
-	sys    workspace.System
+	sys    config.System
 	tail   *tail
 	server *server // nil while none runs
 
@@ -70,9 +71,14 @@ type run struct {
 	first    error // why Options.Promote failed
 	asked    bool  // another process has asked for the promotion
 
-	mu     sync.Mutex // guards status and waits
-	status Status
-	waits  string // what is missing
+	helping sync.Mutex       // guards the two below
+	helped  *repo.Repository // as it is open
+	endHelp func() int64     // of the other sites
+
+	mu      sync.Mutex // guards the rest
+	status  Status
+	waits   string // what is missing
+	unasked string // why the server could not be asked
 }
 
 // Run keeps a standby until ctx ends, when the server is stopped, or until it was promoted, when the server goes on. The result is
@@ -91,6 +97,9 @@ func Run(ctx context.Context, o Options) (_ *Promoted, err error) {
 			Next: "run this as the user that runs PostgreSQL, such as postgres",
 		}
 	}
+	if x.sys, err = o.Workspace.Config.System(o.System); err != nil {
+		return nil, err
+	}
 	dir, err := o.Workspace.SystemDir(o.System)
 	if err != nil {
 		return nil, err
@@ -102,11 +111,7 @@ func Run(ctx context.Context, o Options) (_ *Promoted, err error) {
 	if err := x.place.mayRun(x.o); err != nil {
 		return nil, err
 	}
-	if x.sys, err = x.open(ctx); err != nil {
-		return nil, err
-	}
-	endHelp := o.Workspace.Help(x.sys.Repo, o.System)
-	defer func() { endHelp() }()
+	defer x.help(nil)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var beside errgroup.Group
@@ -128,22 +133,6 @@ func Run(ctx context.Context, o Options) (_ *Promoted, err error) {
 
 // answerPatience is how long whoever asked for a promotion may take to read the answer.
 const answerPatience = 10 * time.Second
-
-// open opens the repository. Where a standby is there already it is waited for.
-func (x *run) open(ctx context.Context) (workspace.System, error) {
-	for pause := firstPause; ; pause = min(2*pause, mostPause) {
-		sys, err := x.o.Workspace.System(ctx, x.o.System)
-		if err == nil || !isStandby(x.o.Dir) || x.o.Promote != nil {
-			return sys, err
-		}
-		x.log.Warn("the repository cannot be opened; it is tried again", dr.KeyError, err, dr.KeyDuration, pause.String())
-		select {
-		case <-ctx.Done():
-			return sys, context.Cause(ctx)
-		case <-time.After(pause):
-		}
-	}
-}
 
 // errRebuild says that the directory must be brought back to a snapshot.
 type errRebuild struct{ reason string }
@@ -173,13 +162,13 @@ func (x *run) keep(ctx context.Context, beside *errgroup.Group) (*Promoted, erro
 		}
 		began := time.Now()
 		done, err := x.serve(ctx)
-		again, gone := new(errRebuild), new(promotedError)
+		again, gone, other := new(errRebuild), new(promotedError), new(otherClusterError)
 		switch {
 		case x.first != nil:
 			return nil, errors.Join(x.first, x.stopUnless(ctx, nil))
 		case errors.As(err, &gone), x.server == nil: // nothing was ever started: a person waits for it
 			return nil, err
-		case done != nil || ctx.Err() != nil:
+		case done != nil || ctx.Err() != nil || errors.As(err, &other):
 			return done, errors.Join(err, x.stopUnless(ctx, done))
 		case errors.As(err, &again):
 			if !overwritable(x.o.Dir) {
@@ -220,8 +209,8 @@ func (x *run) feed(ctx context.Context, beside *errgroup.Group) error {
 		return err
 	}
 	sys := walsender.System{ID: d.SystemID, SegmentSize: d.WALSegmentSize, Major: d.Major()}
-	t := newTail(sys, x.sys.Repo.Log(x.o.System), sys.SegmentSize.Floor(d.Redo))
-	t.every, t.logger, t.reopen = x.o.Every, x.log, x.reopen
+	t := newTail(sys, nil, sys.SegmentSize.Floor(d.Redo)) // the repository may be away: the server can be promoted all the same
+	t.every, t.logger, t.open, t.reopen = x.o.Every, x.log, x.openLog, x.reopen
 	t.guard = walserve.Guard{DataDir: x.o.Dir}
 	l, err := x.place.listen()
 	if err != nil {
@@ -241,8 +230,51 @@ func (x *run) feed(ctx context.Context, beside *errgroup.Group) error {
 
 // repository returns the repository as it is open now.
 func (x *run) repository(ctx context.Context) (*repo.Repository, error) {
-	return x.o.Workspace.Repository(ctx, x.sys.Repository)
+	r, err := x.o.Workspace.Repository(ctx, x.sys.Repository)
+	if err == nil {
+		x.help(r)
+	}
+	return r, err
 }
+
+// help lets the other sites help the repository that is open now; nil ends that.
+func (x *run) help(r *repo.Repository) {
+	x.helping.Lock()
+	defer x.helping.Unlock()
+	if r == x.helped {
+		return
+	}
+	if x.endHelp != nil {
+		x.endHelp()
+	}
+	if x.helped, x.endHelp = r, nil; r != nil {
+		x.endHelp = x.o.Workspace.Help(r, x.o.System)
+	}
+}
+
+// openLog opens the log for the first time. That of another cluster is not served.
+func (x *run) openLog(ctx context.Context) (*repo.Log, error) {
+	r, err := x.repository(ctx)
+	if err != nil {
+		return nil, err
+	}
+	log := r.Log(x.o.System)
+	id, ok, err := capture.ReadLogIdentity(ctx, log)
+	if err == nil && ok && id.SystemID != x.tail.system.ID {
+		err = &otherClusterError{dr.Failure{
+			What:   fmt.Sprintf("keep a standby of %s: directory %q belongs to another cluster", x.o.System, x.o.Dir),
+			Reason: fmt.Sprintf("its system identifier is %d, that of %s is %d", x.tail.system.ID, x.o.System, id.SystemID),
+			Next:   "choose an empty --to",
+		}}
+	}
+	return log, err
+}
+
+// otherClusterError ends the run.
+type otherClusterError struct{ f dr.Failure }
+
+func (e *otherClusterError) Error() string { return e.f.Error() }
+func (e *otherClusterError) Unwrap() error { return &e.f }
 
 // reopen opens the repository with the keys of today.
 func (x *run) reopen(ctx context.Context) (*repo.Log, error) {
@@ -265,7 +297,7 @@ func (x *run) prepare(ctx context.Context, rebuild string) error {
 		}
 		return x.restore(ctx, restore.Delta)
 	}
-	mode, whole, err := x.admit(ctx)
+	mode, whole, err := x.admit()
 	if err == nil {
 		err = x.place.write(record{Settings: x.o.Settings}) // not before: what is refused here is not what a later promote means
 	}
@@ -281,7 +313,7 @@ func (x *run) prepare(ctx context.Context, rebuild string) error {
 }
 
 // admit tells how the directory becomes a standby of ours; whole where it is one. It refuses what is somebody else's.
-func (x *run) admit(ctx context.Context) (mode restore.Mode, whole bool, err error) {
+func (x *run) admit() (mode restore.Mode, whole bool, err error) {
 	dir := x.o.Dir
 	entries, err := os.ReadDir(dir)
 	switch {
@@ -303,24 +335,7 @@ func (x *run) admit(ctx context.Context) (mode restore.Mode, whole bool, err err
 		x.o.Rebuild = KeepOthers // once
 		return restore.Delta, false, nil
 	}
-	return "", true, x.ownControl(ctx)
-}
-
-// ownControl refuses a directory of another cluster.
-func (x *run) ownControl(ctx context.Context) error {
-	d, err := readControl(ctx, x.o.Dir)
-	if err != nil || x.tail != nil {
-		return err
-	}
-	id, ok, err := capture.ReadLogIdentity(ctx, x.sys.Repo.Log(x.o.System))
-	if err == nil && ok && id.SystemID != d.SystemID {
-		return &dr.Failure{
-			What:   fmt.Sprintf("keep a standby of %s: directory %q belongs to another cluster", x.o.System, x.o.Dir),
-			Reason: fmt.Sprintf("its system identifier is %d, that of %s is %d", d.SystemID, x.o.System, id.SystemID),
-			Next:   "choose an empty --to",
-		}
-	}
-	return err
+	return "", true, nil
 }
 
 // foreign refuses a directory that holds a cluster that is no standby of ours: it may be somebody's only one.

@@ -127,3 +127,30 @@ func read(t *testing.T, path string) string {
 	}
 	return string(b)
 }
+
+// Why the server cannot be asked is told, unless it has only begun.
+func TestAServerThatCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t, pgtest.Options{})
+	x := &run{o: Options{Settings: Settings{Superuser: "nobody", Port: s.Port}}, place: place{dir: s.Socket}, log: slog.New(slog.DiscardHandler), lockedOut: true}
+	x.tail = &tail{view: view{Way: &wal.Timelines{Timeline: 1}}}
+	asked := func() Status {
+		conn, err := x.connect(t.Context())
+		if err == nil {
+			defer conn.Close(t.Context()) //nolint:errcheck // only asked
+		}
+		x.observe(sample{}, err)
+		return x.report()
+	}
+	if st := asked(); !strings.Contains(st.Problem, `role "nobody" does not exist`) || !strings.Contains(st.Problem, "--superuser") {
+		t.Errorf("the status is %+v", st)
+	}
+	x.o.Superuser = "postgres"
+	if st := asked(); st.Problem != "" || st.Phase != PhaseFollowing {
+		t.Errorf("with the right role it is %+v", st)
+	}
+	s.Stop(pgtest.Fast)
+	if st := asked(); !strings.Contains(st.Problem, "waits for more log") {
+		t.Errorf("without a socket it is %+v", st)
+	}
+}

@@ -6,7 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -92,11 +96,28 @@ func (x *run) observe(s sample, err error) {
 		st.Problem = "the log cannot be read in the repository: " + v.Unread.Error()
 	case v.Next != 0 && now.Sub(v.Holed) > checkEvery:
 		st.Problem = x.waits
+	case err != nil && !notYet(err):
+		st.Problem = "its server cannot be asked: " + err.Error()
+		if refused := new(pgconn.PgError); errors.As(err, &refused) && strings.HasPrefix(refused.Code, "28") {
+			st.Problem += "; --superuser names the role that this process connects as"
+		}
+		if x.unasked != st.Problem {
+			x.log.Error("the standby's server cannot be asked", dr.KeyError, err)
+		}
+		x.unasked = st.Problem
 	case err != nil && v.Sent >= v.End && v.Way != nil:
 		st.Problem = "it waits for more log before its data is consistent"
 	default:
 		st.Problem = ""
 	}
+}
+
+// notYet tells whether a server that cannot be asked will answer by itself: it has no socket yet, or is not consistent (57P03).
+func notYet(err error) bool {
+	if refused := new(pgconn.PgError); errors.As(err, &refused) {
+		return refused.Code == "57P03"
+	}
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // gap notes what is waited for.

@@ -25,11 +25,12 @@ type tail struct {
 	system walsender.System // Timeline and Flushed are those of the way
 	every  time.Duration    // between two looks
 	guard  walserve.Guard
+	open   func(context.Context) (*repo.Log, error) // for the first time
 	reopen func(context.Context) (*repo.Log, error) // with the keys of today
 	logger *slog.Logger
 
 	mu      sync.Mutex // guards the rest. Not held while the store is asked
-	log     *repo.Log
+	log     *repo.Log     // nil before the repository has answered
 	changed chan struct{} // closed when anything below changes
 	view    view
 	begun   int     // how often Base was set anew: what was listed for another one does not count
@@ -144,6 +145,11 @@ func (t *tail) look(ctx context.Context, sc scope) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	if t.current() == nil {
+		if err := t.openWith(ctx, t.open); err != nil {
+			return err
+		}
+	}
 	opened := false
 	for {
 		whole, err := t.tryLook(ctx, sc)
@@ -162,8 +168,10 @@ func (t *tail) look(ctx context.Context, sc scope) error {
 	}
 }
 
-func (t *tail) openAgain(ctx context.Context) error {
-	log, err := t.reopen(ctx)
+func (t *tail) openAgain(ctx context.Context) error { return t.openWith(ctx, t.reopen) }
+
+func (t *tail) openWith(ctx context.Context, open func(context.Context) (*repo.Log, error)) error {
+	log, err := open(ctx)
 	if err == nil {
 		t.mu.Lock()
 		t.log = log
@@ -398,7 +406,7 @@ func (t *tail) missing(ctx context.Context, v view) (string, error) {
 	return "", nil
 }
 
-// current returns the log as it is open now.
+// current returns the log as it is open now; nil before the first look.
 func (t *tail) current() *repo.Log {
 	t.mu.Lock()
 	defer t.mu.Unlock()

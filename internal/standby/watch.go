@@ -187,6 +187,9 @@ func (w *watcher) resume(ctx context.Context) error {
 func (w *watcher) judge(ctx context.Context) error {
 	x := w.x
 	v, _ := x.tail.state() // after the sample: what the standby asked for then, it had not passed before
+	if other := new(otherClusterError); errors.As(v.Problem, &other) {
+		return other
+	}
 	off := v.Foreign
 	if off == nil {
 		off = v.left(w.last.replayed)

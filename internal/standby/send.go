@@ -74,7 +74,7 @@ func (t *tail) begin(tl wal.TimelineID, from wal.LSN) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v := &t.view
-	v.Session, v.Sent, v.Foreign, v.Refused = tl, from, nil, ""
+	v.Session, v.Sent, v.Foreign, v.Refused, v.Damaged = tl, from, nil, "", 0
 	if from < v.Base || from > v.End {
 		v.Base, v.End, v.Next, t.pieces = from, from, 0, nil
 		t.begun++
@@ -244,7 +244,7 @@ func (s *sending) sent(clock repo.ExtentClock) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v := &t.view
-	v.Sent, v.Unread = s.at, nil
+	v.Sent, v.Unread, v.Damaged = s.at, nil, 0
 	if s.commit.LSN > v.Commit.LSN {
 		v.Commit = s.commit
 	}
@@ -262,6 +262,10 @@ func (s *sending) sent(clock repo.ExtentClock) {
 // unread notes why an extent could not be read, and returns what is closed when it may be tried again.
 func (s *sending) unread(ctx context.Context, err error) <-chan struct{} {
 	t := s.t
+	end := wal.LSN(0)
+	if damaged := new(seal.DamagedError); errors.As(err, &damaged) {
+		end = wal.LSN(s.now.extent.End)
+	}
 	s.wait()
 	switch {
 	case errors.Is(err, repo.ErrKeysRotated), errors.Is(err, seal.ErrUnknownEpoch):
@@ -276,6 +280,6 @@ func (s *sending) unread(ctx context.Context, err error) <-chan struct{} {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.view.Unread = err
+	t.view.Unread, t.view.Damaged = err, end
 	return t.changed // by the next look: a store that lists what it does not have must not be asked without pause
 }

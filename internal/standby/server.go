@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,7 +64,7 @@ func (x *run) start(ctx context.Context) error {
 	}
 	defer out.Close() //nolint:errcheck // the server has its own descriptor
 	cmd := exec.Command(filepath.Join(bin, "postgres"), x.args(d)...)
-	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
+	cmd.Stdout, cmd.Stderr, cmd.Dir, cmd.Env = out, out, "/", inherited(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // it goes on when it was promoted, or we are killed
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run postgres: %w", err)
@@ -75,6 +76,18 @@ func (x *run) start(ctx context.Context) error {
 	}()
 	x.server = s
 	return nil
+}
+
+// inherited returns what a server needs of an environment. The rest may hold what opens stores and repositories.
+func inherited(environment []string) []string {
+	return slices.DeleteFunc(environment, func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		switch name {
+		case "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR":
+			return false
+		}
+		return !strings.HasPrefix(name, "LC_") && !strings.HasPrefix(name, "LD_") && !strings.HasPrefix(name, "PG_OOM_")
+	})
 }
 
 // listensHere tells whether the server that runs listens where we would let it: postmaster.pid has the port in its fourth line, and
@@ -95,8 +108,8 @@ func (x *run) args(d control.Data) []string {
 	}
 	set := map[string]string{
 		"data_directory":          x.o.Dir,
-		"hba_file":                filepath.Join(x.place.dir, "pg_hba.conf"),
-		"ident_file":              filepath.Join(x.place.dir, "pg_ident.conf"),
+		"hba_file":                filepath.Join(x.o.Dir, accessPrefix+"pg_hba.conf"),
+		"ident_file":              filepath.Join(x.o.Dir, accessPrefix+"pg_ident.conf"),
 		"external_pid_file":       "",
 		"logging_collector":       "off",
 		"log_destination":         "stderr",
@@ -130,8 +143,12 @@ func (x *run) superuser() string {
 	return x.o.Superuser
 }
 
+// accessPrefix begins the names of the files that say who may connect.
+const accessPrefix = "holdfast_"
+
 // writeAccess writes who may connect: whom the cluster's own files let in, and this process's user as the superuser, proven by
-// the kernel. PostgreSQL takes the first line that matches: ours is the last, unless we were not let in.
+// the kernel. PostgreSQL takes the first line that matches: ours is the last, unless we were not let in. It lies beside the cluster's own
+// file, since what that includes is named relative to it.
 func (x *run) writeAccess() error {
 	me, err := user.Current()
 	if err != nil {
@@ -149,7 +166,7 @@ func (x *run) writeAccess() error {
 		if x.lockedOut {
 			parts[1], parts[2] = parts[2], parts[1]
 		}
-		if err := replaceFile(filepath.Join(x.place.dir, name), bytes.Join(parts, []byte("\n"))); err != nil {
+		if err := replaceFile(filepath.Join(x.o.Dir, accessPrefix+name), bytes.Join(parts, []byte("\n"))); err != nil {
 			return err
 		}
 	}

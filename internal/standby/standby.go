@@ -114,13 +114,13 @@ func Run(ctx context.Context, o Options) (_ *Promoted, err error) {
 	defer x.help(nil)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	var beside errgroup.Group
+	beside, ctx := errgroup.WithContext(ctx) // without what serves the log, or those who ask, nothing goes on unnoticed
 	told := make(chan struct{})
 	beside.Go(func() error {
 		defer close(told)
 		return x.answer(ctx)
 	})
-	done, err := x.keep(ctx, &beside)
+	done, err := x.keep(ctx, beside)
 	if x.asked && done != nil {
 		select {
 		case <-told: // whoever asked for the promotion has the answer

@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 )
@@ -152,5 +154,58 @@ func TestAServerThatCannotBeAsked(t *testing.T) {
 	s.Stop(pgtest.Fast)
 	if st := asked(); !strings.Contains(st.Problem, "waits for more log") {
 		t.Errorf("without a socket it is %+v", st)
+	}
+}
+
+// What the cluster's own rules include is named relative to them, and goes on to count.
+func TestRulesThatAreIncluded(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t, pgtest.Options{})
+	s.Exec("", "CREATE ROLE reader LOGIN")
+	for name, content := range map[string]string{"readers": "reader\n", "pg_hba.conf": "local all @readers trust\n"} {
+		if err := os.WriteFile(filepath.Join(s.DataDir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x := &run{o: Options{Settings: Settings{Dir: s.DataDir, Port: s.Port, Superuser: "reader"}}, place: place{dir: s.Socket}}
+	if err := x.writeAccess(); err != nil {
+		t.Fatal(err)
+	}
+	hba := filepath.Join(s.DataDir, accessPrefix+"pg_hba.conf")
+	if !slices.Contains(x.args(control.Data{}), "hba_file="+hba) {
+		t.Fatal("it is not what the server reads")
+	}
+	for _, name := range []string{hba, filepath.Join(s.DataDir, "readers")} { // the test's server may be another user's
+		if err := os.Chmod(name, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Exec("", "ALTER SYSTEM SET hba_file = '"+hba+"'")
+	s.Stop(pgtest.Fast)
+	if err := s.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	conn, err := x.connect(t.Context())
+	for range 1000 {
+		if err == nil || !notYet(err) {
+			break
+		}
+		<-again.C
+		conn, err = x.connect(t.Context())
+	}
+	if err != nil {
+		t.Fatalf("the reader is not let in: %v", err)
+	}
+	conn.Close(t.Context()) //nolint:errcheck // only tried
+}
+
+// The server goes on for years, and its environment can be read by whoever runs code in it: what opens stores is not in there.
+func TestWhatAServerInherits(t *testing.T) {
+	t.Parallel()
+	got := inherited([]string{"PATH=/bin", "LC_ALL=C", "AZURE_STORAGE_KEY=secret", "AWS_SECRET_ACCESS_KEY=secret", "HOLDFAST_PASSPHRASE=secret", "TZ=UTC", "PATHS=x"})
+	if want := []string{"PATH=/bin", "LC_ALL=C", "TZ=UTC"}; !slices.Equal(got, want) {
+		t.Errorf("it inherits %q, want %q", got, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -178,13 +179,19 @@ const forEver = 100 * 365 * 24 * time.Hour
 // answer answers other processes until ctx ends.
 func (x *run) answer(ctx context.Context) error {
 	at := sidecar.Place{Dir: filepath.Join(x.place.dir, askName), HangUp: true}
-	return sidecar.Serve(ctx, at, forEver, func(ctx context.Context, q question) (reply, bool) {
+	var promoted atomic.Bool
+	err := sidecar.Serve(ctx, at, forEver, func(ctx context.Context, q question) (reply, bool) {
 		if q.Promote == nil {
 			return reply{Status: x.report()}, false
 		}
 		a := x.take(ctx, *q.Promote, lookPatience)
+		promoted.Store(a.Promoted != nil)
 		return a, a.Promoted != nil // with the promotion all is over
 	})
+	if err == nil && ctx.Err() == nil && !promoted.Load() {
+		err = errors.New("the socket at which the standby is asked does not work any more")
+	}
+	return err
 }
 
 // take hands a promotion to the watcher and returns its answer. What cannot begin soon is refused: a promotion that waits is one

@@ -199,7 +199,7 @@ func (w *watcher) judge(ctx context.Context) error {
 	} else if w.foreign++; w.foreign > 2 {
 		return &errRebuild{off.Error()}
 	}
-	stuck := v.Next != 0 || v.End == v.Base && time.Since(v.Grown) > checkEvery
+	stuck := v.Next != 0 || v.Damaged != 0 || v.End == v.Base && time.Since(v.Grown) > checkEvery
 	if !stuck || v.Session == 0 || v.Problem != nil || time.Since(w.checked) < checkEvery {
 		return nil
 	}
@@ -220,18 +220,25 @@ func (w *watcher) leap(ctx context.Context, v view) error {
 	}
 	plan, err := all.Plan(ctx, points.Target{Kind: points.Latest}, points.Timeline{}, points.AllowLoss)
 	missing := fmt.Sprintf("the repository has no log from %s on", v.End)
-	if v.Next != 0 {
+	from := v.End // a snapshot must begin behind it
+	if v.Damaged != 0 {
+		// The log of a snapshot is read from the start of a segment.
+		missing, from = fmt.Sprintf("the repository's log is damaged between %s and %s", v.Sent, v.Damaged), v.Damaged-1
+		if err == nil && x.tail.system.SegmentSize.Floor(plan.Snapshot.Facts.StartLSN) < v.Damaged {
+			return nil
+		}
+	} else if v.Next != 0 {
 		missing = fmt.Sprintf("the repository's log has a gap from %s to %s", v.End, v.Next)
 	}
 	if gaps, err := capture.ReadLogGaps(ctx, r.Log(x.o.System)); err == nil {
 		for _, g := range gaps {
-			if g.From <= v.End && v.End < g.To {
+			if v.Damaged == 0 && g.From <= v.End && v.End < g.To {
 				missing += ": " + g.Reason
 			}
 		}
 	}
-	if err != nil || plan.Snapshot.Facts.StartLSN <= v.End {
-		if v.Next != 0 {
+	if err != nil || plan.Snapshot.Facts.StartLSN <= from {
+		if v.Next != 0 && v.Damaged == 0 {
 			x.gap(missing + "; a snapshot behind it is waited for")
 		}
 		return nil

@@ -57,7 +57,6 @@ type Server struct {
 	Log       Log
 	Progress  func(Progress) // is told each status of the standby; nil: nobody
 	Keepalive time.Duration  // between messages to a standby that waits; 0: 5 s
-	Peers     []uint32       // users that may connect, beside this process's own
 	Logger    *slog.Logger
 
 	mu  sync.Mutex         // guards end
@@ -119,10 +118,8 @@ func (s *Server) admit(conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	for _, uid := range append(s.Peers, uint32(os.Geteuid())) {
-		if peer == uid {
-			return nil
-		}
+	if peer == uint32(os.Geteuid()) {
+		return nil
 	}
 	return fmt.Errorf("user %d is not served", peer)
 }

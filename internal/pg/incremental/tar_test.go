@@ -113,7 +113,7 @@ func TestChainInTarFormat(t *testing.T) {
 	}
 	room := t.TempDir()
 	var last []string
-	for i, exts := range [][3]string{{"", ".gz", ".zst"}, {".lz4", "", ".gz"}} {
+	for i, exts := range [][3]string{{".lz4", ".zst", ".gz"}} {
 		var dirs []string
 		for k, dir := range c.dirs {
 			dirs = append(dirs, tarred(t, dir, exts[k]))
@@ -134,7 +134,7 @@ func TestChainInTarFormat(t *testing.T) {
 		last = dirs
 	}
 	// The middle one's tablespace is lost; its files are missed.
-	spaces, err := filepath.Glob(filepath.Join(last[1], "[0-9]*.tar"))
+	spaces, err := filepath.Glob(filepath.Join(last[1], "[0-9]*.tar*"))
 	if err != nil || len(spaces) != 1 || os.Remove(spaces[0]) != nil {
 		t.Fatal(spaces, err)
 	}

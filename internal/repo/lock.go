@@ -197,16 +197,33 @@ func (n *renewal) newestGood(ctx context.Context, all []store.Version) (store.Ve
 	return store.Version{}, nil
 }
 
+// retain extends what a version has left. What came while a round was on its way, or was put by a host whose clock is ahead, or who locks
+// for longer, may be retained for longer already: nobody may shorten that, and nobody needs to.
+func (n *renewal) retain(ctx context.Context, v store.Version) error {
+	until := n.r.opts.Now().Add(LockFor(n.r.opts.Lock))
+	if until.Before(n.l.Round.Until) {
+		until = n.l.Round.Until
+	}
+	vault := n.r.earlier.vault
+	err := vault.Retain(ctx, v, until)
+	if err == nil || store.KindOf(err) == store.Busy {
+		return err
+	}
+	if errors.Is(err, store.ErrNotExist) {
+		return nil // removed meanwhile
+	}
+	if has, hasErr := vault.Retained(ctx, v); hasErr == nil && !has.Before(n.l.Round.Until) {
+		return nil
+	}
+	return err
+}
+
 func (n *renewal) flush(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(lockRequests)
 	for _, v := range n.batch {
 		g.Go(func() error {
-			err := n.r.earlier.vault.Retain(ctx, v, n.l.Round.Until)
-			if errors.Is(err, store.ErrNotExist) {
-				return nil // removed meanwhile
-			}
-			return err
+			return n.retain(ctx, v)
 		})
 	}
 	err := g.Wait()

@@ -183,3 +183,7 @@ func (v pastVault) GetVersion(ctx context.Context, x Version, off int64, dst []b
 func (v pastVault) Retain(_ context.Context, x Version, _ time.Time) error {
 	return v.p.fail("retain", x.Name, Denied, errPast)
 }
+
+func (v pastVault) Retained(ctx context.Context, x Version) (time.Time, error) {
+	return v.p.v.Retained(ctx, x)
+}

@@ -29,6 +29,9 @@ type Vault interface {
 
 	// Retain keeps a version from being removed before until. It never shortens what was promised.
 	Retain(ctx context.Context, v Version, until time.Time) error
+
+	// Retained returns until when a version is kept from being removed; zero: it is not.
+	Retained(ctx context.Context, v Version) (time.Time, error)
 }
 
 // LockMode says who may end a retention early. The names are those of the S3 API.
@@ -140,4 +143,12 @@ func (r *retryingVault) GetVersion(ctx context.Context, v Version, off int64, ds
 
 func (r *retryingVault) Retain(ctx context.Context, v Version, until time.Time) error {
 	return r.r.do(ctx, func(*attempts) error { return r.v.Retain(ctx, v, until) })
+}
+
+func (r *retryingVault) Retained(ctx context.Context, v Version) (until time.Time, err error) {
+	err = r.r.do(ctx, func(*attempts) (err error) {
+		until, err = r.v.Retained(ctx, v)
+		return err
+	})
+	return until, err
 }

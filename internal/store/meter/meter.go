@@ -189,3 +189,9 @@ func (c *meteredVault) Retain(ctx context.Context, v store.Version, until time.T
 	c.m.note(ctx, "retain", err, 0, 0)
 	return err
 }
+
+func (c *meteredVault) Retained(ctx context.Context, v store.Version) (time.Time, error) {
+	until, err := c.v.Retained(ctx, v)
+	c.m.note(ctx, "retained", err, 0, 0)
+	return until, err
+}

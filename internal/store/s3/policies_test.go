@@ -24,6 +24,7 @@ var actions = map[string][]string{
 	"ListObjectVersions":              {"s3:ListBucketVersions"},
 	"DeleteObject":                    {"s3:DeleteObject"},
 	"PutObjectRetention":              {"s3:PutObjectRetention"}, // so does a PutObject that asks for a retention
+	"GetObjectRetention":              {"s3:GetObjectRetention"}, // whoever extends a lock, where that is refused
 	"GetBucketVersioning":             {"s3:GetBucketVersioning"},
 	"GetObjectLockConfiguration":      {"s3:GetBucketObjectLockConfiguration"},
 	"GetBucketLifecycleConfiguration": {"s3:GetLifecycleConfiguration"},
@@ -97,7 +98,7 @@ func TestPoliciesNameWhatTheStoreDoes(t *testing.T) {
 			t.Errorf("the store does no %s", op)
 		}
 	}
-	write := []string{"s3:PutObject", "s3:PutObjectRetention", "s3:DeleteObject"}
+	write := []string{"s3:PutObject", "s3:PutObjectRetention", "s3:GetObjectRetention", "s3:DeleteObject"}
 	for name, missing := range map[string][]string{"reader": write, "writer": nil, "pruner": nil} {
 		have := map[string]bool{}
 		for _, s := range documented(t, name).Statement {

@@ -153,3 +153,16 @@ func (v vault) Retain(ctx context.Context, x store.Version, until time.Time) err
 		return err
 	})
 }
+
+// Retained implements store.Vault.
+func (v vault) Retained(ctx context.Context, x store.Version) (until time.Time, err error) {
+	s := v.s
+	err = s.request(ctx, "retained", x.Name, 0, func(ctx context.Context, _ *line.Watch) error {
+		out, err := s.client.GetObjectRetention(ctx, &s3.GetObjectRetentionInput{Bucket: &s.bucket, Key: s.key(x.Name), VersionId: &x.ID})
+		if err == nil && out.Retention != nil {
+			until = aws.ToTime(out.Retention.RetainUntilDate)
+		}
+		return err
+	})
+	return until, err
+}

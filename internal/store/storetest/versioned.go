@@ -179,3 +179,13 @@ func (v versionedVault) Retain(_ context.Context, x store.Version, until time.Ti
 	v.s.retained++
 	return nil
 }
+
+func (v versionedVault) Retained(_ context.Context, x store.Version) (time.Time, error) {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	h := v.find(x.Name, x.ID)
+	if h == nil {
+		return time.Time{}, v.s.fail("retained", x.Name, store.Gone, store.ErrNotExist)
+	}
+	return h.until, nil
+}

@@ -163,7 +163,11 @@ func (a *agent) add(s config.System) error {
 	}
 	if sites := a.config.CopiesOf(s); len(sites) > 1 {
 		for _, rep := range sites {
-			k.copies = append(k.copies, &mirror{open: open, system: s, site: rep.Site, home: k.site, fan: fan, every: policy.Log.Interval, look: k.home, log: log})
+			m := &mirror{open: open, system: s, site: rep.Site, home: k.site, fan: fan, every: policy.Log.Interval, look: k.home, log: log}
+			if rep.Lock.For > 0 && rep.Site != k.site {
+				m.lock = lockAt(open, s.Repository, rep.Site)
+			}
+			k.copies = append(k.copies, m)
 		}
 	}
 	a.keepers = append(a.keepers, k)

@@ -56,6 +56,7 @@ type mirror struct {
 	every  time.Duration            // between two looks
 	look   func() (seen, time.Time) // what is at home, and the moment to which that can be recovered
 	log    *slog.Logger
+	lock   *siteLock // nil: there is none
 
 	brought repo.SnapshotID // that was taken elsewhere, and is at home since
 
@@ -82,6 +83,7 @@ func (m *mirror) run(ctx context.Context) {
 	defer func() { m.close(&c) }()
 	retry := mirrorRetry
 	for ctx.Err() == nil {
+		m.lock.renew(ctx, m.log.With("site", m.site))
 		err := m.round(ctx, &c)
 		if ctx.Err() != nil {
 			return
@@ -197,13 +199,6 @@ func (m *mirror) copy(ctx context.Context, c *copyState) error {
 		m.log.Debug("a snapshot was forgotten there, and stays away", "site", m.site, dr.KeySnapshot, id)
 	}
 	c.all, c.news, c.ends, c.newest = began, began, report.Ends, report.Newest
-	if err != nil {
-		return err
-	}
-	lock, err := c.replica.RenewLock(ctx)
-	if err == nil && lock.Due {
-		m.log.Info("lock renewed", "site", m.site, "objects", lock.Objects, "renewed", lock.Renewed, "until", lock.Until)
-	}
 	return err
 }
 

@@ -296,11 +296,19 @@ func (o *systemOperations) retain(ctx context.Context, sys workspace.System) out
 }
 
 // collect gives back the space of what was forgotten, and of the log that no snapshot needs. It never waits for writers: what
-// has to wait is left to the next run. Of several systems in a repository one collects for all.
+// has to wait is left to the next run. Of several systems in a repository one collects for all. Locks are renewed first, and whatever
+// becomes of the rest: what hinders a collection must not let them end.
 func (o *systemOperations) collect(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
-	if !o.ws.Config.Agent.Prune {
-		return outcome{err: o.renewLock(ctx, sys, progress)}
+	renewed := renewLock(ctx, o.log, o.system.Repository, sys.Repo, progress)
+	if !o.ws.Config.Agent.Prune || ctx.Err() != nil {
+		return outcome{err: renewed}
 	}
+	out := o.giveBack(ctx, sys, progress)
+	out.err = errors.Join(renewed, out.err)
+	return out
+}
+
+func (o *systemOperations) giveBack(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
 	// What a store can do is seen each time, since providers change: where it cannot do enough nothing is deleted.
 	abilities, err := store.Probe(ctx, sys.Repo.Store())
 	if err != nil {
@@ -324,9 +332,6 @@ func (o *systemOperations) collect(ctx context.Context, sys workspace.System, pr
 	if err != nil {
 		return outcome{err: err}
 	}
-	if err := o.renewLock(ctx, sys, progress); err != nil {
-		return outcome{err: err}
-	}
 	if since := time.Since(last); 0 <= since && since < collectEvery/2 {
 		return outcome{}
 	}
@@ -342,22 +347,6 @@ func (o *systemOperations) collect(ctx context.Context, sys workspace.System, pr
 			dr.KeyBytes, report.RemovedBytes, "aborted", len(report.Aborted))
 	}
 	return outcome{waits: len(report.Pending) > 0}
-}
-
-// renewLock retains for longer what is still needed, where the replica is locked and that is due. Whatever one system's agent renews
-// need not be renewed by another's.
-func (o *systemOperations) renewLock(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) error {
-	report, err := sys.Repo.RenewLock(ctx, repo.LockOptions{Progress: progress})
-	if errors.Is(err, repo.ErrNoLock) {
-		return nil
-	}
-	if err == nil && report.Due {
-		o.log.Info("lock renewed", dr.KeyRepository, o.system.Repository, "objects", report.Objects, "renewed", report.Renewed, "until", report.Until)
-	}
-	for _, name := range report.Doubted {
-		o.log.Error("no version of an object is what was stored", dr.KeyRepository, o.system.Repository, dr.KeyObject, name, dr.KeyNext, "holdfast repo check --repair "+o.system.Repository)
-	}
-	return err
 }
 
 // optimize makes the newest snapshot quicker to read, as far as the budget goes and until the next snapshot is due.

@@ -93,6 +93,9 @@ const markerFormat = "holdfast-repository"
 // ErrExists is the error of Init where there is a repository already.
 var ErrExists = errors.New("there is a repository already")
 
+// ErrNone is in the errors of Open where there is no repository.
+var ErrNone = errors.New("there is none: it has no " + markerName)
+
 // Init makes a repository in an empty replica, for recipients that can open it, and returns it open. An
 // interrupted Init may be repeated: until the marker is written, the last step, there is no repository.
 func Init(ctx context.Context, st store.Store, recipients []seal.Recipient, opts Options) (*Repository, error) {
@@ -178,7 +181,7 @@ func readMarker(ctx context.Context, st store.Store) (marker, error) {
 	b, err := st.Get(ctx, markerName, 1<<16)
 	switch {
 	case errors.Is(err, store.ErrNotExist):
-		return m, dr.Fail(fmt.Sprintf("open repository in %s", st), errors.New("there is none: it has no "+markerName),
+		return m, dr.Fail(fmt.Sprintf("open repository in %s", st), ErrNone,
 			"check the place, or make one: holdfast repo init")
 	case err != nil:
 		return m, fmt.Errorf("open repository: %w", err)

@@ -87,15 +87,6 @@ func (r *Replica) Behind(ctx context.Context, newest repo.SnapshotID) (bool, err
 	return r.system.Repo.HasNewer(ctx, string(r.system.Name), newest)
 }
 
-// RenewLock retains for longer what is there, where the replica is locked and that is due.
-func (r *Replica) RenewLock(ctx context.Context) (*repo.LockReport, error) {
-	report, err := r.repo.RenewLock(ctx, repo.LockOptions{})
-	if errors.Is(err, repo.ErrNoLock) {
-		err = nil
-	}
-	return report, err
-}
-
 func (r *Replica) options() geo.Options {
 	s := r.system
 	return geo.Options{

@@ -150,7 +150,7 @@ func (c *checker) keys(ctx context.Context) error {
 		}
 		c.problem(markerName, err.Error())
 	}
-	e, err := currentEpoch(ctx, c.r.store, c.r.id)
+	e, err := c.r.currentEpoch(ctx)
 	if err != nil {
 		object := prefixEpochs + c.r.id
 		if c.r.earlier != nil {
@@ -160,6 +160,15 @@ func (c *checker) keys(ctx context.Context) error {
 		}
 		c.problem(object, err.Error())
 		return ctx.Err()
+	}
+	if c.r.earlier != nil {
+		foreign, err := c.r.foreignEpochs(ctx, c.r.bare)
+		if err != nil {
+			return err
+		}
+		for _, name := range foreign {
+			c.problem(name, errForeignEpoch.Error())
+		}
 	}
 	if e.Epoch != c.r.keys.Epoch() || e.Check != c.r.keys.EpochCheck(e.Epoch) {
 		c.problem(epochName(c.r.id, e.Epoch), "it is not of the keys that this repository was opened with")

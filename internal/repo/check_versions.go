@@ -47,7 +47,7 @@ func (c *checker) versions(ctx context.Context) error {
 		return err
 	}
 	slots := prefixKeys + c.r.id + "/"
-	if e, err := currentEpoch(ctx, c.r.store, c.r.id); err == nil {
+	if e, err := c.r.currentEpoch(ctx); err == nil {
 		slots = slotName(c.r.id, e.Generation, "")
 	}
 	for _, prefix := range []string{

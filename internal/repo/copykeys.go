@@ -36,7 +36,7 @@ func (r *Repository) Beside(ctx context.Context, st store.Store, opts Options) (
 // of the newest epoch, the epochs, the marker, in this order. It may be repeated. Rotations in both replicas, which did not know
 // of each other, are an error: nobody would find the keys of what was sealed since in the other.
 func (r *Repository) CopyKeys(ctx context.Context, to store.Store) error {
-	newest, err := currentEpoch(ctx, r.store, r.id)
+	newest, err := r.currentEpoch(ctx)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,15 @@ func (r *Repository) CopyKeys(ctx context.Context, to store.Store) error {
 	if err != nil {
 		return err
 	}
-	if there, err := currentEpoch(ctx, to, r.id); err != nil {
+	target := to
+	if store.VaultOf(to) != nil {
+		foreign, err := r.foreignEpochs(ctx, to)
+		if err != nil {
+			return err
+		}
+		target = omitting{to, foreign}
+	}
+	if there, err := currentEpoch(ctx, target, r.id); err != nil {
 		return err
 	} else if there.Epoch > newest.Epoch {
 		return dr.Fail(fmt.Sprintf("copy the keys to %s", to), fmt.Errorf("epoch %d is there, and this replica knows epoch %d only: the keys were rotated there", there.Epoch, newest.Epoch),

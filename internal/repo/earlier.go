@@ -60,11 +60,11 @@ func stays(name string) bool {
 func (r *Repository) authentic(name string, b []byte) bool {
 	if name == markerName {
 		var m marker
-		return json.Unmarshal(b, &m) == nil && m.ID == r.id
+		return json.Unmarshal(b, &m) == nil && m.ID == r.id && m.Format == markerFormat && m.Version == FormatVersion
 	}
 	if strings.HasPrefix(name, prefixEpochs) {
-		var o epochObject
-		return json.Unmarshal(b, &o) == nil && (o.Epoch > r.keys.Epoch() || o.Check == r.keys.EpochCheck(o.Epoch))
+		o, ok := parseEpoch(b)
+		return ok && genuine(r.keys, name, o)
 	}
 	if strings.HasPrefix(name, prefixKeys) {
 		s, err := seal.ParseSlot(b)

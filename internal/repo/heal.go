@@ -62,6 +62,13 @@ func (r *Repository) heal(ctx context.Context, from []*Repository, spent *gravey
 			return r.store.Put(ctx, name, b)
 		}
 	}
+	if r.earlier != nil && strings.HasPrefix(name, prefixEpochs) {
+		foreign, err := r.foreignEpochs(ctx, r.bare)
+		if err == nil && slices.Contains(foreign, name) {
+			err = r.store.Delete(ctx, name) // it hides: nothing is lost
+		}
+		return err
+	}
 	prefix, _, _ := strings.Cut(name, "/")
 	kind, alike := alikeEverywhere[prefix+"/"]
 	if !alike {

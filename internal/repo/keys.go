@@ -20,7 +20,8 @@ import (
 type epochObject struct {
 	Epoch      uint32 `json:"epoch"`
 	Generation string `json:"generation"`
-	Check      string `json:"check"` // Keyring.EpochCheck: an orphaned slot is told from a good one
+	Check      string `json:"check"`           // Keyring.EpochCheck: an orphaned slot is told from a good one
+	Proof      string `json:"proof,omitempty"` // Keyring.EpochProof; objects that were made before there was one have none
 }
 
 func epochName(repository string, n uint32) string {
@@ -34,6 +35,7 @@ func slotName(repository, generation, id string) string {
 // writeGeneration wraps keys for every recipient, then makes them count.
 func writeGeneration(ctx context.Context, st store.Store, keys *seal.Keyring, to []seal.Recipient, now time.Time) error {
 	e := epochObject{Epoch: keys.Epoch(), Generation: randomHex(8), Check: keys.EpochCheck(keys.Epoch())}
+	e.Proof = keys.EpochProof(e.Epoch, e.Generation, e.Check)
 	for _, r := range to {
 		if err := putSlot(ctx, st, keys, e.Generation, r, now); err != nil {
 			return err
@@ -111,6 +113,10 @@ func unlock(ctx context.Context, st store.Store, repository string, c seal.Crede
 	if err != nil {
 		return nil, err
 	}
+	return unlockEpoch(ctx, st, repository, e, c)
+}
+
+func unlockEpoch(ctx context.Context, st store.Store, repository string, e epochObject, c seal.Credentials) (*seal.Keyring, error) {
 	all, damaged, err := slots(ctx, st, repository, e.Generation)
 	if err != nil {
 		return nil, err
@@ -145,7 +151,7 @@ func unlock(ctx context.Context, st store.Store, repository string, c seal.Crede
 
 // Slots returns who can open the repository now, by name.
 func (r *Repository) Slots(ctx context.Context) ([]*seal.Slot, error) {
-	e, err := currentEpoch(ctx, r.store, r.id)
+	e, err := r.currentEpoch(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +171,7 @@ func (r *Repository) AddRecipient(ctx context.Context, to seal.Recipient) error 
 		}
 		// A rotation that listed the slots before ours and committed before we look is seen here; one that
 		// commits later looks again after its commit (Rotate). So the slot is in the newest generation.
-		if now, err := currentEpoch(ctx, r.store, r.id); err != nil || now == e {
+		if now, err := r.currentEpoch(ctx); err != nil || now == e {
 			return err
 		}
 	}
@@ -192,7 +198,8 @@ func (r *Repository) Rotate(ctx context.Context, drop func(*seal.Slot) bool) ([]
 	}
 	if err := writeGeneration(ctx, r.store, next, to, r.opts.Now()); err != nil {
 		if errors.Is(err, store.ErrExists) {
-			return nil, dr.Fail("rotate the keys", errors.New("another rotation finished meanwhile"), "look at holdfast key list, and rotate again if you still need to")
+			return nil, dr.Fail("rotate the keys", errors.New("another rotation finished meanwhile, or somebody without the keys has put "+epochName(r.id, next.Epoch())+" there"),
+				"look at holdfast key list, and at holdfast repo check, which finds the latter; rotate again if you still need to")
 		}
 		return nil, err
 	}
@@ -221,7 +228,7 @@ func (r *Repository) rotationSlots(ctx context.Context, generation string, drop 
 // had listed it (see AddRecipient), and makes r use the new keys.
 func (r *Repository) copyStragglers(ctx context.Context, old string, next *seal.Keyring, keep []*seal.Slot, drop func(*seal.Slot) bool) error {
 	before := r.keys
-	e, err := currentEpoch(ctx, r.store, r.id)
+	e, err := r.currentEpoch(ctx)
 	if err != nil {
 		return err
 	}
@@ -258,7 +265,7 @@ func (r *Repository) Refresh(ctx context.Context) error {
 
 // refreshKeys refuses to go on with a keyring that a rotation elsewhere has made old.
 func (r *Repository) refreshKeys(ctx context.Context) (epochObject, error) {
-	e, err := currentEpoch(ctx, r.store, r.id)
+	e, err := r.currentEpoch(ctx)
 	if err != nil {
 		return e, err
 	}

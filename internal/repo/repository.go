@@ -136,8 +136,11 @@ func Open(ctx context.Context, st store.Store, c seal.Credentials, opts Options)
 	keys, err := unlockMarked(ctx, st, c)
 	// A thief may have replaced what opens it. Where nobody can tell for want of keys, what was there first counts.
 	if vault := store.VaultOf(st); err != nil && vault != nil && ctx.Err() == nil {
-		if first, firstErr := unlockMarked(ctx, genesis{st, vault}, c); firstErr == nil {
-			keys, err = first, nil
+		first := genesis{st, vault}
+		if m, markerErr := readMarker(ctx, first); markerErr == nil {
+			if k, ok := unlockAny(ctx, first, m.ID, c); ok {
+				keys, err = k, nil
+			}
 		}
 	}
 	if err != nil {

@@ -21,6 +21,7 @@ const (
 	contextName    = "holdfast/v1/name"
 	contextSlot    = "holdfast/v1/slot"
 	contextEpoch   = "holdfast/v1/epoch-check"
+	contextProof   = "holdfast/v1/epoch-proof"
 	contextObject  = "holdfast/v1/object"
 	contextID      = "holdfast/v1/repository-id"
 )
@@ -193,6 +194,14 @@ func (k *Keyring) EpochCheck(n uint32) string {
 	}
 	key := derive(e.Secret, k.repository, contextEpoch)
 	return hex.EncodeToString(key[:16])
+}
+
+// EpochProof returns what only a holder of the first epoch's secret, and so of any keyring of the repository, can say of an epoch's
+// object: also one whose keyring is older can tell a rotation from what somebody without keys has put there.
+func (k *Keyring) EpochProof(n uint32, generation, check string) string {
+	h := newHasher(derive(k.epochs[0].Secret, k.repository, contextProof))
+	fmt.Fprintf(h, "%d;%d:%s;%d:%s;", n, len(generation), generation, len(check), check)
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func (k *Keyring) epoch(n uint32) (Epoch, bool) {

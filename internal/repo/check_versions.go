@@ -92,7 +92,7 @@ func byName(ctx context.Context, v store.Vault, prefix, after string, fn func([]
 func (c *checker) name(ctx context.Context, since time.Time, all []store.Version) error {
 	now, name := all[0], all[0].Name
 	if !now.Deleted {
-		if len(all) > 1 && (!c.good(ctx, now) || strings.HasPrefix(name, prefixKeys) && !c.first(ctx, all)) {
+		if len(all) > 1 && (!c.good(ctx, now) || !c.first(ctx, all)) {
 			c.problem(name, fmt.Sprintf(overwritten, stampOf(now)))
 		}
 		return ctx.Err()
@@ -101,8 +101,8 @@ func (c *checker) name(ctx context.Context, since time.Time, all []store.Version
 	case stays(name), name == replicaName, strings.HasPrefix(name, prefixEpochs), strings.HasPrefix(name, prefixKeys), c.counts(name):
 	case strings.HasPrefix(name, prefixSnapshots) && !since.IsZero() && now.Written.After(since):
 		// Whoever forgets puts a tombstone there first.
-		b, err := c.r.earlier.newest(ctx, all)
-		if err != nil {
+		_, b, err := c.r.earlier.choose(ctx, all)
+		if err != nil || b == nil {
 			return ctx.Err()
 		}
 		if m, err := c.r.openManifest(ctx, name, b); err == nil && m == nil {
@@ -136,28 +136,17 @@ func (c *checker) good(ctx context.Context, v store.Version) bool {
 	return err == nil && c.r.authentic(v.Name, b)
 }
 
-// first tells whether what a name stands for is what was first put there.
+// first tells whether a slot or an epoch is what counts of its versions.
 func (c *checker) first(ctx context.Context, all []store.Version) bool {
+	if !isPlain(all[0].Name) {
+		return true
+	}
 	now, err := store.Whole(ctx, c.r.earlier.vault, all[0], maxSmall)
 	if err != nil {
 		return false
 	}
-	was, err := c.r.earlier.find(ctx, all[0].Name)
-	c.r.earlier.forget(all[0].Name)
-	return err != nil || bytes.Equal(was, now)
-}
-
-// newest returns the newest of the versions that is authentic.
-func (e *earlier) newest(ctx context.Context, all []store.Version) ([]byte, error) {
-	for _, v := range all {
-		if v.Deleted {
-			continue
-		}
-		if b, err := store.Whole(ctx, e.vault, v, maxIndexObject); err == nil && e.r.authentic(v.Name, b) {
-			return b, nil
-		}
-	}
-	return nil, store.ErrNotExist
+	_, was, err := c.r.earlier.choose(ctx, all)
+	return err != nil || was == nil || bytes.Equal(was, now)
 }
 
 // streams calls fn for each stream below a prefix, "<prefix><system>/<stream>/", of which there are, or were, objects.

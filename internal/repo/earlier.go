@@ -94,31 +94,71 @@ func (e *earlier) pin(name string) (store.Version, bool) {
 	return v, ok
 }
 
-// find looks for the newest version that is authentic, and reads that from now on.
+// find looks for the version that counts, and reads that from now on.
 func (e *earlier) find(ctx context.Context, name string) ([]byte, error) {
 	all, err := store.VersionsOf(ctx, e.vault, name)
 	if err != nil {
 		return nil, err
 	}
-	if strings.HasPrefix(name, prefixKeys) {
-		slices.Reverse(all) // only who opens a slot can tell whether its keyring is the one that was put there
+	v, b, err := e.choose(ctx, all)
+	if err != nil {
+		return nil, err
 	}
+	if v.Name == "" {
+		return nil, fmt.Errorf("none of %d versions of %s is what was stored: %w", len(all), name, store.ErrNotExist)
+	}
+	e.mu.Lock()
+	e.pinned[name] = v
+	e.mu.Unlock()
+	return b, nil
+}
+
+// choose returns which of the versions of a name counts, with its bytes; one without a name where none does. That is the newest that is
+// authentic. Epochs and slots are only in part under what proves them: there a thief can change the rest of one that is there, and
+// so the oldest counts of those that have the same proof.
+func (e *earlier) choose(ctx context.Context, all []store.Version) (chosen store.Version, body []byte, err error) {
+	plain := len(all) > 0 && isPlain(all[0].Name)
+	if plain {
+		all = slices.Clone(all)
+		slices.Reverse(all)
+	}
+	proofs := map[string]bool{}
 	for _, v := range all {
 		if v.Deleted {
 			continue
 		}
 		b, err := store.Whole(ctx, e.vault, v, maxIndexObject)
-		switch k := store.KindOf(err); {
-		case err == nil && e.r.authentic(name, b):
-			e.mu.Lock()
-			e.pinned[name] = v
-			e.mu.Unlock()
-			return b, nil
-		case err != nil && (k == store.Busy || k == store.Denied):
-			return nil, err
+		switch {
+		case err != nil && !lost(err):
+			return store.Version{}, nil, err
+		case err != nil || !e.r.authentic(v.Name, b):
+		case !plain:
+			return v, b, nil
+		default:
+			if proof := proofOf(v.Name, b); !proofs[proof] {
+				proofs[proof], chosen, body = true, v, b
+			}
 		}
 	}
-	return nil, fmt.Errorf("none of %d versions of %s is what was stored: %w", len(all), name, store.ErrNotExist)
+	return chosen, body, nil
+}
+
+// isPlain tells whether a name is that of a slot or of an epoch.
+func isPlain(name string) bool {
+	return strings.HasPrefix(name, prefixKeys) || strings.HasPrefix(name, prefixEpochs)
+}
+
+// proofOf returns what of an authentic slot or epoch only somebody with the keys can make.
+func proofOf(name string, b []byte) string {
+	if strings.HasPrefix(name, prefixEpochs) {
+		e, _ := parseEpoch(b)
+		return e.Check
+	}
+	s, err := seal.ParseSlot(b)
+	if err != nil {
+		return ""
+	}
+	return s.MAC
 }
 
 // Get returns the object, or an earlier version where it is not what was stored.

@@ -2,9 +2,12 @@ package repo
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
+	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
 // A thief puts an epoch of his own behind ours: the repository opens, is written to, and is put right; whether the epoch is the next one
@@ -52,4 +55,74 @@ func TestRotatedAwayIsNoTheft(t *testing.T) {
 	if r, err := Open(t.Context(), v.st, seal.Credentials{Passphrase: passphrase}, testOptions(t)); err == nil {
 		t.Errorf("it opens, with epoch %d", r.keys.Epoch())
 	}
+}
+
+// A thief changes what of an epoch and of a slot nothing proves. It is found and put right, and what is renewed is not his.
+func TestForgedOverKeys(t *testing.T) {
+	t.Parallel()
+	for _, old := range []bool{false, true} { // objects from before there were proofs
+		v := newVaulted(t)
+		r := v.open(t, v.st)
+		name := epochName(r.id, 1)
+		var e epochObject
+		if err := json.Unmarshal(must(v.st.Get(t.Context(), name, maxSmall)), &e); err != nil {
+			t.Fatal(err)
+		}
+		slot := ""
+		for _, name := range v.st.Names() {
+			if strings.HasPrefix(name, prefixKeys) {
+				slot = name
+			}
+		}
+		if old {
+			e.Proof = ""
+			v.st.Replace(name, must(json.Marshal(e)))
+		}
+		e.Generation, e.Proof = "0123456789abcdef", ""
+		if err := v.st.Put(t.Context(), name, must(json.Marshal(e))); err != nil {
+			t.Fatal(err)
+		}
+		var s seal.Slot
+		if err := json.Unmarshal(must(v.st.Get(t.Context(), slot, maxSmall)), &s); err != nil {
+			t.Fatal(err)
+		}
+		s.Keyring = []byte("nothing")
+		if err := v.st.Put(t.Context(), slot, must(json.Marshal(s))); err != nil {
+			t.Fatal(err)
+		}
+		v.st.Pass(20 * 24 * time.Hour)
+		r = v.open(t, v.st)
+		if err := r.Refresh(t.Context()); err != nil {
+			t.Error(err)
+		}
+		must(r.RenewLock(t.Context(), LockOptions{}))
+		for _, name := range []string{name, slot} {
+			all := must(store.VersionsOf(t.Context(), v.st.Vault(), name))
+			for i, x := range all {
+				left := must(v.st.Vault().Retained(t.Context(), x)).Sub(v.st.Now())
+				if mine := i == len(all)-1; mine != (left >= month) {
+					t.Errorf("version %s of %s is retained for %s", x.ID, name, left)
+				}
+			}
+		}
+		v.healed(t, []string{name, slot})
+		if slots := must(v.open(t, v.st).Slots(t.Context())); len(slots) != 1 {
+			t.Errorf("%d slots", len(slots))
+		}
+	}
+}
+
+// Who is let in again has a new slot, which is no thief's.
+func TestSlotThatIsReplaced(t *testing.T) {
+	t.Parallel()
+	v := newVaulted(t)
+	r := v.open(t, v.st)
+	to := must(seal.PassphraseRecipient("other", "another passphrase", 10))
+	for range 3 {
+		if err := r.AddRecipient(t.Context(), to); err != nil {
+			t.Fatal(err)
+		}
+		v.st.Pass(time.Hour)
+	}
+	v.wantNoProblems(t)
 }

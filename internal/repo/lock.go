@@ -161,12 +161,14 @@ func (n *renewal) take(ctx context.Context) error {
 	n.report.Objects++
 	if data > 1 {
 		var err error
-		if v, err = n.newestGood(ctx, all); err != nil {
+		if v, _, err = n.r.earlier.choose(ctx, all); err != nil {
 			return err
 		}
 	}
 	if v.Name != "" {
 		n.batch = append(n.batch, v)
+	} else {
+		n.report.Doubted = append(n.report.Doubted, all[0].Name)
 	}
 	if len(n.batch) < lockCheckpoint {
 		return nil
@@ -177,24 +179,6 @@ func (n *renewal) take(ctx context.Context) error {
 	}
 	n.l.Round.After = after
 	return n.r.putLocked(ctx, n.l)
-}
-
-// newestGood returns the newest version that is what was stored; where there is none, an empty one.
-func (n *renewal) newestGood(ctx context.Context, all []store.Version) (store.Version, error) {
-	for _, v := range all {
-		if v.Deleted {
-			continue
-		}
-		b, err := store.Whole(ctx, n.r.earlier.vault, v, maxIndexObject)
-		switch {
-		case err == nil && n.r.authentic(v.Name, b):
-			return v, nil
-		case err != nil && !lost(err):
-			return v, err
-		}
-	}
-	n.report.Doubted = append(n.report.Doubted, all[0].Name)
-	return store.Version{}, nil
 }
 
 // retain extends what a version has left. What came while a round was on its way, or was put by a host whose clock is ahead, or who locks

@@ -26,13 +26,23 @@ func (c *checker) missing(ctx context.Context, name string) (string, error) {
 		return "missing", nil
 	}
 	all, err := store.VersionsOf(ctx, c.r.earlier.vault, name)
-	if err != nil && store.KindOf(err) != store.Denied {
+	if err != nil && !c.unlistable(err) {
 		return "", err
 	}
 	if len(all) > 1 && all[0].Deleted {
 		return fmt.Sprintf("missing: "+hidden, stampOf(all[0])), nil
 	}
 	return "missing", nil
+}
+
+// unlistable tells whether an error only says that versions cannot be listed here: by these credentials, or, where nobody has asked for
+// a lock, by a server that knows of no versions.
+func (c *checker) unlistable(err error) bool {
+	var e *store.Error
+	if !errors.As(err, &e) || e.Op != "versions" {
+		return false
+	}
+	return e.Kind == store.Denied || e.Kind == store.Other && c.r.opts.Lock == 0
 }
 
 // versions looks for objects that somebody without keys has hidden or overwritten: readers may take earlier versions of them, but
@@ -55,8 +65,8 @@ func (c *checker) versions(ctx context.Context) error {
 		prefixLogFiles, prefixSigners, prefixPlaces, replicaName,
 	} {
 		err := byName(ctx, e.vault, prefix, "", func(all []store.Version) error { return c.name(ctx, l.Since, all) })
-		if store.KindOf(err) == store.Denied {
-			c.note("earlier versions were not looked at: the credentials may not list them (s3:ListBucketVersions)")
+		if c.unlistable(err) {
+			c.note("earlier versions were not looked at: the server does not list them, or the credentials lack s3:ListBucketVersions (%v)", err)
 			return nil
 		}
 		if err != nil {

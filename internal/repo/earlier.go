@@ -222,6 +222,24 @@ func (e *earlier) doubt(ctx context.Context, cause error) bool {
 	return pinned
 }
 
+// Put implements store.Store: what we write is what we read. So do the others.
+func (e *earlier) Put(ctx context.Context, name string, body []byte) error {
+	e.forget(name)
+	return e.Store.Put(ctx, name, body)
+}
+
+// Create implements store.Store.
+func (e *earlier) Create(ctx context.Context, name string, body []byte) error {
+	e.forget(name)
+	return e.Store.Create(ctx, name, body)
+}
+
+// Delete implements store.Store.
+func (e *earlier) Delete(ctx context.Context, name string) error {
+	e.forget(name)
+	return e.Store.Delete(ctx, name)
+}
+
 // forget lets a name be read as it stands now.
 func (e *earlier) forget(name string) {
 	if e == nil {

@@ -2,10 +2,14 @@ package repo
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 // A round that was interrupted goes on although objects came meanwhile that are retained for longer than it has in mind; also those of a
@@ -57,4 +61,64 @@ func TestRenewLockBesideWriters(t *testing.T) {
 		}
 	}
 	v.wantAll(t, v.open(t, v.st))
+}
+
+// unversioned is a bucket of a server that knows of no versions.
+type unversioned struct{ *storetest.Memory }
+
+func (u unversioned) Vault() store.Vault { return noVersions{} }
+
+type noVersions struct{ store.Vault }
+
+func (noVersions) Versions(context.Context, string, string, func(store.Version) error) error {
+	return &store.Error{Op: "versions", Kind: store.Other, Err: errors.New("501 NotImplemented")}
+}
+
+// A check ends without them, says so, and finds what is missing; where a lock is configured that is an error.
+func TestCheckWithoutVersions(t *testing.T) {
+	t.Parallel()
+	st := unversioned{storetest.NewMemory()}
+	r, err := Init(t.Context(), st, []seal.Recipient{testRecipient(t)}, testOptions(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	mustSave(t, r, randomFiles(1, 3))
+	report := must(r.Check(t.Context(), CheckOptions{}))
+	if len(report.Problems) > 0 || !strings.Contains(strings.Join(report.Notes, " "), "earlier versions were not looked at") {
+		t.Errorf("%+v", report)
+	}
+	for _, name := range st.Names() {
+		if _, _, ok := parsePackName(name); ok {
+			if err := st.Delete(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if report := must(r.Check(t.Context(), CheckOptions{})); len(report.Problems) == 0 {
+		t.Error("missing packs are no problem")
+	}
+	r.opts.Lock = month
+	if _, err := r.Check(t.Context(), CheckOptions{}); err == nil {
+		t.Error("a lock of which nothing can be asked is no error")
+	}
+}
+
+// What we write is what we read, whatever was read instead of a thief's version before.
+func TestPinnedAndWritten(t *testing.T) {
+	t.Parallel()
+	v := newVaulted(t)
+	r := v.open(t, v.st)
+	before := must(r.readLocked(t.Context()))
+	if err := v.st.Put(t.Context(), lockedName, []byte("his")); err != nil {
+		t.Fatal(err)
+	}
+	must(r.readLocked(t.Context()))
+	before.Until = before.Until.Add(time.Hour)
+	if err := r.putLocked(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(r.readLocked(t.Context())); !got.Until.Equal(before.Until) {
+		t.Errorf("%s is read, and %s was written", got.Until, before.Until)
+	}
 }

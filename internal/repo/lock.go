@@ -31,15 +31,39 @@ const (
 // locked is the content of the object "locked": what is known of retention in this replica. Where it is lost, or put back to an
 // older state, a renewal is done too early, which costs its requests and nothing else.
 type locked struct {
-	Since time.Time  `json:"since"` // from then on nothing was removed from snapshots/ without a tombstone under the deletion
-	Until time.Time  `json:"until"` // until then at least everything is retained that was there at the last whole renewal
-	Round *lockRound `json:"round,omitempty"`
+	Since time.Time      `json:"since"`          // from then on nothing was removed from snapshots/ without a tombstone under the deletion
+	Until time.Time      `json:"until"`          // until then at least everything is retained that was there at the last whole renewal
+	Begun time.Time      `json:"begun,omitzero"` // when that began; what was put since is retained from its writing on
+	Mode  store.LockMode `json:"mode,omitempty"` // in which it was done
+	Round *lockRound     `json:"round,omitempty"`
+}
+
+// due returns when everything is to be renewed. What came after the last renewal had began is retained for LockFor as it was then: where
+// less was asked for since, that ends before what was there before does.
+func (l *locked) due(o *Options) time.Time {
+	slack := min(lockSlack, o.Lock/8)
+	next := l.Until.Add(-o.Lock - slack)
+	now := o.Now()
+	switch sooner := l.Begun.Add(o.Lock/2 - slack); {
+	case l.Begun.After(now.Add(slack)), l.Mode != o.LockMode: // by a clock that was ahead, which says nothing; by who may end it
+		return now
+	case sooner.Before(next):
+		return sooner
+	}
+	return next
 }
 
 // lockRound is a renewal that is not done.
 type lockRound struct {
-	Until time.Time `json:"until"`
-	After string    `json:"after"` // everything up to this name is renewed
+	Begun time.Time      `json:"begun,omitzero"`
+	Mode  store.LockMode `json:"mode,omitempty"`
+	Until time.Time      `json:"until"`
+	After string         `json:"after"` // everything up to this name is renewed
+}
+
+// done returns what is known when a round has ended.
+func (r *lockRound) done(l *locked) *locked {
+	return &locked{Since: l.Since, Begun: r.Begun, Mode: r.Mode, Until: r.Until}
 }
 
 // LockOptions say how RenewLock works.
@@ -76,22 +100,20 @@ func (r *Repository) RenewLock(ctx context.Context, o LockOptions) (*LockReport,
 	if l.Since.IsZero() {
 		l.Since = now.UTC()
 	}
-	slack := min(lockSlack, r.opts.Lock/8)
-	due := func(until time.Time) time.Time { return until.Add(-r.opts.Lock - slack) }
-	report.Until, report.Next = l.Until, due(l.Until)
+	report.Until, report.Next = l.Until, l.due(&r.opts)
 	if report.Due = o.Now || !report.Next.After(now); !report.Due {
 		return report, nil
 	}
-	// One that was interrupted goes on, unless that was so long ago that what it has done does not suffice any more.
-	if l.Round == nil || !due(l.Round.Until).After(now) {
-		l.Round = &lockRound{Until: now.Add(LockFor(r.opts.Lock)).UTC().Truncate(time.Second)}
+	// One that was interrupted goes on, unless that was so long ago that what it has done does not suffice any more, or all is demanded.
+	if o.Now || l.Round == nil || !l.Round.done(l).due(&r.opts).After(now) {
+		l.Round = &lockRound{Begun: now.UTC(), Mode: r.opts.LockMode, Until: now.Add(LockFor(r.opts.Lock)).UTC().Truncate(time.Second)}
 	}
 	n := &renewal{r: r, l: l, report: report, progress: o.Progress}
 	if err := n.all(ctx); err != nil {
 		return report, fmt.Errorf("renew the lock: %w", err)
 	}
-	l.Until, l.Round = l.Round.Until, nil
-	report.Until, report.Next = l.Until, due(l.Until)
+	l = l.Round.done(l)
+	report.Until, report.Next = l.Until, l.due(&r.opts)
 	return report, r.putLocked(ctx, l)
 }
 

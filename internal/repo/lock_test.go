@@ -122,3 +122,64 @@ func TestPinnedAndWritten(t *testing.T) {
 		t.Errorf("%s is read, and %s was written", got.Until, before.Until)
 	}
 }
+
+// Where less is asked for than at the last renewal, where that was done by a clock that was ahead, or in another mode, what is there is
+// renewed in time; so it is where it is demanded while a round was interrupted.
+func TestRenewLockAfterChanges(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		before func(*Options)
+		days   int
+	}{
+		"lowered": {func(o *Options) { o.Lock = 3 * month }, 60},
+		"ahead":   {func(o *Options) { now := o.Now; o.Now = func() time.Time { return now().Add(200 * 24 * time.Hour) } }, 60},
+		"mode":    {func(o *Options) { o.LockMode = store.Governance }, 1},
+	} {
+		v := newVaulted(t)
+		r := v.open(t, v.st)
+		r.opts.Lock = month
+		now := r.opts
+		c.before(&r.opts)
+		if report := must(r.RenewLock(t.Context(), LockOptions{Now: true})); !report.Due {
+			t.Fatal(what)
+		}
+		r.opts = now
+		r.opts.LockMode = store.Compliance
+		if what != "mode" {
+			r.opts.LockMode = ""
+		}
+		fs := randomFiles(50, 3)
+		v.want[mustSave(t, r, fs).ID] = fs
+		rounds := 0
+		for day := range c.days {
+			v.st.Pass(24 * time.Hour)
+			if must(r.RenewLock(t.Context(), LockOptions{})).Due {
+				rounds++
+			}
+			for _, name := range v.st.Names() {
+				if left := v.st.Until(name).Sub(v.st.Now()); left < month {
+					t.Fatalf("%s, day %d: %s is retained for %s", what, day, name, left)
+				}
+			}
+		}
+		if rounds == 0 || rounds > c.days/13+1 {
+			t.Errorf("%s: %d rounds in %d days", what, rounds, c.days)
+		}
+	}
+}
+
+func TestRenewLockNowIsNoResumption(t *testing.T) {
+	t.Parallel()
+	v := newVaulted(t)
+	r := v.open(t, v.st)
+	l := must(r.readLocked(t.Context()))
+	l.Round = &lockRound{Begun: v.st.Now(), Until: v.st.Now().Add(LockFor(month)), After: "packs/"}
+	if err := r.putLocked(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
+	v.st.Pass(24 * time.Hour)
+	must(r.RenewLock(t.Context(), LockOptions{Now: true}))
+	if left := v.st.Until(markerName).Sub(v.st.Now()); left < LockFor(month)-time.Hour {
+		t.Errorf("the marker is retained for %s", left)
+	}
+}

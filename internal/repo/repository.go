@@ -34,6 +34,8 @@ type Options struct {
 	Host string
 	// Lock is how long objects are retained at least, in a store that was opened so; 0: they are not. See RenewLock.
 	Lock time.Duration
+	// LockMode is the mode in which the store retains.
+	LockMode store.LockMode
 	// Now is the clock; nil is time.Now. Nothing that keeps data safe depends on it.
 	Now func() time.Time
 }

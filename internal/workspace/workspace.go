@@ -227,7 +227,7 @@ func (w *Workspace) options(c config.Repository, rep config.Replica) repo.Option
 		w.log.Warn("the cache directory cannot be used", dr.KeyFile, cache, dr.KeyError, err)
 		cache = ""
 	}
-	return repo.Options{CacheDir: cache, Codecs: []repo.Codec{w.codec}, Signer: signer, Host: host, Lock: rep.Lock.For}
+	return repo.Options{CacheDir: cache, Codecs: []repo.Codec{w.codec}, Signer: signer, Host: host, Lock: rep.Lock.For, LockMode: store.LockMode(strings.ToUpper(string(rep.Lock.Mode)))}
 }
 
 // Codec returns the codec for relation files.

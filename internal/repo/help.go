@@ -129,10 +129,10 @@ func (h *help) isAway() bool {
 	return h != nil && (h.gone.Load() || time.Now().UnixMicro() < h.away.Load())
 }
 
-// answered asks a log here and, where this replica does not answer, elsewhere: the first that does counts. The other may know of less,
-// so that one that is only slow is waited for. Whoever reads a log knows from when this one still answered how far it goes, and
+// answered asks a log here and, where this replica does not answer, at all others, whose answers are united: any of them may be
+// behind, or never have had this system. All of them together may still know of less, so that one that is only slow is waited for. Whoever reads a log knows from when this one still answered how far it goes, and
 // misses what is not there.
-func answered[T any](ctx context.Context, l *Log, ask func(*Log) (T, error)) (T, error) {
+func answered[T any](ctx context.Context, l *Log, ask func(*Log) (T, error), unite func(a, b T) T) (T, error) {
 	h := l.r.help.Load()
 	var answer T
 	err := errAway
@@ -143,10 +143,34 @@ func answered[T any](ctx context.Context, l *Log, ask func(*Log) (T, error)) (T,
 		}
 		h.note(ctx, l.r, err)
 	}
+	var (
+		mu     sync.Mutex // guards what follows
+		all    T
+		none   error // it is not there, says who answers
+		having int
+		asked  sync.WaitGroup
+	)
 	for _, other := range h.others(ctx) {
-		if theirs, otherErr := ask(other.Log(l.system)); otherErr == nil || errors.Is(otherErr, store.ErrNotExist) {
-			return theirs, otherErr
+		asked.Go(func() {
+			theirs, err := ask(other.Log(l.system))
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil && having == 0:
+				all, having = theirs, 1
+			case err == nil:
+				all, having = unite(all, theirs), having+1
+			case errors.Is(err, store.ErrNotExist):
+				none = err
+			}
+		})
+	}
+	asked.Wait()
+	if having > 0 || none != nil {
+		if having > 0 {
+			none = nil
 		}
+		return all, none
 	}
 	if errors.Is(err, errAway) {
 		return ask(l)
@@ -226,3 +250,27 @@ func (l *Log) extentsElsewhere(ctx context.Context, s StreamID, from uint64, our
 	}
 	return ours
 }
+
+// The ways in which answers of several replicas are one.
+
+func uniteSorted[T cmp.Ordered](a, b []T) []T {
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
+}
+
+func uniteExtents(a, b []Extent) []Extent {
+	for _, e := range b {
+		if !slices.Contains(a, e) {
+			a = append(a, e)
+		}
+	}
+	return byStart(a)
+}
+
+func higher(a, b Mark) Mark {
+	if b.LSN > a.LSN {
+		return b
+	}
+	return a
+}
+
+func either(a, _ []byte) []byte { return a }

@@ -2,12 +2,14 @@ package repo
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
+	"github.com/holdfast-dr/holdfast/internal/store/storetest"
 )
 
 // A thief puts an epoch of his own behind ours: the repository opens, is written to, and is put right; whether the epoch is the next one
@@ -125,4 +127,56 @@ func TestSlotThatIsReplaced(t *testing.T) {
 		v.st.Pass(time.Hour)
 	}
 	v.wantNoProblems(t)
+}
+
+// A thief puts a repository of his own in the place of ours, which our keys open. It is not opened, and no log is acknowledged until
+// somebody has looked.
+func TestThiefsRepository(t *testing.T) {
+	t.Parallel()
+	v := newVaulted(t)
+	open := v.open(t, v.st)
+	thiefs := storetest.NewMemory()
+	his, err := Init(t.Context(), thiefs, []seal.Recipient{testRecipient(t)}, testOptions(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer his.Close()
+	for _, name := range thiefs.Names() {
+		if err := v.st.Put(t.Context(), name, must(thiefs.Get(t.Context(), name, maxSmall))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := v.open(t, v.st)
+	if r.ID() != open.ID() {
+		t.Fatal("the thief's repository is opened")
+	}
+	v.wantAll(t, r)
+	v.st.Pass(time.Hour)
+	for _, r := range []*Repository{open, r} {
+		if err := r.Log("orders-db").PutMark(t.Context(), Mark{Stream: 1, LSN: 0x5000, Writer: v.st.Now()}); !errors.Is(err, ErrReplaced) {
+			t.Errorf("log is acknowledged: %v", err)
+		}
+	}
+	v.healed(t, []string{markerName})
+	r = v.open(t, v.st)
+	fs := randomFiles(2, 1)
+	v.want[mustSave(t, r, fs).ID] = fs
+	v.wantAll(t, v.open(t, v.st))
+
+	// Where ours does not open, his does neither.
+	his2, err := Init(t.Context(), storetest.NewMemory(), []seal.Recipient{must(seal.PassphraseRecipient("x", "another passphrase", 10))}, testOptions(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer his2.Close()
+	for _, name := range his2.bare.(*storetest.Memory).Names() {
+		if err := v.st.Put(t.Context(), name, must(his2.bare.Get(t.Context(), name, maxSmall))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := testOptions(t)
+	o.Lock, o.Now = month, v.st.Now
+	if _, err := Open(t.Context(), v.st, seal.Credentials{Passphrase: "another passphrase"}, o); !errors.Is(err, ErrReplaced) {
+		t.Errorf("a repository opens that was not there first: %v", err)
+	}
 }

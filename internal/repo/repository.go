@@ -136,19 +136,48 @@ func Init(ctx context.Context, st store.Store, recipients []seal.Recipient, opts
 func Open(ctx context.Context, st store.Store, c seal.Credentials, opts Options) (*Repository, error) {
 	opts.setDefaults()
 	keys, err := unlockMarked(ctx, st, c)
-	// A thief may have replaced what opens it. Where nobody can tell for want of keys, what was there first counts.
-	if vault := store.VaultOf(st); err != nil && vault != nil && ctx.Err() == nil {
-		first := genesis{st, vault}
-		if m, markerErr := readMarker(ctx, first); markerErr == nil {
-			if k, ok := unlockAny(ctx, first, m.ID, c); ok {
-				keys, err = k, nil
-			}
+	vault := store.VaultOf(st)
+	if vault == nil || ctx.Err() != nil {
+		if err != nil {
+			return nil, err
+		}
+		return open(st, keys, opts)
+	}
+	// A thief may have replaced what opens it, also by a repository of his own that opens with our keys: its recipients are public.
+	// What was there first counts; without a lock whoever may write may as well make another repository there.
+	first := genesis{st, vault}
+	switch original, firstErr := firstMarker(ctx, first, keys, opts); {
+	case store.KindOf(firstErr) == store.Busy:
+		return nil, firstErr
+	case firstErr == nil && original != "" && (keys == nil || keys.Repository() != original):
+		if k, ok := unlockAny(ctx, first, original, c); ok {
+			return open(st, k, opts)
+		}
+		if err == nil {
+			err = dr.Fail(fmt.Sprintf("open repository in %s", st), fmt.Errorf("%w: %s is there, and %s was there first", ErrReplaced, keys.Repository(), original),
+				"if nobody has put it there but you, use another bucket or prefix for it; else give a key of the first one")
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
 	return open(st, keys, opts)
+}
+
+// firstMarker returns the ID of the repository that was first at a place, where that is to be known: nothing else opens, or the place is
+// locked. It is empty where it is not known.
+func firstMarker(ctx context.Context, st genesis, opened *seal.Keyring, opts Options) (string, error) {
+	if opened != nil {
+		if opts.Lock <= 0 {
+			return "", nil
+		}
+		all, err := store.VersionsOf(ctx, st.vault, markerName)
+		if err != nil || len(all) < 2 {
+			return "", err // nobody has touched it
+		}
+	}
+	m, err := readMarker(ctx, st)
+	return m.ID, err
 }
 
 // unlockMarked opens the keys of the repository that the marker names.

@@ -22,6 +22,9 @@ func renewLock(ctx context.Context, log *slog.Logger, name string, r *repo.Repos
 	if err == nil && report.Due {
 		log.Info("lock renewed", "objects", report.Objects, "renewed", report.Renewed, "until", report.Until)
 	}
+	for _, object := range report.Hidden {
+		log.Error("somebody has hidden an object that nothing removes", dr.KeyObject, object, dr.KeyNext, "holdfast repo check --repair "+name)
+	}
 	for _, object := range report.Doubted {
 		log.Error("no version of an object is what was stored", dr.KeyObject, object, dr.KeyNext, "holdfast repo check --repair "+name)
 	}

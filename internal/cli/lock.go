@@ -54,6 +54,9 @@ func (l lockRenewed) writeText(w io.Writer) error {
 	if l.Due {
 		fmt.Fprintf(w, "%s: %s, %s renewed\n", l.Place, count(l.Objects, "object"), fmt.Sprint(l.Renewed))
 	}
+	for _, name := range l.Hidden {
+		fmt.Fprintln(w, "HIDDEN BY SOMEBODY, and renewed; holdfast repo check --repair puts it back:", name)
+	}
 	for _, name := range l.Doubted {
 		fmt.Fprintln(w, "NOT RENEWED: no version is what was stored:", name)
 	}
@@ -88,5 +91,5 @@ func (l *repoLock) run(ctx context.Context) error {
 	if err := l.app.emit(lockRenewed{name, r.Store().String(), report}); err != nil {
 		return err
 	}
-	return checkFailed("repo lock "+name, len(report.Doubted))
+	return checkFailed("repo lock "+name, len(report.Doubted)+len(report.Hidden))
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -79,6 +81,7 @@ type LockReport struct {
 	Renewed int       `json:"renewed"` // requests that it took, beside those for listing: one for a thousand versions
 	Until   time.Time `json:"until"`   // everything is retained until then at least
 	Next    time.Time `json:"next"`    // when it is due again
+	Hidden  []string  `json:"hidden"`  // objects that are never removed, and that somebody has hidden: renewed all the same, see Check
 	Doubted []string  `json:"doubted"` // objects of which no version is what was stored: see Check
 }
 
@@ -88,7 +91,7 @@ var ErrNoLock = errors.New("no lock is configured for this replica")
 // RenewLock retains everything that is in the repository for LockFor more, where what was promised before would otherwise soon
 // fall below Options.Lock. It may be interrupted, repeated, and run beside anything.
 func (r *Repository) RenewLock(ctx context.Context, o LockOptions) (*LockReport, error) {
-	report := &LockReport{Doubted: []string{}}
+	report := &LockReport{Doubted: []string{}, Hidden: []string{}}
 	if r.earlier == nil || r.opts.Lock <= 0 {
 		return report, ErrNoLock
 	}
@@ -124,6 +127,15 @@ func (r *Repository) readLocked(ctx context.Context) (*locked, error) {
 		return &locked{}, nil
 	}
 	return &l, err
+}
+
+// isLocked tells whether what is removed from snapshots/ has to leave a tombstone under the deletion.
+func (r *Repository) isLocked(ctx context.Context) (bool, error) {
+	if r.opts.Lock > 0 || r.earlier == nil {
+		return r.opts.Lock > 0, nil
+	}
+	l, err := r.readLocked(ctx)
+	return err == nil && !l.Since.IsZero(), err
 }
 
 func (r *Repository) putLocked(ctx context.Context, l *locked) error {
@@ -171,9 +183,10 @@ func (n *renewal) all(ctx context.Context) error {
 func (n *renewal) take(ctx context.Context) error {
 	all := n.these
 	n.these = n.these[:0]
-	if len(all) == 0 || all[0].Deleted || store.Unlocked(all[0].Name) {
+	if len(all) == 0 || store.Unlocked(all[0].Name) || all[0].Deleted && !neverRemoved(all[0].Name) {
 		return nil
 	}
+	name, hidden := all[0].Name, all[0].Deleted
 	v, data := all[0], 0
 	for _, x := range all {
 		if !x.Deleted {
@@ -181,16 +194,21 @@ func (n *renewal) take(ctx context.Context) error {
 		}
 	}
 	n.report.Objects++
-	if data > 1 {
+	if data > 1 || hidden {
 		var err error
 		if v, _, err = n.r.earlier.choose(ctx, all); err != nil {
 			return err
 		}
 	}
-	if v.Name != "" {
+	switch {
+	case v.Name != "":
 		n.batch = append(n.batch, v)
-	} else {
-		n.report.Doubted = append(n.report.Doubted, all[0].Name)
+		if hidden {
+			n.report.Hidden = append(n.report.Hidden, name)
+		}
+	case hidden, strings.HasPrefix(name, prefixKeys): // garbage that was put away; slots from before a rotation, of which nobody can tell
+	default:
+		n.report.Doubted = append(n.report.Doubted, name)
 	}
 	if len(n.batch) < lockCheckpoint {
 		return nil
@@ -201,6 +219,12 @@ func (n *renewal) take(ctx context.Context) error {
 	}
 	n.l.Round.After = after
 	return n.r.putLocked(ctx, n.l)
+}
+
+// neverRemoved tells whether nothing of ours ever deletes an object of such a name, whatever it is.
+func neverRemoved(name string) bool {
+	return name == markerName || name == replicaName || isPlain(name) || slices.ContainsFunc(
+		[]string{prefixSystems, prefixSigners, prefixPlaces, prefixLogFiles}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // retain extends what a version has left. What came while a round was on its way, or was put by a host whose clock is ahead, or who locks

@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,4 +183,47 @@ func TestRenewLockNowIsNoResumption(t *testing.T) {
 	if left := v.st.Until(markerName).Sub(v.st.Now()); left < LockFor(month)-time.Hour {
 		t.Errorf("the marker is retained for %s", left)
 	}
+}
+
+// What a thief has hidden of what nothing removes is renewed, and told of, although all that is read is right.
+func TestRenewLockOfWhatIsHidden(t *testing.T) {
+	t.Parallel()
+	v := newVaulted(t)
+	var hidden []string
+	for _, name := range v.st.Names() {
+		for _, p := range []string{markerName, prefixKeys, prefixEpochs, prefixSystems, prefixSigners} {
+			if strings.HasPrefix(name, p) {
+				if err := v.st.Delete(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+				hidden = append(hidden, name)
+			}
+		}
+	}
+	v.st.Pass(20 * 24 * time.Hour)
+	report := must(v.open(t, v.st).RenewLock(t.Context(), LockOptions{}))
+	if !slices.Equal(report.Hidden, hidden) || len(hidden) < 5 || len(report.Doubted) > 0 {
+		t.Errorf("%q are said to be hidden, and %q doubted, want %q", report.Hidden, report.Doubted, hidden)
+	}
+	for _, name := range hidden {
+		if left := v.st.Until(name).Sub(v.st.Now()); left < month {
+			t.Errorf("%s is retained for %s", name, left)
+		}
+	}
+}
+
+// A process that knows of no lock forgets as one that does.
+func TestForgetWithoutLock(t *testing.T) {
+	t.Parallel()
+	v := newVaulted(t)
+	r := v.open(t, v.st)
+	r.opts.Lock = 0
+	for id := range v.want {
+		if err := r.Forget(t.Context(), "orders-db", id); err != nil {
+			t.Fatal(err)
+		}
+		delete(v.want, id)
+		break
+	}
+	v.wantNoProblems(t)
 }

@@ -195,11 +195,18 @@ func (r *Repository) Forget(ctx context.Context, system string, id SnapshotID) e
 	name := r.snapshotName(system, id)
 	intents := 0
 	err := r.store.List(ctx, r.intentName(system, id), "", func(store.Info) error { intents++; return nil })
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case intents == 0 && r.opts.Lock == 0:
-		return r.store.Delete(ctx, name)
+	}
+	if intents == 0 {
+		// Also a process whose configuration has no lock leaves a trace where others look for one.
+		locked, err := r.isLocked(ctx)
+		if err != nil {
+			return err
+		}
+		if !locked {
+			return r.store.Delete(ctx, name)
+		}
 	}
 	body, err := r.tombstone(name, "forgotten")
 	if err != nil {

@@ -180,3 +180,17 @@ func TestThiefsRepository(t *testing.T) {
 		t.Errorf("a repository opens that was not there first: %v", err)
 	}
 }
+
+// Where a repository was deleted whose versions are kept, no other is made that nobody would open.
+func TestInitWhereOneWas(t *testing.T) {
+	t.Parallel()
+	v := newVaulted(t)
+	if err := v.st.Delete(t.Context(), markerName); err != nil {
+		t.Fatal(err)
+	}
+	o := testOptions(t)
+	o.Lock, o.Now = month, v.st.Now
+	if _, err := Init(t.Context(), v.st, []seal.Recipient{testRecipient(t)}, o); !errors.Is(err, ErrExists) {
+		t.Errorf("another one is made: %v", err)
+	}
+}

@@ -111,6 +111,12 @@ func Init(ctx context.Context, st store.Store, recipients []seal.Recipient, opts
 	case !errors.Is(err, store.ErrNotExist):
 		return nil, err
 	}
+	if vault := store.VaultOf(st); vault != nil && opts.Lock > 0 {
+		if all, err := store.VersionsOf(ctx, vault, markerName); err == nil && len(all) > 0 {
+			return nil, dr.Fail(fmt.Sprintf("init %s", st), fmt.Errorf("%w: it was deleted, and is kept by the bucket; what was first is what is opened where there is a lock", ErrExists),
+				"choose another bucket or prefix; or bring it back with holdfast repo check --repair")
+		}
+	}
 	keys, err := seal.NewKeyring(opts.Now())
 	if err != nil {
 		return nil, err

@@ -31,12 +31,13 @@ build:
 setup:
 	@scripts/setup.sh
 
+# GOMEMLIMIT: under the race detector the garbage of a package's tests would take what other packages beside it need.
 # Other versions of PostgreSQL are fetched where they can be had; where not, the tests of those versions are
 # skipped and say so.
 test:
 	@scripts/setup.sh tests
 	@if [ -x scripts/pg-versions.sh ]; then scripts/pg-versions.sh || echo "make test: goes on with the installed versions of PostgreSQL"; fi
-	$(GO) test $(TESTFLAGS) ./...
+	GOMEMLIMIT=4GiB $(GO) test $(TESTFLAGS) ./...
 
 test-minio:
 	$(GO) build -C tools/minio -trimpath -o $(CURDIR)/.bin/minio github.com/minio/minio

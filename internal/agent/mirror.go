@@ -142,7 +142,7 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 	if !whole && time.Since(c.news) > copyNews {
 		whole, err = c.replica.Behind(ctx, c.newest)
 		// Of log that comes by archive_command nobody tells the agent.
-		c.news, archived = time.Now(), !whole && !member && now.durable == (seen{}).durable
+		c.news, archived = time.Now(), !whole && !member && now.durable == 0
 	}
 	switch {
 	case err != nil:

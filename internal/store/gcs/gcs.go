@@ -184,17 +184,12 @@ func (s *Store) absent(ctx context.Context, err error) error {
 
 // GetRange fills dst with the object's bytes from off on.
 func (s *Store) GetRange(ctx context.Context, name string, off int64, dst []byte) error {
+	fail := func(err error) error { return s.fail(ctx, "get", name, err) }
 	if err := store.CheckName(name); err != nil {
-		return s.fail(ctx, "get", name, err)
+		return fail(err)
 	}
-	if off < 0 {
-		return s.fail(ctx, "get", name, fmt.Errorf("offset %d is negative", off))
-	}
-	if len(dst) == 0 { // HTTP has no empty range
-		info, err := s.stat(ctx, "get", name)
-		if err == nil && off > info.Size {
-			err = s.fail(ctx, "get", name, line.TooShort(info.Size, off, 0))
-		}
+	stat := func() (store.Info, error) { return s.stat(ctx, "get", name) }
+	if done, err := line.NoRange(off, len(dst), fail, stat); done {
 		return err
 	}
 	span := fmt.Sprintf("bytes=%d-%d", off, off+int64(len(dst))-1)

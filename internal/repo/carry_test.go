@@ -98,15 +98,15 @@ func TestLatestSnapshotReadsOne(t *testing.T) {
 			t.Errorf("number %d of those listed is %s, want %s: their names' order is none", i, l.ID, all[i].ID)
 		}
 	}
-	newest := func(want *Manifest, gets int) {
+	newest := func(want *Manifest, gets int64) {
 		t.Helper()
-		counted.gets = 0
+		counted.gets.Store(0)
 		m, err := r.LatestSnapshot(t.Context(), "orders-db")
 		if err != nil || m == nil || m.ID != want.ID {
 			t.Fatalf("LatestSnapshot = %+v, %v; want %s", m, err, want.ID)
 		}
-		if counted.gets > gets {
-			t.Errorf("it read %d objects, want %d", counted.gets, gets)
+		if counted.gets.Load() > gets {
+			t.Errorf("it read %d objects, want %d", counted.gets.Load(), gets)
 		}
 	}
 	// Those of one second are read, a manifest and its signer each.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -187,16 +188,16 @@ func apply(entries map[string]*Entry, edits []TreeEdit) {
 // countedReads counts what is read of packs: each is a node here.
 type countedReads struct {
 	store.Store
-	ranges, gets int
+	ranges, gets atomic.Int64
 }
 
 func (c *countedReads) GetRange(ctx context.Context, name string, offset int64, into []byte) error {
-	c.ranges++
+	c.ranges.Add(1)
 	return c.Store.GetRange(ctx, name, offset, into)
 }
 
 func (c *countedReads) Get(ctx context.Context, name string, limit int64) ([]byte, error) {
-	c.gets++
+	c.gets.Add(1)
 	return c.Store.Get(ctx, name, limit)
 }
 
@@ -234,13 +235,13 @@ func TestAnEditCostsAHandfulOfNodes(t *testing.T) {
 	if ok, err := w.MayCarry(t.Context(), prev); !ok || err != nil {
 		t.Fatalf("MayCarry = %v, %v", ok, err)
 	}
-	counted.ranges = 0
+	counted.ranges.Store(0)
 	m := &Manifest{}
 	if err := w.EditTree(t.Context(), prev, []TreeEdit{{Path: "base/05/050000", Entry: &Entry{Type: TypeFile, Size: 7, Chunks: someIDs(1)}}}, m); err != nil {
 		t.Fatal(err)
 	}
-	if written := w.Stats().Chunks; counted.ranges > 10 || written > 10 {
-		t.Errorf("one edit of 100000 entries read %d nodes and wrote %d", counted.ranges, written)
+	if written := w.Stats().Chunks; counted.ranges.Load() > 10 || written > 10 {
+		t.Errorf("one edit of 100000 entries read %d nodes and wrote %d", counted.ranges.Load(), written)
 	}
 	if err := w.Commit(t.Context(), m); err != nil {
 		t.Fatal(err)
@@ -249,15 +250,15 @@ func TestAnEditCostsAHandfulOfNodes(t *testing.T) {
 		t.Errorf("%d files of %d bytes", m.Files, m.Bytes)
 	}
 	rd, root := r.Reader(), must(m.RootID())
-	counted.ranges = 0
+	counted.ranges.Store(0)
 	for i := range 1000 {
 		e, err := rd.Lookup(t.Context(), root, fmt.Sprintf("base/05/%06d", 50_000+i))
 		if err != nil || e == nil || (e.Size == 7) != (i == 0) {
 			t.Fatalf("Lookup %d: %+v, %v", i, e, err)
 		}
 	}
-	if counted.ranges > 1000/20 {
-		t.Errorf("1000 neighbours were looked up by reading %d nodes", counted.ranges)
+	if counted.ranges.Load() > 1000/20 {
+		t.Errorf("1000 neighbours were looked up by reading %d nodes", counted.ranges.Load())
 	}
 	for _, p := range []string{"", "a", "base/05/0500001", "base/05", "zzz"} {
 		if e, err := rd.Lookup(t.Context(), root, p); e != nil || err != nil {

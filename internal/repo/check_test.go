@@ -18,7 +18,8 @@ type little struct {
 	st        *storetest.Memory
 	snapshots map[SnapshotID]files
 	log       map[uint64][]byte
-	secret    []byte // known text that was stored
+	lists     map[uint64][]string // of replicas, of parts of the log
+	secret    []byte              // known text that was stored
 }
 
 func littleFiles(n int, secret []byte) files {
@@ -58,8 +59,15 @@ func (l *little) putLog(t testing.TB, r *Repository) {
 	t.Helper()
 	log := r.Log("orders-db")
 	enc := log.Encoder()
-	for i, c := range []Compression{Small, Fast} {
+	known := NewHolders()
+	for i, c := range []Compression{Small, Fast, Small} {
 		start := uint64(1<<24 + i*1000)
+		if i == 2 {
+			known.Join("zurich", strings.Repeat("0a", 16), map[StreamID]uint64{1: 1<<24 + 1000})
+			known.Join("", strings.Repeat("ff", 16), map[StreamID]uint64{1: 1<<24 + 2000})
+			log.Tell(known, "")
+			l.lists = map[uint64][]string{start: {strings.Repeat("ff", 16) + " 10007d0 ", strings.Repeat("0a", 16) + " 10003e8 zurich"}}
+		}
 		l.log[start] = bytes.Repeat([]byte(string(l.secret)+"."), 1000)[:1000]
 		if err := enc.Put(t.Context(), 1, start, l.log[start], ExtentClock{Writer: time.Unix(1, 0)}, c); err != nil {
 			t.Fatal(err)
@@ -140,14 +148,14 @@ func TestCheckOfASoundRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	rep := check(t, r, CheckOptions{ReadData: true})
-	if len(rep.Problems) > 0 || rep.Snapshots != 3 || rep.PacksRead != rep.Packs || rep.ExtentsRead != 2 || rep.Systems != 1 {
+	if len(rep.Problems) > 0 || rep.Snapshots != 3 || rep.PacksRead != rep.Packs || rep.ExtentsRead != 3 || rep.Systems != 1 {
 		t.Errorf("check: %+v", rep)
 	}
 	if good := l.restorable(t, l.st); len(good) != 3 {
 		t.Errorf("restorable: %v", good)
 	}
 	s, err := r.Stats(t.Context())
-	if err != nil || s.Snapshots != 3 || s.Packs != rep.Packs || s.DedupRatio() < 1 || len(s.Systems) != 1 || s.Systems[0].LogExtents != 2 {
+	if err != nil || s.Snapshots != 3 || s.Packs != rep.Packs || s.DedupRatio() < 1 || len(s.Systems) != 1 || s.Systems[0].LogExtents != 3 {
 		t.Errorf("stats: %+v, %v", s, err)
 	}
 }

@@ -109,8 +109,9 @@ func (l *little) compare(t *testing.T, s *stranger) {
 		t.Errorf("found %d parts of the log, want %d", len(extents), len(l.log))
 	}
 	for _, n := range extents {
-		if start, data := s.extent(n); !bytes.Equal(data, l.log[start]) {
-			t.Errorf("%s differs", n)
+		start, data, list := s.extent(n)
+		if !bytes.Equal(data, l.log[start]) || !slices.Equal(list, l.lists[start]) {
+			t.Errorf("%s differs, or its list: %q", n, list)
 		}
 	}
 	var mark struct{ LSN uint64 }

@@ -439,10 +439,17 @@ func (s *stranger) table(b []byte, fn func(page int, b []byte)) {
 	}
 }
 
-// extent is section 8.
-func (s *stranger) extent(name string) (start uint64, data []byte) {
+// extent is section 8. Its list is told as text: replica, position, site.
+func (s *stranger) extent(name string) (start uint64, data []byte, list []string) {
 	b := s.open(name, 7)
-	switch data = b[36:]; b[1] {
+	n := 36 + int(binary.LittleEndian.Uint16(b[2:]))
+	if (b[0] != 1 || n > 36) && (b[0] != 2 || n == 36) {
+		panic("an extent has a list against its version")
+	}
+	for e := b[36:n]; len(e) > 0; e = e[25+int(e[24]):] {
+		list = append(list, fmt.Sprintf("%x %x %s", e[:16], binary.LittleEndian.Uint64(e[16:]), e[25:25+int(e[24])]))
+	}
+	switch data = b[n:]; b[1] {
 	case 1:
 		data = must(must(zstd.NewReader(nil)).DecodeAll(data, nil))
 	case 2, 3:
@@ -457,5 +464,5 @@ func (s *stranger) extent(name string) (start uint64, data []byte) {
 			blocks = blocks[4+n:]
 		}
 	}
-	return binary.LittleEndian.Uint64(b[4:]), data
+	return binary.LittleEndian.Uint64(b[4:]), data, list
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -163,6 +164,9 @@ func FuzzExtent(f *testing.F) {
 	}
 	f.Add(blocks)
 	f.Add(c.appendZstdBlock(head(extentZstdBlocks, 1000), make([]byte, 1000)))
+	listed := appendHolders(head(extentRaw, 3), []Holder{{"zurich", strings.Repeat("0a", 16), 77}, {"", strings.Repeat("0b", 16), 0}})
+	listed[0], listed[2] = extentListed, byte(len(listed)-extentHead)
+	f.Add(append(listed, "abc"...))
 	lr := &LogReader{coder: newDecoder()}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, n := range []uint64{3, 9, 1000, long} {

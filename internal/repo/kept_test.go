@@ -28,7 +28,7 @@ type keptFiles map[SnapshotID]map[string]string
 // Repositories that an earlier holdfast wrote restore for ever, and are written to.
 func TestKeptRepositories(t *testing.T) {
 	for name, write := range map[string]func(*testing.T, *storetest.Memory) map[SnapshotID]files{
-		"1-patched": keptPatched, "2-nodes": keptNodes, "3-sized-nodes": keptNodes,
+		"1-patched": keptPatched, "2-nodes": keptNodes, "3-sized-nodes": keptNodes, "4-log": keptLog,
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join("testdata", "kept", name)
@@ -47,6 +47,9 @@ func TestKeptRepositories(t *testing.T) {
 				if got := s.snapshot("snapshots/" + s.nameHash("orders-db") + "/" + string(id)); !maps.Equal(sumsOf(got), fs) {
 					t.Errorf("a stranger reads snapshot %s differently", id)
 				}
+			}
+			if name == "4-log" {
+				wantKeptLog(t, st, s)
 			}
 			mustSave(t, reopen(t, st), littleFiles(1, nil))
 			mustCollect(t, reopen(t, st), CollectOptions{MinLive: 0.9})
@@ -94,6 +97,51 @@ func keptNodes(t *testing.T, st *storetest.Memory) map[SnapshotID]files {
 		fs[fmt.Sprintf("base/5/%05d", i)] = []byte(fmt.Sprint("file ", i%3))
 	}
 	return map[SnapshotID]files{mustSave(t, newRepository(t, st), fs).ID: fs}
+}
+
+// keptLog has parts of a log that say who has it, and one that does not.
+func keptLog(t *testing.T, st *storetest.Memory) map[SnapshotID]files {
+	r := newRepository(t, st)
+	fs := littleFiles(1, nil)
+	m := mustSave(t, r, fs)
+	log, known := r.Log("orders-db"), NewHolders()
+	known.Join("here", replicaNamed("0a"), nil)
+	for at := uint64(1000); at < 4000; at += 1000 {
+		if at == 2000 {
+			log.Tell(known, "here")
+			log.Begin(1, at)
+		}
+		if err := log.Encoder().Put(t.Context(), 1, at, position(at, at+1000), ExtentClock{}, Compression(at/1000%2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return map[SnapshotID]files{m.ID: fs}
+}
+
+// wantKeptLog reads what keptLog wrote.
+func wantKeptLog(t *testing.T, st *storetest.Memory, s *stranger) {
+	t.Helper()
+	log := reopen(t, st).Log("orders-db")
+	lr, names := log.Reader(), s.names("log/")
+	for i, e := range must(log.Extents(t.Context(), 1, 0)) {
+		var want []Holder
+		if e.Start > 1000 {
+			want = []Holder{{"here", replicaNamed("0a"), e.Start}}
+		}
+		b, _, err := lr.Read(t.Context(), e)
+		if err != nil || !bytes.Equal(b, position(e.Start, e.End)) {
+			t.Errorf("extent %d differs: %v", e.Start, err)
+		}
+		if got, _, err := lr.Holders(t.Context(), e); err != nil || !slices.Equal(got, want) {
+			t.Errorf("extent %d says %v, %v; want %v", e.Start, got, err, want)
+		}
+		if start, data, list := s.extent(names[i]); start != e.Start || !bytes.Equal(data, position(e.Start, e.End)) || len(list) != len(want) {
+			t.Errorf("a stranger reads extent %d differently", e.Start)
+		}
+	}
+	if len(names) != 3 {
+		t.Errorf("%d parts of the log", len(names))
+	}
 }
 
 func writeKept(t *testing.T, path string, write func(*testing.T, *storetest.Memory) map[SnapshotID]files) {

@@ -33,10 +33,47 @@ type Log struct {
 	r      *Repository
 	system string
 	marks  ownMarks
+	known  *Holders // nil: nothing is
+	own    string
 }
 
 // Log returns the log of a system. Reading needs nothing more; a writer registers the system first.
 func (r *Repository) Log(system string) *Log { return &Log{r: r, system: system} }
+
+// Tell has the extents that are stored from now on say what somebody knows of who has the log. own is the site at which this Log
+// stores them, which is told to him; empty where whoever stores them does that. It is called before anything is stored.
+func (l *Log) Tell(known *Holders, own string) { l.known, l.own = known, own }
+
+// Begin says where a writer goes on with a stream.
+func (l *Log) Begin(s StreamID, at uint64) {
+	if l.known != nil {
+		l.known.Begin(s, at)
+	}
+}
+
+func (l *Log) holders(s StreamID) []Holder {
+	if l.known == nil {
+		return nil
+	}
+	return l.known.Of(s)
+}
+
+// stored notes that an object is durable.
+func (l *Log) stored(object string) {
+	if l.known != nil && l.own != "" {
+		l.known.Put(l.own, object)
+	}
+}
+
+// Replica returns the name of the replica that is read; empty where it has none. It writes nothing.
+func (l *Log) Replica(ctx context.Context) (string, error) {
+	var o replicaObject
+	err := l.r.readJSON(ctx, seal.KindReplica, replicaName, &o)
+	if errors.Is(err, store.ErrNotExist) {
+		return "", nil
+	}
+	return o.ID, err
+}
 
 // Register makes the system known under its residency group, and this process's signer.
 func (l *Log) Register(ctx context.Context, group ResidencyGroup) error {

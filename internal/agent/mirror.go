@@ -152,7 +152,7 @@ func (m *mirror) round(ctx context.Context, c *copyState) error {
 		c.ends, err = c.replica.Tail(ctx, c.ends)
 	}
 	if err == nil && joins {
-		c.ends, err = c.replica.Join(ctx, fan, m.site, from, c.ws)
+		c.ends, err = c.replica.Join(ctx, fan, m.site, from, c.ends, c.ws)
 	}
 	if err != nil {
 		return err

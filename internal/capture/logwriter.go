@@ -115,6 +115,7 @@ func (w *LogWriter) Begin(ctx context.Context, tl wal.TimelineID, start wal.LSN,
 	if logBlockStart(lo) != logBlockStart(max(lo, start-1)) {
 		return fmt.Errorf("%d bytes before %s are more than the block holds", len(held), start)
 	}
+	w.log.Begin(repo.StreamID(tl), uint64(start))
 	w.mu.Lock()
 	w.closeLastLocked()
 	if w.timeline != 0 && w.timeline != tl {

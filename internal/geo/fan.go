@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
@@ -22,7 +23,10 @@ type FanOptions struct {
 	Patience time.Duration
 	// Free are the prefixes of objects that depend on no others: those may overtake each other at a site.
 	Free []string
-	Log  *slog.Logger // may be nil
+	// Known is told which member has how much of the log. Replica is the name of the first member's.
+	Known   *repo.Holders // may be nil
+	Replica string
+	Log     *slog.Logger // may be nil
 }
 
 // Fan is a store whose objects are written at several sites at once. A site counts for an object when it has everything that was
@@ -66,6 +70,7 @@ type member struct {
 }
 
 type fanOp struct {
+	name   string // of the object that it puts; empty where it puts none
 	seq    uint64
 	size   int
 	do     func(context.Context, store.Store) error
@@ -99,6 +104,9 @@ func NewFan(ctx context.Context, sites []string, site string, st store.Store, o 
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Known == nil {
+		o.Known = repo.NewHolders()
+	}
 	f := &Fan{opts: o, changed: make(chan struct{})}
 	f.ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
 	f.mu.Lock()
@@ -107,6 +115,7 @@ func NewFan(ctx context.Context, sites []string, site string, st store.Store, o 
 		s := &fanSite{name: name, since: time.Now(), err: errors.New("it has not joined yet")}
 		f.sites = append(f.sites, s)
 		if name == site {
+			o.Known.Join(name, o.Replica, nil)
 			f.addLocked(s, &member{store: st, close: func() {}, joined: true})
 		}
 	}
@@ -159,7 +168,9 @@ func (f *Fan) perform(s *fanSite, m *member, op *fanOp) {
 		f.dropLocked(s, err)
 		return
 	}
-	op.failed = err
+	if op.failed = err; err == nil && op.name != "" {
+		f.opts.Known.Put(s.name, op.name) // before whoever waits for it goes on
+	}
 	m.flying = slices.DeleteFunc(m.flying, func(o *fanOp) bool { return o == op })
 	m.bytes -= op.size
 	m.done = m.last
@@ -184,6 +195,7 @@ func (f *Fan) mayDropLocked(m *member) bool {
 func (f *Fan) dropLocked(s *fanSite, err error) {
 	joined := s.member.joined
 	s.member, s.err, s.since = nil, err, time.Now()
+	f.opts.Known.Leave(s.name)
 	if joined && f.ctx.Err() == nil {
 		f.opts.Log.Warn("the log is no longer written at this site; it joins again when it has caught up", "site", s.name, dr.KeyError, err)
 	}
@@ -317,58 +329,6 @@ func (f *Fan) waitLocked(ctx context.Context, d time.Duration) error {
 		return errClosed
 	}
 	return nil
-}
-
-// Join makes a site a member again. Everything that is written from now on is written there too; then pass has to bring what was
-// written before, out of what another member lists. Until pass has returned nil the site does not count. Whatever the outcome,
-// closeStore is called, once, when st is no longer used.
-func (f *Fan) Join(ctx context.Context, site, from string, st store.Store, closeStore func(), pass func(context.Context) error) error {
-	f.mu.Lock()
-	s := f.siteLocked(site)
-	if s == nil || s.member != nil || f.ctx.Err() != nil {
-		f.mu.Unlock()
-		closeStore()
-		return nil
-	}
-	m := &member{store: st, close: closeStore}
-	f.addLocked(s, m)
-	begin := f.seq
-	f.broadcastLocked()
-	err := f.settledLocked(ctx, from, begin)
-	f.mu.Unlock()
-	if err == nil {
-		err = pass(ctx)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	switch {
-	case s.member != m:
-		return fmt.Errorf("site %s: %w", site, s.err)
-	case err != nil:
-		f.dropLocked(s, err)
-		return err
-	}
-	m.joined, s.err, s.since = true, nil, time.Now()
-	f.countLocked()
-	f.broadcastLocked()
-	f.opts.Log.Info("the log is written at this site too", "site", site)
-	return nil
-}
-
-// settledLocked waits until a member has what was written up to an operation.
-func (f *Fan) settledLocked(ctx context.Context, site string, seq uint64) error {
-	for {
-		s := f.siteLocked(site)
-		switch {
-		case s == nil || s.member == nil || !s.member.joined:
-			return fmt.Errorf("site %s is behind itself", site)
-		case s.member.done >= seq:
-			return nil
-		}
-		if err := f.waitLocked(ctx, -1); err != nil {
-			return err
-		}
-	}
 }
 
 func (f *Fan) siteLocked(name string) *fanSite {

@@ -102,7 +102,7 @@ func (w *fanWorld) join(site string) error {
 		return nil
 	}
 	src, dst := w.sites[from], w.sites[site]
-	return w.fan.Join(w.t.Context(), site, from, dst, func() {}, func(ctx context.Context) error {
+	return w.fan.Join(w.t.Context(), geo.Joining{Site: site, Store: dst, Close: func() {}}, from, func(ctx context.Context) error {
 		return src.List(ctx, "", "", func(i store.Info) error {
 			b, err := src.Get(ctx, i.Name, 1<<20)
 			if errors.Is(err, store.ErrNotExist) {

@@ -15,7 +15,7 @@ var _ store.Store = (*Fan)(nil)
 // Put returns when Sync sites hold the object.
 func (f *Fan) Put(ctx context.Context, name string, body []byte) error {
 	b := slices.Clone(body) // sites go on with it
-	return f.write(ctx, &fanOp{size: len(b), order: f.orderOf(name), do: func(ctx context.Context, s store.Store) error { return s.Put(ctx, name, b) }}, f.opts.Sync)
+	return f.write(ctx, &fanOp{name: name, size: len(b), order: f.orderOf(name), do: func(ctx context.Context, s store.Store) error { return s.Put(ctx, name, b) }}, f.opts.Sync)
 }
 
 // orderOf tells how an object depends on others: a mark promises what is before it, and a timeline's log needs its history.

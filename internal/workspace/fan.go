@@ -38,16 +38,17 @@ func (w *Workspace) FannedStream(ctx context.Context, s System, log *slog.Logger
 		return out, nil
 	}
 	c := w.Config.RepositoryOf(s.System)
-	own, err := w.Config.Replica(c, w.Site)
+	own, replica, err := w.replicaHere(ctx, s)
 	if err != nil {
 		return nil, errors.Join(err, out.Spool.Close())
 	}
-	copies := s.Policy.Copies
-	out.Fan = geo.NewFan(ctx, sites, own.Site, s.Repo.Store(), geo.FanOptions{Sync: copies.Sync, Patience: copies.Patience, Free: repo.FreeOfOrder(), Log: log})
+	copies, known := s.Policy.Copies, repo.NewHolders()
+	out.Fan = geo.NewFan(ctx, sites, own.Site, s.Repo.Store(), geo.FanOptions{Sync: copies.Sync, Patience: copies.Patience, Free: repo.FreeOfOrder(), Known: known, Replica: replica, Log: log})
 	if out.repo, err = s.Repo.Beside(ctx, out.Fan, w.options(c, own)); err != nil {
 		return nil, errors.Join(err, out.Close(ctx))
 	}
 	out.Log = out.repo.Log(string(s.Name))
+	out.Log.Tell(known, "") // the Fan tells what is stored, and where
 	return out, nil
 }
 
@@ -66,8 +67,9 @@ func (f *FannedStream) Close(ctx context.Context) error {
 	return err
 }
 
-// Join makes the replica's site a member of a Fan again. Copy has been called: what came since is copied.
-func (r *Replica) Join(ctx context.Context, fan *geo.Fan, site, from string, w *Workspace) (ends geo.Ends, err error) {
+// Join makes the replica's site a member of a Fan again. Copy has been called, and has told how far the log goes there: what came
+// since is copied.
+func (r *Replica) Join(ctx context.Context, fan *geo.Fan, site, from string, copied geo.Ends, w *Workspace) (ends geo.Ends, err error) {
 	name := string(r.system.Name)
 	// It may have what the other lacks: log and snapshots of an agent that could not reach that one, or that one was put back from an
 	// older copy of itself. What cannot be read there is no reason to stay away.
@@ -81,11 +83,16 @@ func (r *Replica) Join(ctx context.Context, fan *geo.Fan, site, from string, w *
 	if err := r.repo.Log(name).Register(ctx, r.system.Group()); err != nil {
 		return nil, err
 	}
+	replica, err := r.repo.Replica(ctx)
+	if err != nil {
+		return nil, err
+	}
 	own, err := w.beside(ctx, r.system, site) // the Fan's own, which it closes
 	if err != nil {
 		return nil, err
 	}
-	err = fan.Join(ctx, site, from, own.Store(), func() { closeReplica(own) }, func(ctx context.Context) error {
+	j := geo.Joining{Site: site, Replica: replica, Ends: copied, Store: own.Store(), Close: func() { closeReplica(own) }}
+	err = fan.Join(ctx, j, from, func(ctx context.Context) error {
 		var err error
 		ends, err = geo.CopyLog(ctx, r.system.Repo, r.repo, name, r.options())
 		return err

@@ -66,7 +66,7 @@ func (a *app) recoveryPoints(ctx context.Context, glass *breakGlass, system stri
 		if rg.Usable && rg.ToTime.After(out.Newest) {
 			out.Newest = rg.ToTime
 		}
-		if !rg.Usable || rg.Gap != nil || !rg.Complete() {
+		if !rg.Complete() {
 			out.broken++
 		}
 	}
@@ -88,6 +88,8 @@ func (r recoverable) writeText(w io.Writer) error {
 		switch {
 		case !rg.Usable:
 			note = "NOT USABLE: the log does not reach the consistent point"
+		case rg.Complete() && rg.Gap != nil:
+			note = "the rest was in flight: " + rg.Gap.Flight.String()
 		case rg.Gap != nil:
 			note = "ends at a gap: " + rg.Gap.String()
 		case !rg.Complete():

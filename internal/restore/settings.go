@@ -140,10 +140,14 @@ func following(upstream string, major int) []setting {
 
 // LogPolicy says how the log of a plan's recovery is served.
 func LogPolicy(p *points.Plan) walserve.Policy {
-	return walserve.Policy{
+	policy := walserve.Policy{
 		System: p.System, SystemID: p.Snapshot.Facts.SystemID, SegmentSize: p.Snapshot.Facts.SegmentSize,
 		Timeline: p.Way.Timeline, Reached: max(p.Range.Mark, p.Range.To), Bounded: !IsLatest(p), AllowLoss: bool(p.Loss),
 	}
+	if p.Flight() != nil {
+		policy.End = p.Range.To
+	}
+	return policy
 }
 
 // writeSettings writes all that the server reads before it recovers.

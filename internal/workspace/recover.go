@@ -42,7 +42,8 @@ type RecoverOptions struct {
 // Recovery is what Recover did.
 type Recovery struct {
 	Snapshot repo.SnapshotID `json:"snapshot"`
-	Doubt    string          `json:"doubt,omitempty"` // why the snapshot may lack changes
+	Doubt    string          `json:"doubt,omitempty"`    // why the snapshot may lack changes
+	InFlight *points.Flight  `json:"inFlight,omitempty"` // log that came behind the end, and cannot be used
 	Target   points.Target   `json:"target"`
 	Files    *restore.Result `json:"files"`
 	Boot     *boot.Report    `json:"recovery,omitempty"`
@@ -97,6 +98,7 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 		return out, err
 	}
 	out.Snapshot, out.Notes, out.Doubt = plan.Snapshot.Manifest.ID, plan.Notes, plan.Doubt
+	out.InFlight = plan.Flight()
 	if out.Doubt != "" { // before hours pass
 		w.log.Warn("the recovery is doubtful", dr.KeySystem, system, dr.KeySnapshot, out.Snapshot, dr.KeyReason, out.Doubt)
 	}

@@ -30,7 +30,8 @@ type Report struct {
 	LogEnd       wal.LSN        `json:"logEnd"`                // of what the repository holds
 	LogClock     time.Time      `json:"logClock,omitzero"`     // the source's clock there
 	// RPO is what lies between the moment that was recovered and the log's end, by the source's clock. It is
-	// zero where all of the log was replayed: what happened after the log's end nobody here can know.
+	// zero where all of the log was replayed: what happened after the log's end nobody here can know, but for what came behind a gap
+	// and could not be used.
 	RPO   time.Duration   `json:"rpoNs"`
 	Log   *walserve.Stats `json:"log,omitempty"` // how the log was served; nil where this process did not serve it
 	Notes []string        `json:"notes,omitempty"`
@@ -125,7 +126,11 @@ func (b *booting) rpo() time.Duration {
 	case points.AtTime:
 		recovered = b.plan.Target.Time
 	case points.Latest, "":
-		return 0
+		f := b.plan.Flight()
+		if f == nil {
+			return 0
+		}
+		return max(0, f.Last.Sub(b.report.LogClock))
 	}
 	if recovered.IsZero() {
 		recovered = b.plan.Range.FromTime

@@ -61,7 +61,19 @@ func (v *View) Plan(ctx context.Context, t Target, tl Timeline, loss Loss) (*Pla
 	for _, err := range v.Unread {
 		p.Notes = append(p.Notes, err.Error())
 	}
+	if f := p.Flight(); f != nil {
+		p.Notes = append(p.Notes, fmt.Sprintf("the log ends at %s: what follows, up to %s, was on its way to this replica when whoever wrote it was lost, and never came. %s",
+			p.Range.To, p.Range.Gap.End, f))
+	}
 	return p, nil
+}
+
+// Flight returns what came behind the end of the log to which a plan goes, and cannot be used; nil where nothing did.
+func (p *Plan) Flight() *Flight {
+	if p.Target.Kind != Latest && p.Target.Kind != "" || p.Range.Gap == nil {
+		return nil
+	}
+	return p.Range.Gap.Flight
 }
 
 // choose returns the way to the timeline that is asked for.

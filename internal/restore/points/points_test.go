@@ -69,8 +69,8 @@ func TestReachFollowsTheWay(t *testing.T) {
 		{"whole", [][2]uint64{{0, 16}, {16, 32}, {32, 40}}, [][2]uint64{{21, 32}, {32, 64}}, 64, nil},
 		{"copied beginning", [][2]uint64{{0, 16}}, [][2]uint64{{16, 32}, {32, 64}}, 64, nil},
 		{"pieces overlap", [][2]uint64{{0, 16}, {16, 18}, {16, 21}}, [][2]uint64{{21, 30}, {22, 23}, {30, 64}}, 64, nil},
-		{"gap before the switch", [][2]uint64{{0, 16}, {16, 20}}, [][2]uint64{{21, 32}}, 20, &Gap{1, 20 * mib, 21 * mib}},
-		{"gap behind it", [][2]uint64{{0, 32}}, [][2]uint64{{22, 32}}, 21, &Gap{2, 21 * mib, 22 * mib}},
+		{"gap before the switch", [][2]uint64{{0, 16}, {16, 20}}, [][2]uint64{{21, 32}}, 20, &Gap{Timeline: 1, Start: 20 * mib, End: 21 * mib}},
+		{"gap behind it", [][2]uint64{{0, 32}}, [][2]uint64{{22, 32}}, 21, &Gap{Timeline: 2, Start: 21 * mib, End: 22 * mib}},
 		{"the other branch does not help", [][2]uint64{{0, 64}}, nil, 21, nil},
 		{"nothing", nil, nil, 2, nil},
 	} {

@@ -2,6 +2,7 @@ package points
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -23,8 +24,10 @@ type Range struct {
 	Usable   bool            `json:"usable"` // the log holds at least what makes the snapshot consistent
 }
 
-// Complete reports whether nothing that was acknowledged is missing at the range's end.
-func (r Range) Complete() bool { return r.Usable && r.Gap == nil && r.To >= r.Mark }
+// Complete reports whether nothing that was acknowledged here is missing at the range's end.
+func (r Range) Complete() bool {
+	return r.Usable && (r.Gap == nil || r.Gap.Flight != nil) && r.To >= r.Mark
+}
 
 // Ranges returns the recoverable moments of every snapshot along the way to every timeline that passes it,
 // oldest snapshot first. Ways that cannot be followed for lack of a history file are left out; Way names them.
@@ -61,6 +64,15 @@ func (v *View) rangeOf(ctx context.Context, s Snapshot, way *wal.Timelines) (Ran
 	r.Mark, r.MarkTime = v.mark(way)
 	if !r.Usable {
 		return r, nil
+	}
+	switch {
+	case r.Gap == nil:
+	case r.To < r.Mark:
+		r.Gap.Lost = fmt.Sprintf("the high-water mark says that it was stored up to %s", r.Mark)
+	default:
+		if err := v.judge(ctx, way, r.Gap); err != nil {
+			return r, err
+		}
 	}
 	r.ToTime = r.FromTime
 	if reached.last != nil {

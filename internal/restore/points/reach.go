@@ -16,11 +16,18 @@ type Gap struct {
 	Timeline wal.TimelineID `json:"timeline"`
 	Start    wal.LSN        `json:"start"`
 	End      wal.LSN        `json:"end"` // the first byte that is there again
+	// Flight is what came behind it, where it never was here and nothing more ever was whole: the log ends at Start.
+	Flight *Flight `json:"inFlight,omitempty"`
+	Lost   string  `json:"lost,omitempty"` // how it is known that it was here; empty: it may have been
 }
 
 // String says it as a person does: "timeline 4 has no log from 2/B1000000 to 2/B3000000".
 func (g Gap) String() string {
-	return fmt.Sprintf("timeline %d has no log from %s to %s", g.Timeline, g.Start, g.End)
+	s := fmt.Sprintf("timeline %d has no log from %s to %s", g.Timeline, g.Start, g.End)
+	if g.Lost != "" {
+		s += "; " + g.Lost
+	}
+	return s
 }
 
 // reach is how far unbroken log goes along a way.
@@ -112,7 +119,7 @@ func (v *View) reach(way *wal.Timelines, from wal.LSN, size wal.SegmentSize) rea
 		i++
 	}
 	if i < len(runs) {
-		r.gap = &Gap{way.At(r.end), r.end, runs[i].from}
+		r.gap = &Gap{Timeline: way.At(r.end), Start: r.end, End: runs[i].from}
 	}
 	return r
 }

@@ -37,6 +37,7 @@ type View struct {
 	ways    map[wal.TimelineID]*wal.Timelines
 	clocks  map[repo.Extent]time.Time
 	joined  map[runsOf][]run // that were asked for
+	judged  map[gapOf]verdict
 }
 
 // stream is the log of one timeline.
@@ -101,6 +102,7 @@ func newView(r *repo.Repository, system string) *View {
 	v := &View{
 		System: system, log: r.Log(system), streams: map[wal.TimelineID]*stream{},
 		ways: map[wal.TimelineID]*wal.Timelines{1: {Timeline: 1}}, clocks: map[repo.Extent]time.Time{},
+		judged: map[gapOf]verdict{},
 	}
 	v.reader = v.log.Reader()
 	return v

@@ -19,6 +19,9 @@ func (a *assembler) end(ctx context.Context, name string, n wal.Name, way *wal.T
 		return file{Result: failed(name, err)}
 	}
 	lenient := a.s.policy.Bounded || a.s.policy.AllowLoss
+	if e := a.s.policy.End; e != 0 && got == e && n.Timeline == a.s.policy.Timeline {
+		next = 0 // nobody has filled the gap since
+	}
 	switch {
 	case next != 0 && got == n.Start:
 		// PostgreSQL refuses by itself to end before its target, but not where a person allowed losses: a gap

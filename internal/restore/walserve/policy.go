@@ -23,6 +23,9 @@ type Policy struct {
 	// Reached is how far the log of Timeline's way was known to reach when the recovery was planned. A repository that
 	// has less now has lost it, together with its marks perhaps.
 	Reached wal.LSN `json:"reached,omitempty"`
+	// End is where the log of Timeline ended when the recovery was planned, although more of it came: nothing was ever whole behind it.
+	// 0: at its last byte.
+	End wal.LSN `json:"end,omitempty"`
 	// Bounded is a recovery to a target: PostgreSQL itself refuses to end before the target, so log that is
 	// missing behind it need not stop anything.
 	Bounded bool `json:"bounded"`

@@ -27,12 +27,20 @@ type Provider struct {
 	mu      sync.Mutex
 	busy    float64
 	loses   func(name string) bool
+	holds   *hold
 	late    time.Duration
 	created map[string]time.Time // objects, by when they were put
 	skew    time.Duration
 	refused int
 	lost    []string
 	hidden  int
+}
+
+// hold is an order to hold an object back.
+type hold struct {
+	which    func(name string) bool
+	held     chan string // capacity 1, never read twice
+	released chan struct{}
 }
 
 // NewProvider starts one before a server, which ends with the test.
@@ -68,6 +76,21 @@ func (p *Provider) Lose(which func(name string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.loses = which
+}
+
+// Hold keeps objects whose names, with the prefix of their store, are those that which wants on their way, while others pass them,
+// until release is called. Where whoever sends one goes before that it never comes. held has the first one's name.
+func (p *Provider) Hold(which func(name string) bool) (held <-chan string, release func()) {
+	h := &hold{which, make(chan string, 1), make(chan struct{})}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.holds = h
+	return h.held, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.holds = nil
+		close(h.released)
+	}
 }
 
 // ListLate makes listings not show what was put less than d ago.
@@ -108,7 +131,28 @@ func (p *Provider) serve(w http.ResponseWriter, r *http.Request, forward http.Ha
 	case r.Method == http.MethodDelete:
 		delete(p.created, name)
 	}
+	hold := p.holds
+	if !refuse && !lose && hold != nil && r.Method == http.MethodPut && hold.which(name) {
+		select {
+		case hold.held <- name:
+		default:
+		}
+	} else {
+		hold = nil
+	}
 	p.mu.Unlock()
+	if hold != nil {
+		body, err := io.ReadAll(r.Body) // only then it is noticed that the sender goes
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		select {
+		case <-hold.released:
+		case <-r.Context().Done():
+			return
+		}
+	}
 	switch {
 	case refuse:
 		_, _ = io.Copy(io.Discard, r.Body)

@@ -24,7 +24,8 @@ func newGeoStatusCommand(a *app) *cobra.Command {
 		Use:   "status [SYSTEM …]",
 		Short: "Show what each site holds of each system",
 		Long: `Reads every replica and shows, for each system and site, its newest recovery point, how far that is behind the newest of
-all sites, and how many snapshots and objects of the log are to be copied there. Exit code 3 means that a site cannot be read, or holds nothing. A
+all sites, and how many snapshots and objects of the log are to be copied there. Where parts of the log came before what they follow, and that
+never came, it says what cannot be used, and up to where other sites had acknowledged the log. Exit code 3 means that a site cannot be read, or holds nothing. A
 site that does not answer is waited for 20 seconds, and the others are shown all the same.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.geoStatus(c.Context(), site, args) },
 	}
@@ -77,7 +78,15 @@ func (l replicaStatuses) writeText(w io.Writer) error {
 		}
 		rows = append(rows, []string{s.System, s.Site, fmt.Sprint(s.Snapshots), string(s.Newest), stamp(s.Point), lag, missing, s.Problem})
 	}
-	return table(w, []string{"SYSTEM", "SITE", "SNAPSHOTS", "NEWEST", "RECOVERABLE TO (UTC)", "LAG", "TO COPY", "PROBLEM"}, rows)
+	if err := table(w, []string{"SYSTEM", "SITE", "SNAPSHOTS", "NEWEST", "RECOVERABLE TO (UTC)", "LAG", "TO COPY", "PROBLEM"}, rows); err != nil {
+		return err
+	}
+	for _, s := range l {
+		if s.Gap != nil {
+			fmt.Fprintf(w, "%s at site %s: %s\n", s.System, s.Site, s.Gap.Ends())
+		}
+	}
+	return nil
 }
 
 func (a *app) geoStatus(ctx context.Context, site string, systems []string) error {

@@ -29,7 +29,8 @@ func newRecoveryPointsCommand(a *app) *cobra.Command {
 		Short: "Show which moments can be recovered",
 		Long: `Shows, for every snapshot and timeline, from where to where it can be recovered: from the moment at which it is
 consistent to the end of the unbroken log. What interrupts the log is named. Nothing is assumed: the log is what
-the repository lists, and its end is compared with the high-water mark that the writer signed.
+the repository lists, and its end is compared with the high-water mark that the writer signed. What was in flight to this
+replica when whoever wrote it was lost is told apart from what is missing.
 
 Exit code 3 means that something is missing: a gap, a log that ends below its mark, an unreadable snapshot.`,
 		Args: cobra.ExactArgs(1),

@@ -52,7 +52,8 @@ times, and what was lost.
 
 It never writes onto a running cluster, into a directory that is not empty (except with --delta, or to continue its
 own interrupted run), or to the source's tablespaces. A recovery to the end of the log never opens the database for
-writes where log is missing that once was there, unless --accept-loss says so.
+writes where log is missing that once was there, unless --accept-loss says so. What was on its way to a site when whoever wrote it was
+lost is no such loss: the recovery ends before it, and says what came of it.
 
 Without --start the directory is ready for pg_ctl start. Run it as the user that will run PostgreSQL: the server
 fetches its log through the same configuration. With --start this command hands the log to the server, so that root may

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
 )
 
 // listed is what snapshot list -o json prints, as far as it is needed here.
@@ -28,8 +28,9 @@ func (d *demo) snapshots(ctx context.Context) ([]listed, error) {
 
 // restored is what restore -o json prints, as far as it is needed here.
 type restored struct {
-	Phases []Phase `json:"phases"`
-	Server struct {
+	InFlight *points.Flight `json:"inFlight"`
+	Phases   []Phase        `json:"phases"`
+	Server   struct {
 		PID    int    `json:"pid"`
 		Socket string `json:"socket"`
 		Port   int    `json:"port"`
@@ -44,12 +45,6 @@ func (d *demo) recover(ctx context.Context) error {
 		args = append(args, "--site", d.result.From)
 	}
 	out, err := d.holdfast(ctx, args...)
-	if err != nil && d.o.Regions && strings.Contains(err.Error(), "the log has a gap") {
-		// What was on its way when everything was killed has come to the other site in part.
-		d.say("   it refuses to end before a gap: a part of the log that was on its way here never came. --accept-loss says that this is the end")
-		at += " --accept-loss"
-		out, err = d.holdfast(ctx, append(args, "--accept-loss")...)
-	}
 	d.result.RTO = time.Since(d.ledger.disaster)
 	if err != nil {
 		return err
@@ -61,6 +56,9 @@ func (d *demo) recover(ctx context.Context) error {
 	d.result.Phases = r.Phases
 	d.primary = &server{bin: d.primary.bin, dir: to, socket: r.Server.Socket, port: r.Server.Port, pid: r.Server.PID}
 	d.say("   holdfast restore %s%s --to %s --start", system, at, to)
+	if r.InFlight != nil {
+		d.say("   a part of the log that was on its way here never came: %s", r.InFlight)
+	}
 	for _, p := range r.Phases {
 		d.say("     %-12s %8s", p.Name, p.Took.Round(time.Millisecond))
 	}

@@ -171,7 +171,7 @@ func (m *promoting) end(ctx context.Context) (view, error) {
 		m.lost("what the repository holds behind " + v.End.String() + ": it could not be asked")
 		return v, nil
 	}
-	missing, err := x.tail.missing(asked, v)
+	missing, note, err := x.tail.missing(asked, v)
 	switch {
 	case ctx.Err() != nil:
 		return v, context.Cause(ctx)
@@ -187,6 +187,8 @@ func (m *promoting) end(ctx context.Context) (view, error) {
 		}
 	case missing != "":
 		m.lost(missing)
+	case note != "":
+		m.out.Notes = append(m.out.Notes, note)
 	}
 	return v, nil
 }

@@ -29,6 +29,7 @@ const (
 type world struct {
 	t     *testing.T
 	store *storetest.Faulty
+	repo  *repo.Repository
 	log   *repo.Log
 	tail  *tail
 	text  []byte // what the log shall be, from begin on
@@ -54,7 +55,7 @@ func newStillWorld(t *testing.T) *world {
 	t.Helper()
 	st := storetest.NewFaulty(storetest.NewMemory())
 	r := repotest.Init(t, st, repo.Options{})
-	w := &world{t: t, store: st, log: r.Log("orders-db"), text: make([]byte, 6*size)}
+	w := &world{t: t, store: st, repo: r, log: r.Log("orders-db"), text: make([]byte, 6*size)}
 	for i := range w.text {
 		w.text[i] = byte(rand.N(256))
 	}
@@ -322,18 +323,18 @@ func TestAPromotionSeesTheNewestTimeline(t *testing.T) {
 	if err == nil {
 		t.Error("nobody says why it is not promoted")
 	}
-	if m, err := w.tail.missing(t.Context(), v); m != "" || err != nil {
+	if m, _, err := w.tail.missing(t.Context(), v); m != "" || err != nil {
 		t.Errorf("missing: %q, %v", m, err)
 	}
 	if err := w.log.Register(t.Context(), repo.DefaultGroup); err != nil {
 		t.Fatal(err)
 	}
 	w.mark(2, 4100)
-	if m, err := w.tail.missing(t.Context(), v); m == "" || err != nil {
+	if m, _, err := w.tail.missing(t.Context(), v); m == "" || err != nil {
 		t.Errorf("below the mark is missing: %q, %v", m, err)
 	}
 	w.store.SetFaults(storetest.Fault{When: storetest.Before})
-	if m, err := w.tail.missing(t.Context(), v); err == nil {
+	if m, _, err := w.tail.missing(t.Context(), v); err == nil {
 		t.Errorf("a store that fails says that %q is missing", m)
 	}
 }

@@ -246,6 +246,7 @@ type ReplicaStatus struct {
 	Bytes     int64           `json:"missingBytes"` // that these added where they were taken
 	Log       int             `json:"missingLog"`   // objects of the log that are to be copied there
 	LogBytes  int64           `json:"missingLogBytes"`
+	Gap       *points.Gap     `json:"gap,omitempty"` // at which the log ends there: what came behind it was in flight
 	Problem   string          `json:"problem,omitempty"`
 }
 
@@ -391,5 +392,8 @@ func replicaStatus(ctx context.Context, r *repo.Repository, s System, site strin
 		return out, all
 	}
 	out.Point = plan.Range.ToTime
+	if plan.Flight() != nil {
+		out.Gap = plan.Range.Gap
+	}
 	return out, all
 }

@@ -61,9 +61,8 @@ func (v *View) Plan(ctx context.Context, t Target, tl Timeline, loss Loss) (*Pla
 	for _, err := range v.Unread {
 		p.Notes = append(p.Notes, err.Error())
 	}
-	if f := p.Flight(); f != nil {
-		p.Notes = append(p.Notes, fmt.Sprintf("the log ends at %s: what follows, up to %s, was on its way to this replica when whoever wrote it was lost, and never came. %s",
-			p.Range.To, p.Range.Gap.End, f))
+	if p.Flight() != nil {
+		p.Notes = append(p.Notes, p.Range.Gap.Ends())
 	}
 	return p, nil
 }

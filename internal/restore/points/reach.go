@@ -30,6 +30,11 @@ func (g Gap) String() string {
 	return s
 }
 
+// Ends says of a gap with a Flight what a person should know where the log is taken to end there.
+func (g Gap) Ends() string {
+	return fmt.Sprintf("the log ends at %s: what follows, up to %s, was on its way to this replica when whoever wrote it was lost, and never came. %s", g.Start, g.End, g.Flight)
+}
+
 // reach is how far unbroken log goes along a way.
 type reach struct {
 	end  wal.LSN

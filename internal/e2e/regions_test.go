@@ -43,6 +43,7 @@ func TestAcrossRegions(t *testing.T) {
 				agent := w.agent()
 				w.server.Exec("", ledgerTable)
 				w.members(agent, 2)
+				w.until("the first snapshot is there", func() bool { return w.statuses()["there"].Problem == "" })
 				if mode.sync {
 					w.synchronous()
 				}

@@ -94,7 +94,7 @@ func fly(t *testing.T, sites, nth int) flown {
 		if err := w.Write(ctx, capture.LogArrival{Timeline: 1, Start: at, Data: make([]byte, flownStep), Clock: time.Now(), End: at + flownStep}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(1100 * time.Millisecond)
+		<-time.After(1100 * time.Millisecond) // of the bubble
 		synctest.Wait()
 	}
 	f.there = f.there.Clone() // everything is lost at once

@@ -71,14 +71,20 @@ func Judge(ctx context.Context, log *repo.Log, start wal.LSN, behind []repo.Exte
 		if err != nil { // it may have given way to another one
 			return nil, "the log behind it cannot be read: " + err.Error(), ctx.Err()
 		}
-		own := slices.IndexFunc(holders, func(h repo.Holder) bool { return h.Replica == replica })
+		var own []repo.Holder // a copy of all of it, by other means, has its name
+		for _, h := range holders {
+			if h.Replica == replica {
+				own = append(own, h)
+			}
+		}
+		most := slices.MaxFunc(append(own, repo.Holder{}), func(a, b repo.Holder) int { return cmp.Compare(a.Upto, b.Upto) }).Upto
 		switch {
 		case len(holders) == 0:
 			return nil, "", nil
-		case own < 0:
+		case len(own) == 0:
 			return nil, "what was written behind it does not tell what this replica had: where it is being filled, that has not ended (holdfast geo copy)", nil
-		case holders[own].Upto > uint64(start):
-			return nil, fmt.Sprintf("this replica had everything up to %s: what is missing was there, or is being filled in again (holdfast geo copy)", wal.LSN(holders[own].Upto)), nil
+		case most > uint64(start):
+			return nil, fmt.Sprintf("this replica had everything up to %s: what is missing was there, or is being filled in again (holdfast geo copy)", wal.LSN(most)), nil
 		}
 		f.add(clock)
 		for _, h := range holders {

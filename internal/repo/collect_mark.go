@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/seal"
@@ -86,20 +87,33 @@ func (r *Repository) mark(ctx context.Context, snapshots []string) (m *marking, 
 	m = &marking{r: r, tree: r.Reader(), list: r.Reader()}
 	n := r.index.base.count()
 	m.live, m.seen = make(bitmap, n/64+1), make(bitmap, n/64+1)
-	for _, name := range snapshots {
-		was, err := m.snapshot(ctx, name)
-		if err != nil {
-			return nil, 0, err
-		}
-		if was {
-			manifests++
+	for names := range slices.Chunk(snapshots, manifestReads) {
+		for i, read := range m.read(ctx, names) {
+			was, err := m.snapshot(ctx, names[i], read)
+			if err != nil {
+				return nil, 0, err
+			}
+			if was {
+				manifests++
+			}
 		}
 	}
 	return m, manifests, nil
 }
 
-func (m *marking) snapshot(ctx context.Context, name string) (bool, error) {
-	man, err := m.r.manifestObject(ctx, name)
+// read reads snapshots at once. Their objects alone count: rolls and what this process remembers may tell of one that was forgotten.
+func (m *marking) read(ctx context.Context, names []string) []Listed {
+	out := make([]Listed, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { out[i].Manifest, out[i].Err = m.r.manifestObject(ctx, name) })
+	}
+	wg.Wait()
+	return out
+}
+
+func (m *marking) snapshot(ctx context.Context, name string, read Listed) (bool, error) {
+	man, err := read.Manifest, read.Err
 	if errors.Is(err, store.ErrNotExist) {
 		if !errors.Is(err, errTombstone) {
 			m.gone = append(m.gone, name)

@@ -1,6 +1,7 @@
 package azblob
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -8,8 +9,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -67,5 +72,47 @@ func TestManagedIdentity(t *testing.T) {
 	err = open().Put(t.Context(), "x", []byte("b"))
 	if store.KindOf(err) != store.Denied || !strings.Contains(err.Error(), "echo Bearer [hidden]") {
 		t.Errorf("refused: got %v (kind %d)", err, store.KindOf(err))
+	}
+}
+
+// counted is a credential that asks somebody for each token, as az does.
+type counted struct{ asked atomic.Int64 }
+
+func (c *counted) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.asked.Add(1)
+	return azcore.AccessToken{Token: "the-token", ExpiresOn: time.Now().Add(time.Hour)}, nil
+}
+
+// A tail lists behind a name each second: a token serves until it expires, whatever is asked for.
+func TestOneTokenForAllRequests(t *testing.T) {
+	var from []string
+	blobs := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from = append(from, r.URL.Query().Get("startFrom"))
+		_, _ = io.WriteString(w, `<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs></Blobs><NextMarker /></EnumerationResults>`)
+	}))
+	defer blobs.Close()
+	t.Setenv("AZURE_STORAGE_KEY", "")
+	t.Setenv("AZURE_STORAGE_SAS_TOKEN", "")
+	s, err := Open(t.Context(), Options{Account: "account", Container: "container", Endpoint: blobs.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // nothing is written
+	s.transport = blobs.Client()
+	asks := &counted{}
+	s.keys.from = asks
+	if s.client, err = s.newClient(); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []string{"log/1", "", "log/2"} {
+		if err := s.List(t.Context(), "log/", after, func(store.Info) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := asks.asked.Load(); n != 1 {
+		t.Errorf("a token was asked for %d times", n)
+	}
+	if len(from) != 3 || from[0] == "" || from[1] != "" || from[2] == "" {
+		t.Errorf("the listings begin at %q", from)
 	}
 }

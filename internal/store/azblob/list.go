@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -22,9 +21,10 @@ func (s *Store) List(ctx context.Context, prefix, after string, fn func(store.In
 	if err := store.CheckPrefix(prefix); err != nil {
 		return s.fail(ctx, "list", prefix, err)
 	}
-	pages, err := s.pages(prefix, after)
-	if err != nil {
-		return s.fail(ctx, "list", prefix, err)
+	asked := s.prefix + prefix
+	pages := s.client.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &asked})
+	if after > prefix { // otherwise it excludes nothing
+		ctx = context.WithValue(ctx, startFrom{}, s.prefix+line.StartAt(after))
 	}
 	for last := ""; pages.More(); {
 		var page container.ListBlobsFlatResponse
@@ -65,27 +65,18 @@ func outOfOrder(key, last string) error {
 		"use a storage account without a hierarchical namespace: with one the order is another")
 }
 
-// pages returns the pages of a listing. One request's start is a matter of its own client: the SDK has an option for
-// it, and does not send it.
-func (s *Store) pages(prefix, after string) (*runtime.Pager[container.ListBlobsFlatResponse], error) {
-	client := s.client
-	if after > prefix { // otherwise it excludes nothing
-		var err error
-		if client, err = s.newClient(startFrom(s.prefix + line.StartAt(after))); err != nil {
-			return nil, err
-		}
-	}
-	asked := s.prefix + prefix
-	return client.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &asked}), nil
-}
+// startFrom is the key of the name at which a context's listings begin; the SDK has an option for that, and does not send it.
+type startFrom struct{}
 
-// startFrom has a listing begin at a name (List Blobs, "startFrom"). Servers that are older than it begin at the
+// startPolicy has a listing begin at the context's name (List Blobs, "startFrom"). Servers that are older than it begin at the
 // beginning, and List leaves out what comes before.
-type startFrom string
+type startPolicy struct{}
 
 // Do implements policy.Policy. It comes before the policy that signs.
-func (p startFrom) Do(r *policy.Request) (*http.Response, error) {
+func (startPolicy) Do(r *policy.Request) (*http.Response, error) {
 	raw := r.Raw()
-	raw.URL.RawQuery += "&startFrom=" + url.QueryEscape(string(p))
+	if name, ok := raw.Context().Value(startFrom{}).(string); ok {
+		raw.URL.RawQuery += "&startFrom=" + url.QueryEscape(name)
+	}
 	return r.Next()
 }

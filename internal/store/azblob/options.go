@@ -72,10 +72,11 @@ func (s *Store) clientOptions() azcore.ClientOptions {
 	}
 }
 
-// newClient makes a client of the container, whose requests go through policies first.
-func (s *Store) newClient(policies ...policy.Policy) (*container.Client, error) {
+// newClient makes the client of the container. One is enough: it keeps the token, which some credentials get from a program or a
+// service each time that they are asked.
+func (s *Store) newClient() (*container.Client, error) {
 	o := &container.ClientOptions{ClientOptions: s.clientOptions()}
-	o.PerCallPolicies = policies
+	o.PerCallPolicies = []policy.Policy{startPolicy{}}
 	switch {
 	case s.keys.shared != nil:
 		return container.NewClientWithSharedKeyCredential(s.url, s.keys.shared, o)

@@ -84,6 +84,10 @@ var metrics = []metric{
 		func(s *standby.Status) (float64, bool) {
 			return seconds(s.LastCommit.UnixNano()), s.Phase == standby.PhaseFollowing && !s.LastCommit.IsZero()
 		}),
+	warm("holdfast_standby_streaming", "1 while the log comes to the standby on this host from its primary, 0 while it comes from the repository.",
+		func(s *standby.Status) (float64, bool) {
+			return truth(s.LogFrom == standby.FromPrimary), s.Phase == standby.PhaseFollowing && (s.LogFrom == standby.FromPrimary || s.Severed != "")
+		}),
 	stream("holdfast_slot_retained_bytes", "Log that the source keeps back for us in its slot.", prometheus.GaugeValue,
 		func(s *StreamStatus) float64 { return float64(s.SlotRetained) }),
 	{

@@ -37,7 +37,7 @@ func fullStatus() Status {
 		},
 		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30, Copies: &CopiesStatus{Sync: 2, Sites: []SiteStatus{{Site: "here", Member: true}}, GaveUp: true}},
 		Replicas: []ReplicaStatus{{Site: "there", RecoveryPoint: at, Failures: 2, Since: at, Error: "cut"}},
-		Standby:  &standby.Status{Phase: standby.PhaseFollowing, LastCommit: at, Lag: 1500 * time.Millisecond, LagBytes: 30},
+		Standby:  &standby.Status{Phase: standby.PhaseFollowing, LastCommit: at, Lag: 1500 * time.Millisecond, LagBytes: 30, LogFrom: standby.FromPrimary},
 		Failures: newFailures(),
 		Store:    &meter.Totals{Requests: []meter.Requests{{Operation: "put", Result: "ok", Count: 7}}, Sent: 700, Received: 70},
 	}}}
@@ -121,6 +121,7 @@ func TestMetricsText(t *testing.T) {
 		`holdfast_log_lag_bytes{system="orders-db"} 40`,
 		`holdfast_standby_following{system="orders-db"} 1`,
 		`holdfast_standby_lag_seconds{system="orders-db"} 1.5`,
+		`holdfast_standby_streaming{system="orders-db"} 1`,
 		`holdfast_snapshot_missed_pages{system="orders-db"} 4`,
 		`holdfast_store_requests_total{operation="put",repository="main",result="ok",system="orders-db"} 7`,
 		`holdfast_store_bytes_total{direction="received",repository="main",system="orders-db"} 70`,

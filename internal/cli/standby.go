@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/standby"
 )
@@ -23,6 +24,7 @@ type runStandby struct {
 	app         *app
 	settings    standby.Settings
 	tablespaces []string
+	primary     string
 	rebuild     bool
 }
 
@@ -36,11 +38,17 @@ log of the repository as that grows: no connection to the source is needed. A di
 a server that still runs there. Where the repository's log has a gap, or the source has gone on from an earlier moment, the directory is
 brought back to a newer snapshot by what differs. A store that does not answer is waited for.
 
+With --primary the log comes from that server by streaming replication, once the end of the repository's is reached, and from the
+repository while the server does not answer. The connection is made by this command, as a role that may replicate; its password is
+kept in a passfile (~/.pgpass), a service file or PGPASSWORD, and comes neither to the standby's server nor to its files. Nothing is kept
+back for it at the primary: no slot is used.
+
 Interrupted, it stops the server. holdfast standby promote makes the server a primary, which then goes on without this command. Run it
 as the user that runs PostgreSQL, and as a service: when it is killed, it goes on where it was.`,
-		Example: "  holdfast standby run orders-db --to /var/lib/postgresql/15/standby --port 5433\n  holdfast standby run orders-db --site zurich --to ./standby --listen '*'",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(c *cobra.Command, args []string) error { return r.run(c.Context(), args[0]) },
+		Example: "  holdfast standby run orders-db --to /var/lib/postgresql/15/standby --port 5433\n  holdfast standby run orders-db --site zurich --to ./standby --listen '*'\n" +
+			"  holdfast standby run orders-db --to ./standby --primary 'host=db1 user=replicator passfile=/etc/holdfast/pgpass'",
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return r.run(c.Context(), args[0]) },
 	}
 	f, s := c.Flags(), &r.settings
 	addSite(c, &s.Site)
@@ -51,6 +59,7 @@ as the user that runs PostgreSQL, and as a service: when it is killed, it goes o
 	f.StringVar(&s.Superuser, "superuser", "", "`name` of the cluster's superuser (default postgres)")
 	f.StringVar(&s.BinDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
 	f.DurationVar(&s.Every, "every", time.Second, "`time` between two looks at the repository's log, which bounds the lag")
+	f.StringVar(&r.primary, "primary", "", "`connection` string of a server from which the log comes sooner, without a password")
 	f.StringArrayVar(&r.tablespaces, "tablespace", nil, "`NAME=DIR`: where to put a tablespace (by name, OID or old location); may be repeated")
 	f.BoolVar(&r.rebuild, "rebuild", false, "make a stopped cluster of this system that is no standby one: what only it has is lost")
 	return c
@@ -66,6 +75,9 @@ func (r *runStandby) run(ctx context.Context, system string) error {
 	var err error
 	if r.settings.Tablespaces, err = parsePairs("--tablespace", r.tablespaces); err != nil {
 		return err
+	}
+	if r.settings.Primary, err = config.ParseConnection(r.primary); err != nil {
+		return usage(fmt.Errorf("--primary: %w", err))
 	}
 	r.settings.System = system
 	done, err := r.app.keepStandby(ctx, r.settings, standby.Rebuild(r.rebuild), nil)
@@ -96,7 +108,7 @@ func newStandbyStatusCommand(a *app) *cobra.Command {
 		Short: "Show how far this host's standbys have come, and how far they are behind",
 		Long: `Shows what the standby's server has executed: the position, and the last commit. LAG is from that commit to the newest one that the
 repository is known to hold, with the bytes that are still to be replayed; LOG AGE is how long ago, by the source's clock, the repository
-was known to hold everything. Exit code 3 means that a standby does not follow.`,
+was known to hold everything, or the primary to have sent it. LOG FROM is where it comes from now. Exit code 3 means that a standby does not follow.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.standbyStatus(c.Context(), args) },
 	}
 }
@@ -113,9 +125,13 @@ func (l standbyStatuses) writeText(w io.Writer) error {
 		if !s.LogTime.IsZero() {
 			age = s.LogAge.Round(100 * time.Millisecond).String()
 		}
-		rows = append(rows, []string{s.System, s.Directory, string(s.Phase), s.Replayed.String(), stamp(s.LastCommit), lag, age, s.Problem})
+		problem := s.Problem
+		if problem == "" && s.Severed != "" {
+			problem = "none; but the primary cannot be used: " + s.Severed
+		}
+		rows = append(rows, []string{s.System, s.Directory, string(s.Phase), s.Replayed.String(), stamp(s.LastCommit), lag, age, string(s.LogFrom), problem})
 	}
-	return table(w, []string{"SYSTEM", "DIRECTORY", "STATE", "REPLAYED", "LAST COMMIT (UTC)", "LAG", "LOG AGE", "PROBLEM"}, rows)
+	return table(w, []string{"SYSTEM", "DIRECTORY", "STATE", "REPLAYED", "LAST COMMIT (UTC)", "LAG", "LOG AGE", "LOG FROM", "PROBLEM"}, rows)
 }
 
 func (a *app) standbyStatus(ctx context.Context, systems []string) error {

@@ -145,7 +145,7 @@ func (c Connection) DSN() string { return string(c) }
 
 // String returns the connection string, or "(hidden)" where it holds a password.
 func (c Connection) String() string {
-	if _, err := parseConnection(string(c)); err != nil {
+	if _, err := ParseConnection(string(c)); err != nil {
 		return hidden
 	}
 	return string(c)
@@ -157,7 +157,8 @@ func (c Connection) LogValue() slog.Value { return slog.StringValue(c.String()) 
 // secretParameters are the parameters of libpq (PostgreSQL manual, "Parameter Key Words") that hold a secret.
 var secretParameters = []string{"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
 
-func parseConnection(s string) (Connection, error) {
+// ParseConnection reads a connection string, and refuses one that holds a secret.
+func ParseConnection(s string) (Connection, error) {
 	var names []string
 	var err error
 	if strings.HasPrefix(s, "postgres://") || strings.HasPrefix(s, "postgresql://") {
@@ -170,7 +171,7 @@ func parseConnection(s string) (Connection, error) {
 	}
 	for _, name := range names {
 		if slices.Contains(secretParameters, strings.ToLower(name)) {
-			return "", dr.Advise(fmt.Errorf("it has %s in it, and secrets are never in this file", strings.ToLower(name)),
+			return "", dr.Advise(fmt.Errorf("it has %s in it, and a secret is never written here", strings.ToLower(name)),
 				"keep a password in a passfile (~/.pgpass), a service file or PGPASSWORD")
 		}
 	}

@@ -318,7 +318,7 @@ var connection = scalar[Connection]{
 		if s == "" {
 			return "", errors.New("it is empty")
 		}
-		return parseConnection(s)
+		return ParseConnection(s)
 	},
 	print: Connection.String,
 	json:  jsonSchema{"type": "string"},

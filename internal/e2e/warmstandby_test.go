@@ -26,6 +26,7 @@ type warm struct {
 
 type warmStatus struct {
 	Phase, Problem, Replayed, LogEnd string
+	LogFrom, PrimaryProblem          string
 	Timeline                         int
 	LagNs, LagBytes                  int64
 }

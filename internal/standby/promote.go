@@ -10,7 +10,6 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
-	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/restore/boot"
 	"github.com/holdfast-dr/holdfast/internal/sidecar"
@@ -128,31 +127,6 @@ func (m *promoting) phase(name string) {
 	m.since = now
 }
 
-// noPrimary refuses where the source, as the configuration names it, accepts writes: two primaries would share one history.
-func (x *run) noPrimary(ctx context.Context) error {
-	dsn := x.sys.Postgres.Connection.DSN()
-	if dsn == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	conn, err := cluster.Connect(ctx, dsn)
-	if err != nil {
-		return nil //nolint:nilerr // it is gone, as it should
-	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only asked
-	info, err := cluster.Identify(ctx, conn)
-	// Where its directory lies says nothing: hosts use the same path. A connection that leads to the standby itself finds a recovery.
-	if err != nil || info.InRecovery || info.SystemID != x.tail.system.ID {
-		return nil //nolint:nilerr // as above
-	}
-	return &dr.Failure{
-		What:   fmt.Sprintf("promote the standby of %s: the source accepts writes", x.o.System),
-		Reason: fmt.Sprintf("it answers at its configured connection, on timeline %d at %s; with two primaries what is written to one of them is lost", info.Timeline, info.LSN),
-		Next:   "stop the source and see that it does not come back; for a copy beside it on purpose, add --beside-primary",
-	}
-}
-
 // end returns the end of what the repository holds now, behind which nothing is served any more.
 func (m *promoting) end(ctx context.Context) (view, error) {
 	x := m.w.x
@@ -170,6 +144,13 @@ func (m *promoting) end(ctx context.Context) (view, error) {
 		}
 		m.lost("what the repository holds behind " + v.End.String() + ": it could not be asked")
 		return v, nil
+	}
+	// What a primary has sent to the server is replayed too: nothing of that is missing, although no replica ever had it.
+	if s, err := x.ask(asked, m.w.conn); err == nil && v.left(s.received) == nil && s.received > v.End {
+		v.End = s.received
+		if v.Next <= v.End {
+			v.Next = 0
+		}
 	}
 	missing, note, err := x.tail.missing(asked, v)
 	switch {

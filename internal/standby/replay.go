@@ -28,13 +28,14 @@ const (
 	stuckAfter  = 3000 // with none
 )
 
-// look takes what was seen of the server, and of the log after that. It is done where the end is reached on the way; why says what
+// look takes what was seen of the server, and of the log after that. The end is that of the repository, or of what a primary has sent. It is done where the end is reached on the way; why says what
 // stands between, and that it will not go away by itself.
 func (r *replaying) look(s sample, v view) (done bool, why error) {
 	if r.still++; s.replayed != r.replayed || s.received != r.received {
 		r.still = 0
 	}
 	r.replayed, r.received = s.replayed, s.received
+	r.end = max(r.end, s.received)
 	if left := v.left(s.replayed); left != nil {
 		if r.left++; r.left <= fewLooks {
 			return false, nil

@@ -28,6 +28,9 @@ type sending struct {
 	ahead   *fetch      // what comes after it; nil: nothing yet
 	readers [2]*repo.LogReader
 	log     *repo.Log // of the readers
+
+	line chan line // a connection to the primary comes; nil: nobody asks for one
+	due  time.Time // when the next one may be asked for
 }
 
 // fetch reads one extent. done is closed when the rest is there.
@@ -45,28 +48,39 @@ func (t *tail) Send(ctx context.Context, tl wal.TimelineID, from wal.LSN, fn fun
 	s := &sending{t: t, tl: tl, at: from, fn: fn}
 	s.scan = wal.NewScanner(from, t.system.SegmentSize, s.event, wal.Commit, wal.TablespaceCreate)
 	defer s.wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		s.hangUp(ctx)
+	}()
 	t.begin(tl, from)
 	for {
-		p, end, changed, err := s.next(ctx)
+		end, err := s.step(ctx)
 		if err != nil {
 			return walsender.End{}, err
 		}
 		if end != nil {
 			return *end, nil
 		}
-		if p != nil {
-			if changed, err = s.send(ctx, *p); err != nil {
-				return walsender.End{}, err
-			}
-		}
-		if changed != nil {
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return walsender.End{}, context.Cause(ctx)
-			}
-		}
 	}
+}
+
+// step sends a piece of what the repository has, or waits for more, or sends what the primary has until that fails. The end of the
+// timeline ends it.
+func (s *sending) step(ctx context.Context) (*walsender.End, error) {
+	p, end, changed, err := s.next(ctx)
+	if err == nil && p != nil {
+		changed, err = s.send(ctx, *p)
+	}
+	if err != nil || end != nil || changed == nil {
+		return end, err
+	}
+	conn, err := s.await(ctx, changed)
+	if err == nil && conn != nil {
+		s.wait() // the repository's pieces are others when it is its turn again
+		err = s.relay(ctx, conn)
+	}
+	return nil, err
 }
 
 // begin notes where the standby is. Where that is outside of what was looked at, it needs another look.
@@ -91,6 +105,9 @@ func (s *sending) next(ctx context.Context) (_ *piece, _ *walsender.End, changed
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v := &t.view
+	if v.Strayed != nil {
+		return nil, nil, nil, v.Strayed
+	}
 	if v.Way == nil {
 		return nil, nil, t.changed, nil
 	}
@@ -166,26 +183,33 @@ func (s *sending) send(ctx context.Context, p piece) (changed <-chan struct{}, e
 	if err := s.now.err; err != nil {
 		return s.unread(ctx, err), nil
 	}
-	data := s.now.data[s.at-wal.LSN(p.Start) : p.to-wal.LSN(p.Start)]
+	if err := s.pass(ctx, s.now.data[s.at-wal.LSN(p.Start):p.to-wal.LSN(p.Start)]); err != nil {
+		return nil, err
+	}
+	s.sent(s.now.clock)
+	return nil, nil
+}
+
+// pass sends bytes from where the session is, whichever way they came.
+func (s *sending) pass(ctx context.Context, data []byte) error {
 	for part := range slices.Chunk(data, partSize) {
 		s.spaces = s.spaces[:0]
 		s.scan.Write(part) //nolint:errcheck // it never fails
 		for _, e := range s.spaces {
 			before := min(len(part), int(max(e.Start, s.at)-s.at))
 			if err := s.give(part[:before]); err != nil {
-				return nil, err
+				return err
 			}
 			part = part[before:]
 			if err := s.hold(ctx, e); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if err := s.give(part); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	s.sent(s.now.clock)
-	return nil, nil
+	return nil
 }
 
 // partSize is how much is looked at before it is sent.
@@ -255,7 +279,7 @@ func (s *sending) sent(clock repo.ExtentClock) {
 	if at.After(v.Clock) {
 		v.Clock = at
 	}
-	v.Base = max(v.Base, t.system.SegmentSize.Floor(s.at))
+	v.Base = max(v.Base, t.system.SegmentSize.Floor(min(s.at, v.End))) // what a primary has sent need not be there yet
 	t.pieces = slices.DeleteFunc(t.pieces, func(p piece) bool { return p.to <= v.Base })
 }
 

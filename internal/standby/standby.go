@@ -44,6 +44,7 @@ type Settings struct {
 	Listen      string            `json:"listen,omitempty"`    // listen_addresses; empty: sockets only
 	SocketDir   string            `json:"socketDirectory,omitempty"`
 	Every       time.Duration     `json:"everyNs,omitempty"` // between two looks at the log; 0: 1 s
+	Primary     config.Connection `json:"primary,omitempty"` // from which the log comes while it answers, without a password; empty: none
 }
 
 // Rebuild says whether a cluster that is no standby may be made one.
@@ -153,6 +154,9 @@ func (x *run) keep(ctx context.Context, beside *errgroup.Group) (*Promoted, erro
 		if err := x.prepare(ctx, rebuild); err != nil {
 			return nil, err
 		}
+		if rebuild != "" {
+			x.tail.restored()
+		}
 		rebuild = ""
 		if x.tail == nil {
 			if err := x.feed(ctx, beside); err != nil {
@@ -210,6 +214,7 @@ func (x *run) feed(ctx context.Context, beside *errgroup.Group) error {
 	sys := walsender.System{ID: d.SystemID, SegmentSize: d.WALSegmentSize, Major: d.Major()}
 	t := newTail(sys, nil, sys.SegmentSize.Floor(d.Redo)) // the repository may be away: the server can be promoted all the same
 	t.every, t.logger, t.open, t.reopen = x.o.Every, x.log, x.openLog, x.reopen
+	t.primary = x.o.Primary
 	t.guard = walserve.Guard{DataDir: x.o.Dir}
 	l, err := x.place.listen()
 	if err != nil {

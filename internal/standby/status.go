@@ -32,6 +32,15 @@ const (
 	PhasePromoted  Phase = "promoted"
 )
 
+// Source is where the log comes from.
+type Source string
+
+// The sources.
+const (
+	FromRepository Source = "repository"
+	FromPrimary    Source = "primary"
+)
+
 // Status is how a standby stands.
 type Status struct {
 	System     string         `json:"system"`
@@ -47,12 +56,15 @@ type Status struct {
 	// Lag is from there to the newest commit that the repository is known to hold, and LagBytes what is still to be replayed.
 	Lag      time.Duration `json:"lagNs"`
 	LagBytes dr.Bytes      `json:"lagBytes"`
-	// LogTime is a moment, by the source's clock, up to which the repository holds everything, and LogAge how long that is ago
-	// here: a source that does nothing says so once a minute.
+	// LogTime is a moment, by the source's clock, up to which the repository holds everything, or the primary has sent it, and LogAge
+	// how long that is ago here: a source that does nothing says so once a minute.
 	LogTime time.Time     `json:"logTime,omitzero"`
 	LogAge  time.Duration `json:"logAgeNs"`
 	Looked  time.Time     `json:"looked,omitzero"` // when the store answered last
-	Problem string        `json:"problem,omitempty"`
+	// LogFrom is where the log comes from now; Severed says why that is not the primary, where one was named.
+	LogFrom Source `json:"logFrom,omitempty"`
+	Severed string `json:"primaryProblem,omitempty"`
+	Problem string `json:"problem,omitempty"`
 }
 
 // observe makes a status of a sample.
@@ -70,11 +82,18 @@ func (x *run) observe(s sample, err error) {
 	} else if st.Phase != PhaseStarting {
 		st.Phase = PhaseStarting
 	}
+	st.LogFrom, st.Severed = FromRepository, ""
+	end := v.End
+	if v.Streams {
+		st.LogFrom, end = FromPrimary, max(end, v.PrimaryEnd)
+	} else if v.Severed != nil {
+		st.Severed = v.Severed.Error()
+	}
 	newest := v.Commit
 	if v.Sent < v.End && v.Mark.Source.After(newest.Time) { // what was not sent yet has newer ones
 		newest = commit{v.End, v.Mark.Source}
 	}
-	st.Lag, st.LagBytes = 0, dr.Bytes(v.End-min(st.Replayed, v.End))
+	st.Lag, st.LagBytes = 0, dr.Bytes(end-min(st.Replayed, end))
 	if st.Replayed < newest.LSN && !st.LastCommit.IsZero() {
 		st.Lag = max(0, newest.Time.Sub(st.LastCommit))
 	}

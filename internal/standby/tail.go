@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
-	"github.com/holdfast-dr/holdfast/internal/pg"
+	"github.com/holdfast-dr/holdfast/internal/pg/stream"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/pg/walsender"
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -22,23 +22,25 @@ import (
 // tail is the log of a system in a repository as it grows, along the way to its newest timeline: one line of bytes, of which each
 // timeline holds a part.
 type tail struct {
-	system walsender.System // Timeline and Flushed are those of the way
-	every  time.Duration    // between two looks
-	guard  walserve.Guard
-	open   func(context.Context) (*repo.Log, error) // for the first time
-	reopen func(context.Context) (*repo.Log, error) // with the keys of today
-	logger *slog.Logger
+	system  walsender.System // Timeline and Flushed are those of the way
+	every   time.Duration    // between two looks
+	guard   walserve.Guard
+	open    func(context.Context) (*repo.Log, error) // for the first time
+	reopen  func(context.Context) (*repo.Log, error) // with the keys of today
+	logger  *slog.Logger
+	primary config.Connection // from which it comes sooner; empty: none
 
-	mu      sync.Mutex    // guards the rest. Not held while the store is asked
-	log     *repo.Log     // nil before the repository has answered
-	changed chan struct{} // closed when anything below changes
-	view    view
-	begun   int     // how often Base was set anew: what was listed for another one does not count
-	listed  int     // begun, of the last look: where it differs, End is no end that was looked for
-	pieces  []piece // known, at or behind view.Base; ascending
-	limit   wal.LSN // nothing behind it is served
-	waysAt  time.Time
-	markAt  time.Time
+	mu       sync.Mutex    // guards the rest. Not held while the store is asked
+	log      *repo.Log     // nil before the repository has answered
+	changed  chan struct{} // closed when anything below changes
+	view     view
+	begun    int     // how often Base was set anew: what was listed for another one does not count
+	listed   int     // begun, of the last look: where it differs, End is no end that was looked for
+	pieces   []piece // known, at or behind view.Base; ascending
+	limit    wal.LSN // nothing behind it is served
+	waysAt   time.Time
+	markAt   time.Time
+	receiver *stream.Receiver // of the primary's log; nil: it does not come from there
 
 	wake chan struct{} // somebody waits for the next look
 	turn chan struct{} // of the one who looks: an older listing must not be taken for a newer one
@@ -56,6 +58,8 @@ const (
 // view is what is known of the log.
 type view struct {
 	Way     *wal.Timelines // to the newest timeline; nil before the first look
+	Lent    bool           // the primary has told it, and the repository does not know all of it yet
+	Strayed error          // the standby has followed the primary where the repository's way does not lead
 	Base    wal.LSN        // what lies before it was not looked at
 	End     wal.LSN        // everything from Base to here is there
 	Next    wal.LSN        // where more is, behind a hole; 0: nowhere
@@ -73,6 +77,10 @@ type view struct {
 	Damaged wal.LSN        // the end of an extent that is damaged, and comes next; 0: none
 	Refused string         // why the log is not served on
 	Foreign error          // the standby is not on the way
+
+	Streams    bool    // it comes from the primary
+	Severed    error   // why it does not; nil where there is none
+	PrimaryEnd wal.LSN // how far the primary's log went when it said so last
 }
 
 type commit struct {
@@ -107,8 +115,11 @@ func (t *tail) follow(ctx context.Context) {
 	wait := t.every
 	for {
 		err := t.look(ctx, newLog)
+		if err != nil && ctx.Err() == nil {
+			t.borrow(ctx)
+		}
 		t.mu.Lock()
-		idle := time.Since(t.view.Grown) > idleAfter
+		idle := time.Since(t.view.Grown) > idleAfter || t.view.Streams
 		failed := t.view.Problem != nil
 		t.view.Problem = err
 		t.broadcastLocked()
@@ -189,18 +200,20 @@ func (t *tail) tryLook(ctx context.Context, sc scope) (whole bool, err error) {
 	if time.Since(v.Grown) > idleAfter {
 		pause = waysIdle
 	}
-	ways := v.Way == nil || sc == everything || time.Since(t.waysAt) > pause && time.Since(v.Grown) > t.every
+	ways := v.Way == nil || t.waysAt.IsZero() || sc == everything || time.Since(t.waysAt) > pause && time.Since(v.Grown) > t.every
 	marks := v.Way == nil || sc == everything || time.Since(t.markAt) > markEvery && (time.Since(v.Grown) > idleAfter || v.Sent < v.End)
 	t.mu.Unlock()
-	way := v.Way
+	next := v
 	if ways {
-		if way, err = newestWay(ctx, log); err != nil {
+		way, err := newestWay(ctx, log)
+		if err == nil {
+			next, err = v.follow(way)
+		}
+		if err != nil {
 			return false, err
 		}
-		if v.Way != nil && way.Timeline < v.Way.Timeline {
-			return false, fmt.Errorf("the store lists no history of timeline %d, which it had", v.Way.Timeline)
-		}
 	}
+	way := next.Way
 	if marks {
 		m, _, err := log.Mark(ctx, repo.StreamID(way.Timeline))
 		if err != nil {
@@ -224,8 +237,12 @@ func (t *tail) tryLook(ctx context.Context, sc scope) (whole bool, err error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.view.Way != v.Way {
+		return false, nil // the primary has told of another one meanwhile
+	}
 	now := time.Now()
-	t.view.Way, t.view.Mark, t.view.Looked = way, v.Mark, now
+	t.view.Way, t.view.Lent, t.view.Strayed = next.Way, next.Lent, next.Strayed
+	t.view.Mark, t.view.Looked = v.Mark, now
 	if ways {
 		t.waysAt = now
 	}
@@ -243,55 +260,6 @@ func (t *tail) tryLook(ctx context.Context, sc scope) (whole bool, err error) {
 	return true, nil
 }
 
-// newestWay returns the way to the newest timeline of which there is a history.
-func newestWay(ctx context.Context, log *repo.Log) (*wal.Timelines, error) {
-	names, err := log.Files(ctx)
-	if err != nil {
-		return nil, err
-	}
-	newest := wal.TimelineID(1)
-	for _, name := range names {
-		n, err := wal.ParseName(strings.ToUpper(strings.TrimSuffix(name, ".history"))+".history", wal.DefaultSegmentSize)
-		if strings.HasSuffix(name, ".history") && err == nil {
-			newest = max(newest, n.Timeline)
-		}
-	}
-	if newest == 1 {
-		return &wal.Timelines{Timeline: 1}, nil
-	}
-	b, err := log.File(ctx, pg.HistoryFile(newest))
-	if err != nil {
-		return nil, err
-	}
-	return wal.ParseHistory(newest, b)
-}
-
-// list returns the pieces of a way at or behind a position. A timeline's log begins with a copy of the older one's bytes, from
-// the start of the segment in which it began.
-func (t *tail) list(ctx context.Context, log *repo.Log, way *wal.Timelines, from wal.LSN) (out []piece, err error) {
-	timelines := []wal.TimelineID{way.Timeline}
-	for _, a := range way.Ancestors {
-		timelines = append(timelines, a.Timeline)
-	}
-	for _, tl := range timelines {
-		begin, end, ok := way.Range(tl)
-		if !ok || end <= from {
-			continue
-		}
-		begin = max(t.system.SegmentSize.Floor(begin), from)
-		extents, err := log.Extents(ctx, repo.StreamID(tl), uint64(begin))
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range extents {
-			if p := (piece{e, max(wal.LSN(e.Start), begin), min(wal.LSN(e.End), end)}); p.from < p.to {
-				out = append(out, p)
-			}
-		}
-	}
-	return out, nil
-}
-
 // mergeLocked adds what was found, and finds how far the log goes without a hole.
 func (t *tail) mergeLocked(found []piece, now time.Time) {
 	v := &t.view
@@ -305,12 +273,14 @@ func (t *tail) mergeLocked(found []piece, now time.Time) {
 	t.pieces = slices.CompactFunc(all, func(a, b piece) bool { return a == b })
 	end, next := v.Base, wal.LSN(0)
 	for _, p := range t.pieces {
-		if p.from <= end {
-			end = max(end, p.to)
-		} else {
+		if p.from > end && p.from > v.Sent {
 			next = p.from
 			break
 		}
+		if p.from > end {
+			v.Base = p.from // the primary has sent what is missing
+		}
+		end = max(end, p.to)
 	}
 	if end != v.End {
 		v.Grown = now
@@ -328,14 +298,6 @@ func (t *tail) broadcastLocked() {
 	t.changed = make(chan struct{})
 }
 
-// left says where the way leaves a standby that is on the session's timeline at a position; nil where it does not.
-func (v view) left(at wal.LSN) error {
-	if v.Way == nil || v.Session == 0 || at == 0 || v.Way.IsAncestor(v.Session, at) {
-		return nil
-	}
-	return fmt.Errorf("the standby is on timeline %d at %s, and the way to the newest timeline %d does not lead past there", v.Session, at, v.Way.Timeline)
-}
-
 // state returns what is known, and what is closed when that changes.
 func (t *tail) state() (view, <-chan struct{}) {
 	t.mu.Lock()
@@ -348,6 +310,9 @@ func (t *tail) progress(p walsender.Progress) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.view.Has = p.Flushed
+	if t.receiver != nil {
+		t.receiver.Ack(p.Flushed)
+	}
 }
 
 // current returns the log as it is open now; nil before the first look.
@@ -364,6 +329,13 @@ func (t *tail) forget() {
 	t.view.Session, t.view.Foreign = 0, nil
 }
 
+// restored tells that the directory is on the repository's way again.
+func (t *tail) restored() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.view.Strayed = nil
+}
+
 // thaw takes freeze back.
 func (t *tail) thaw() {
 	t.mu.Lock()
@@ -378,7 +350,7 @@ func (t *tail) System(ctx context.Context) (walsender.System, error) {
 		v, changed := t.state()
 		if v.Way != nil {
 			s := t.system
-			s.Timeline, s.Flushed = v.Way.Timeline, v.End
+			s.Timeline, s.Flushed = v.Way.Timeline, max(v.End, v.Sent)
 			return s, nil
 		}
 		select {
@@ -391,7 +363,7 @@ func (t *tail) System(ctx context.Context) (walsender.System, error) {
 
 // History implements walsender.Log.
 func (t *tail) History(ctx context.Context, tl wal.TimelineID) ([]byte, error) {
-	b, err := t.current().File(ctx, pg.HistoryFile(tl))
+	b, err := t.history(ctx, tl)
 	if err != nil {
 		return nil, fmt.Errorf("the history of timeline %d: %w", tl, err)
 	}

@@ -192,6 +192,9 @@ func (w *watcher) judge(ctx context.Context) error {
 	}
 	off := v.Foreign
 	if off == nil {
+		off = v.Strayed
+	}
+	if off == nil {
 		off = v.left(w.last.replayed)
 	}
 	if off == nil {
@@ -200,7 +203,7 @@ func (w *watcher) judge(ctx context.Context) error {
 		return &errRebuild{off.Error()}
 	}
 	stuck := v.Next != 0 || v.Damaged != 0 || v.End == v.Base && time.Since(v.Grown) > checkEvery
-	if !stuck || v.Session == 0 || v.Problem != nil || time.Since(w.checked) < checkEvery {
+	if !stuck || v.Streams || v.Session == 0 || v.Problem != nil || time.Since(w.checked) < checkEvery {
 		return nil
 	}
 	w.checked = time.Now()

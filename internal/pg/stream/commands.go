@@ -52,6 +52,13 @@ func Identify(ctx context.Context, conn *pgconn.PgConn) (System, error) {
 	return s, err
 }
 
+// InRecovery tells whether the server is a standby itself. One before version 14 does not know the setting, and refuses with a
+// *cluster.ServerError.
+func InRecovery(ctx context.Context, conn *pgconn.PgConn) (bool, error) {
+	row, err := oneRow(ctx, conn, "SHOW in_hot_standby", 1)
+	return err == nil && row[0] == "on", err
+}
+
 // FetchHistory returns the history file of a timeline. The server may lack that of an older timeline; then it
 // is made from the way of the timeline that the server is on, which begins with the same lines.
 func FetchHistory(ctx context.Context, conn *pgconn.PgConn, tl, current wal.TimelineID) ([]byte, error) {

@@ -15,6 +15,7 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitMissed      = 3
+	exitNoStandby   = 4
 	exitInterrupted = 130
 	exitLogBroken   = 200
 )
@@ -28,6 +29,7 @@ var exitTable = []struct {
 	{exitFailed, "Failed; stderr says why. From `wal fetch`: the end of the log."},
 	{exitUsage, "The command line or the configuration is wrong; nothing was done."},
 	{exitMissed, "Done, but a check found damage or an objective was missed."},
+	{exitNoStandby, "Only from `standby run`: the directory's database was promoted, or never was a standby of ours. It is left as it is, and another try changes nothing: the service that kept it is to be disabled."},
 	{exitInterrupted, "Interrupted by SIGINT or SIGTERM; what was begun was cleaned up, and may be run again."},
 	{exitLogBroken, "Only from `wal fetch`: the log has a gap, the store failed, or anything else went wrong. PostgreSQL stops, instead of taking it for the end of the log and opening the database for writes."},
 }

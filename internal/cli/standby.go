@@ -43,8 +43,9 @@ repository while the server does not answer. The connection is made by this comm
 kept in a passfile (~/.pgpass), a service file or PGPASSWORD, and comes neither to the standby's server nor to its files. Nothing is kept
 back for it at the primary: no slot is used.
 
-Interrupted, it stops the server. holdfast standby promote makes the server a primary, which then goes on without this command. Run it
-as the user that runs PostgreSQL, and as a service: when it is killed, it goes on where it was.`,
+Interrupted, it stops the server. holdfast standby promote makes the server a primary, which then goes on without this command. Asked to
+keep that as a standby once more, it refuses, with exit code 4. Run it as the user that runs PostgreSQL, and as a service: when it is
+killed, it goes on where it was.`,
 		Example: "  holdfast standby run orders-db --to /var/lib/postgresql/15/standby --port 5433\n  holdfast standby run orders-db --site zurich --to ./standby --listen '*'\n" +
 			"  holdfast standby run orders-db --to ./standby --primary 'host=db1 user=replicator passfile=/etc/holdfast/pgpass'",
 		Args: cobra.ExactArgs(1),
@@ -81,6 +82,9 @@ func (r *runStandby) run(ctx context.Context, system string) error {
 	}
 	r.settings.System = system
 	done, err := r.app.keepStandby(ctx, r.settings, standby.Rebuild(r.rebuild), nil)
+	if errors.Is(err, standby.ErrNoStandby) {
+		return withExit(err, exitNoStandby)
+	}
 	if err != nil || done == nil {
 		return err
 	}

@@ -171,13 +171,34 @@ func TestWarmStandby(t *testing.T) {
 	if w.has("pg_amcheck") {
 		w.program("pg_amcheck", "--install-missing", "-h", w.dir+"/state/systems/"+system+"/standby", "-p", s.port, "-U", "postgres", "--all")
 	}
-	for _, again := range [][]string{s.args, {"standby", "promote", system}} {
-		if r := w.try(again...); r.code == 0 || !strings.Contains(r.stderr, "promoted") {
-			t.Errorf("%v of a promoted standby: %d\n%s", again, r.code, r.stderr)
-		}
+	if r := w.try("standby", "promote", system); r.code != 1 || !strings.Contains(r.stderr, "promoted") {
+		t.Errorf("promoted twice: %d\n%s", r.code, r.stderr)
 	}
 	if st := s.status(); st.Phase != "promoted" || st.Timeline != 2 {
 		t.Errorf("the status is %+v", st)
+	}
+	s.isKeptByNobody()
+	if err := syscall.Kill(s.postmaster(), syscall.SIGKILL); err != nil { // with its host, which boots again
+		t.Fatal(err)
+	}
+	s.isKeptByNobody()
+	if err := os.Remove(w.dir + "/state/systems/" + system + "/standby/standby.json"); err != nil { // a new host with the old disk
+		t.Fatal(err)
+	}
+	s.isKeptByNobody()
+	if _, err := os.Stat(s.dir + "/standby.signal"); err == nil {
+		t.Error("it was made a standby again")
+	}
+}
+
+// isKeptByNobody wants standby run to refuse a promoted standby, in the way in which its service does not start it again.
+func (s *warm) isKeptByNobody() {
+	s.w.t.Helper()
+	if r := s.w.try(s.args...); r.code != 4 || !strings.Contains(r.stderr, "promoted") && !strings.Contains(r.stderr, "accepts writes") {
+		s.w.t.Errorf("a promoted standby: %d\n%s", r.code, r.stderr)
+	}
+	if unit := read("../../packaging/systemd/holdfast-standby@.service"); !strings.Contains(unit, "\nRestartPreventExitStatus=4\n") {
+		s.w.t.Errorf("its service starts it again and again:\n%s", unit)
 	}
 }
 

@@ -70,6 +70,7 @@ func (x *run) foreign(pid int) error {
 		What:   fmt.Sprintf("keep a standby of %s: directory %q holds a cluster that is no standby", x.o.System, x.o.Dir),
 		Reason: "it has no standby.signal: it was promoted, or is an old primary",
 		Next:   "choose an empty --to; --rebuild brings a stopped cluster back to the repository's newest snapshot, and what only it has is lost",
+		Err:    ErrNoStandby,
 	}
 	does := "accepts writes"
 	if isStandby(x.o.Dir) {

@@ -90,6 +90,10 @@ func (p place) write(r record) error {
 	return replaceFile(filepath.Join(p.dir, stateName), append(b, '\n'))
 }
 
+// ErrNoStandby is found in the error of a Run whose directory holds a database that is, or may be, somebody's: one that was promoted,
+// an old primary, another server's standby. Another try changes nothing; a person does.
+var ErrNoStandby = errors.New("it is no standby of ours")
+
 // mayRun refuses a standby that was promoted: what was written there since is nowhere else.
 func (p place) mayRun(o Options) error {
 	old, ok, err := readRecord(p.dir)
@@ -100,7 +104,8 @@ func (p place) mayRun(o Options) error {
 		return &dr.Failure{
 			What:   fmt.Sprintf("keep a standby of %s in %q: it was promoted", o.System, o.Dir),
 			Reason: fmt.Sprintf("since %s UTC it has written on timeline %d, and what it wrote may be nowhere else", old.Promoted.UTC().Format("2006-01-02 15:04:05"), old.Timeline),
-			Next:   "protect it; to give it up and make it a standby again, stop its server and add --rebuild",
+			Next:   "protect it, and disable the service that kept the standby; to give it up and make it a standby again, stop its server and add --rebuild",
+			Err:    ErrNoStandby,
 		}
 	}
 	return nil

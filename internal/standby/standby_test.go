@@ -39,7 +39,7 @@ func TestAPromotedServerThatDiedIsNotOverwritten(t *testing.T) {
 	if again := new(errRebuild); !errors.As(err, &again) {
 		t.Logf("the server's checkpoint was faster: %v", err)
 	}
-	if err := x.prepare(t.Context(), "it is on timeline 2"); err == nil || !strings.Contains(err.Error(), "no standby") {
+	if err := x.prepare(t.Context(), "it is on timeline 2"); !errors.Is(err, ErrNoStandby) || !strings.Contains(err.Error(), "no standby") {
 		t.Errorf("it would be overwritten: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(s.DataDir, "PG_VERSION")); err != nil {

@@ -263,6 +263,7 @@ func (w *watcher) promotedByOthers(ctx context.Context) error {
 
 type promotedError struct{ timeline wal.TimelineID }
 
+func (e *promotedError) Unwrap() error { return ErrNoStandby }
 func (e *promotedError) Error() string {
 	return fmt.Sprintf("somebody has promoted the standby: it writes on timeline %d", e.timeline)
 }

@@ -21,11 +21,19 @@ type farLog struct {
 func newFarLog(t *testing.T) *farLog {
 	t.Helper()
 	st := storetest.NewMemory()
+	l := newFarLogIn(t, st)
+	l.st = st
+	return l
+}
+
+// newFarLogIn is newFarLog in a store whose objects nobody looks at.
+func newFarLogIn(t *testing.T, st store.Store) *farLog {
+	t.Helper()
 	l := newRepository(t, st).Log("orders-db")
 	if err := l.Register(t.Context(), DefaultGroup); err != nil {
 		t.Fatal(err)
 	}
-	return &farLog{l, t, st}
+	return &farLog{Log: l, t: t}
 }
 
 // position has the bytes of a log that say where they are.

@@ -77,14 +77,23 @@ func (lr *LogReader) plainOf(ctx context.Context, name string, stored int64) (pl
 	if lr.log.r.help.Load().isAway() {
 		plain, ok = lr.elsewhere(ctx, name, nil)
 	}
-	if !ok {
-		if plain, err = lr.open(ctx, name, stored); err != nil {
-			if plain, ok = lr.elsewhere(ctx, name, err); !ok {
-				return nil, err
-			}
-		}
+	if ok {
+		return plain, nil
 	}
-	return plain, nil
+	err = lr.log.r.here(ctx, func(ctx context.Context) (err error) {
+		plain, err = lr.open(ctx, name, stored)
+		return err
+	})
+	if err == nil {
+		return plain, nil
+	}
+	if plain, ok = lr.elsewhere(ctx, name, err); ok {
+		return plain, nil
+	}
+	if errors.Is(err, errAway) { // and nobody else has it
+		return lr.open(ctx, name, stored)
+	}
+	return nil, err
 }
 
 func (lr *LogReader) each(ctx context.Context, name string, e Extent, from, to uint64, fn func([]byte) error) (clock ExtentClock, err error) {

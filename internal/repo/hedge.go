@@ -70,6 +70,12 @@ func (r *Repository) hedged(ctx context.Context, name string, off int64, dst []b
 	err = r.getRange(own, name, off, dst)
 	if timer.Stop() {
 		h.asking.Done()
+		if errors.Is(err, errAway) {
+			if b := h.rangeElsewhere(ctx, name, off, len(dst)); b != nil {
+				copy(dst, b)
+				return true, nil
+			}
+		}
 	} else if err != nil && ctx.Err() == nil {
 		if b := <-answer; b != nil {
 			copy(dst, b)

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
@@ -34,6 +36,7 @@ type help struct {
 	usual [sizes]atomic.Int64 // how long an answer of so many bytes takes, in nanoseconds; 0: nobody knows
 	late  atomic.Int64        // answers in a row that came sooner from others
 	gone  atomic.Bool         // this replica has failed to answer, and has not since: it is not asked at all
+	looks singleflight.Group  // whether it is gone
 
 	ended  chan struct{}  // nobody reads any more
 	asking sync.WaitGroup // requests to others, and who looks whether this one is back
@@ -97,10 +100,9 @@ func (h *help) note(ctx context.Context, r *Repository, err error) {
 	if err == nil || store.KindOf(err) != store.Busy || !h.gone.CompareAndSwap(false, true) {
 		return
 	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // it goes on for others
-	back := make(chan struct{})
+	ctx, stop := h.lasting(ctx)
 	h.asking.Go(func() {
-		defer close(back)
+		defer stop()
 		tick := time.NewTicker(awayFor)
 		defer tick.Stop()
 		for h.gone.Load() {
@@ -111,13 +113,6 @@ func (h *help) note(ctx context.Context, r *Repository, err error) {
 			}
 			_, err := readMarker(ctx, r.store)
 			h.gone.Store(err != nil)
-		}
-	})
-	h.asking.Go(func() {
-		defer stop()
-		select {
-		case <-back:
-		case <-h.ended:
 		}
 	})
 }
@@ -132,13 +127,16 @@ func (h *help) isAway() bool {
 // answered asks a log here and, where this replica does not answer, at all others, whose answers are united: any of them may be
 // behind, or never have had this system. All of them together may still know of less, so that one that is only slow is waited for. Whoever reads a log knows from when this one still answered how far it goes, and
 // misses what is not there.
-func answered[T any](ctx context.Context, l *Log, ask func(*Log) (T, error), unite func(a, b T) T) (T, error) {
+func answered[T any](ctx context.Context, l *Log, ask func(context.Context, *Log) (T, error), unite func(a, b T) T) (T, error) {
 	h := l.r.help.Load()
 	var answer T
 	err := errAway
 	if h == nil || !h.gone.Load() {
-		answer, err = ask(l)
-		if h == nil || err == nil || store.KindOf(err) != store.Busy || ctx.Err() != nil {
+		err = l.r.here(ctx, func(ctx context.Context) (err error) {
+			answer, err = ask(ctx, l)
+			return err
+		})
+		if h == nil || err == nil || store.KindOf(err) != store.Busy && !errors.Is(err, errAway) || ctx.Err() != nil {
 			return answer, err
 		}
 		h.note(ctx, l.r, err)
@@ -152,7 +150,7 @@ func answered[T any](ctx context.Context, l *Log, ask func(*Log) (T, error), uni
 	)
 	for _, other := range h.others(ctx) {
 		asked.Go(func() {
-			theirs, err := ask(other.Log(l.system))
+			theirs, err := ask(ctx, other.Log(l.system))
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -173,7 +171,7 @@ func answered[T any](ctx context.Context, l *Log, ask func(*Log) (T, error), uni
 		return all, none
 	}
 	if errors.Is(err, errAway) {
-		return ask(l)
+		return ask(ctx, l)
 	}
 	return answer, err
 }

@@ -89,7 +89,7 @@ func (l *Log) Register(ctx context.Context, group ResidencyGroup) error {
 // Extents returns what the store holds of a stream at or after from, sorted by start, the longer of two with
 // one start first. Extents overlap where a finished one has superseded pieces that are still there.
 func (l *Log) Extents(ctx context.Context, s StreamID, from uint64) ([]Extent, error) {
-	return answered(ctx, l, func(l *Log) ([]Extent, error) { return l.extents(ctx, s, from) }, uniteExtents)
+	return answered(ctx, l, func(ctx context.Context, l *Log) ([]Extent, error) { return l.extents(ctx, s, from) }, uniteExtents)
 }
 
 func (l *Log) extents(ctx context.Context, s StreamID, from uint64) ([]Extent, error) {
@@ -124,7 +124,7 @@ func byStart(all []Extent) []Extent {
 
 // Streams returns the streams of which the store holds anything, ascending.
 func (l *Log) Streams(ctx context.Context) ([]StreamID, error) {
-	return answered(ctx, l, func(l *Log) ([]StreamID, error) { return l.streams(ctx) }, uniteSorted)
+	return answered(ctx, l, func(ctx context.Context, l *Log) ([]StreamID, error) { return l.streams(ctx) }, uniteSorted)
 }
 
 func (l *Log) streams(ctx context.Context) ([]StreamID, error) {
@@ -198,7 +198,7 @@ func (l *Log) PutFile(ctx context.Context, name string, data []byte) error {
 
 // File returns what PutFile stored. store.ErrNotExist is in the error where there is none.
 func (l *Log) File(ctx context.Context, name string) ([]byte, error) {
-	return answered(ctx, l, func(l *Log) ([]byte, error) { return l.file(ctx, name) }, either)
+	return answered(ctx, l, func(ctx context.Context, l *Log) ([]byte, error) { return l.file(ctx, name) }, either)
 }
 
 func (l *Log) file(ctx context.Context, name string) ([]byte, error) {
@@ -212,7 +212,7 @@ func (l *Log) file(ctx context.Context, name string) ([]byte, error) {
 
 // Files returns the names of the stored files, sorted.
 func (l *Log) Files(ctx context.Context) ([]string, error) {
-	return answered(ctx, l, func(l *Log) ([]string, error) { return l.files(ctx) }, uniteSorted)
+	return answered(ctx, l, func(ctx context.Context, l *Log) ([]string, error) { return l.files(ctx) }, uniteSorted)
 }
 
 func (l *Log) files(ctx context.Context) ([]string, error) {

@@ -102,7 +102,7 @@ func (o *ownMarks) forget(s StreamID) {
 
 // Mark returns the highest mark of a stream; ok is false where there is none.
 func (l *Log) Mark(ctx context.Context, s StreamID) (Mark, bool, error) {
-	m, err := answered(ctx, l, func(l *Log) (Mark, error) { return l.mark(ctx, s) }, higher)
+	m, err := answered(ctx, l, func(ctx context.Context, l *Log) (Mark, error) { return l.mark(ctx, s) }, higher)
 	return m, err == nil && m != (Mark{}), err
 }
 

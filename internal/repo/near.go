@@ -39,10 +39,10 @@ func (d *distance) near() bool {
 // Far tells whether the store's answers take so long that many should be asked for at once. Nobody knows before something was read.
 func (r *Repository) Far() bool { return r.nanos.Load() >= int64(farStore) }
 
-// getRange is GetRange of the store, which is timed.
+// getRange is GetRange of the store, which is timed, and given up where the store is gone and others are there.
 func (r *Repository) getRange(ctx context.Context, name string, off int64, dst []byte) error {
 	began := time.Now()
-	err := r.store.GetRange(ctx, name, off, dst)
+	err := r.here(ctx, func(ctx context.Context) error { return r.store.GetRange(ctx, name, off, dst) })
 	if err == nil {
 		r.note(time.Since(began), len(dst))
 	}

@@ -138,7 +138,10 @@ func (rd *Reader) place(id seal.ChunkID) (l location, ok bool, err error) {
 func (rd *Reader) locate(ctx context.Context, ids []seal.ChunkID, most int) ([]location, error) {
 	first, ok, err := rd.place(ids[0])
 	if err == nil && !ok {
-		first, err = rd.r.find(ctx, ids[0])
+		err = rd.r.here(ctx, func(ctx context.Context) (err error) {
+			first, err = rd.r.find(ctx, ids[0])
+			return err
+		})
 	}
 	if err != nil {
 		return nil, err

@@ -47,6 +47,13 @@ type retrying struct {
 	b Budget
 }
 
+// WithTries returns a context whose calls Retry tries so many times at most: of somebody who has another replica to ask.
+func WithTries(ctx context.Context, n int) context.Context {
+	return context.WithValue(ctx, triesKey{}, n)
+}
+
+type triesKey struct{}
+
 // attempts is what was spent on a call so far.
 type attempts struct {
 	failed int // tries that ended Busy
@@ -55,7 +62,10 @@ type attempts struct {
 
 // do runs try until it is done. try may reset a when it got further.
 func (r *retrying) do(ctx context.Context, try func(a *attempts) error) error {
-	a := attempts{begin: time.Now()}
+	a, most := attempts{begin: time.Now()}, r.b.Tries
+	if n, ok := ctx.Value(triesKey{}).(int); ok {
+		most = min(most, n)
+	}
 	for {
 		err := try(&a)
 		if err == nil || KindOf(err) != Busy {
@@ -68,7 +78,7 @@ func (r *retrying) do(ctx context.Context, try func(a *attempts) error) error {
 		limit := min(r.b.Max, r.b.First<<min(a.failed-1, 20))
 		wait := limit/2 + rand.N(limit/2+1)
 		spent := time.Since(a.begin)
-		if a.failed >= r.b.Tries || spent+wait > r.b.Total {
+		if a.failed >= most || spent+wait > r.b.Total {
 			return givenUp(err, a.failed, spent)
 		}
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait {

@@ -87,4 +87,22 @@ func TestParity(t *testing.T) {
 	}
 	w.rot("packs")
 	w.run("repo", "check", "--read-data", "--repair")
+
+	// What opens the repository is opened from its parity, and put back.
+	n = w.rot("holdfast.json", "epochs", "keys")
+	if r := w.try("repo", "check"); r.code != 3 || !strings.Contains(r.stderr, "read from its parity") {
+		t.Errorf("a check of a rotten marker ends with %d\n%s", r.code, r.stderr)
+	}
+	r = w.restore("opened", "--start")
+	if d := cmp.Diff(source, digest(t, r.connString, false)); d != "" {
+		t.Errorf("-source +restored:\n%s", d)
+	}
+	r.stop()
+	out = decode[checked](t, w.run("repo", "check", "--repair", "-o", "json"))
+	if n != 3 || len(out.Healed.Healed) != n || len(out.Problems) > 0 {
+		t.Errorf("of %d objects that open the repository %q were put back", n, out.Healed.Healed)
+	}
+	if r := w.try("repo", "check"); r.code != 0 || strings.Contains(r.stderr, "parity") {
+		t.Errorf("then a check ends with %d\n%s", r.code, r.stderr)
+	}
 }

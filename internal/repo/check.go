@@ -152,7 +152,7 @@ func (c *checker) keys(ctx context.Context) error {
 	}
 	e, err := c.r.currentEpoch(ctx)
 	if err != nil {
-		object := prefixEpochs + c.r.id
+		object := epochName(c.r.id, c.r.keys.Epoch()) // nobody knows of a newer one
 		if c.r.earlier != nil {
 			if first, firstErr := currentEpoch(ctx, genesis{c.r.bare, c.r.earlier.vault}, c.r.id); firstErr == nil {
 				object = epochName(c.r.id, first.Epoch)
@@ -178,7 +178,11 @@ func (c *checker) keys(ctx context.Context) error {
 		return err
 	}
 	for _, d := range damaged {
-		c.problem(slotName(c.r.id, e.Generation, ""), d.Error())
+		object := slotName(c.r.id, e.Generation, "")
+		if slot := new(slotError); errors.As(d, &slot) {
+			object = slot.name
+		}
+		c.problem(object, d.Error())
 	}
 	for _, s := range good {
 		if !c.r.keys.Authentic(s) {

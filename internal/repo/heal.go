@@ -3,8 +3,10 @@ package repo
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -71,7 +73,7 @@ func (r *Repository) heal(ctx context.Context, from []*Repository, spent *gravey
 	}
 	prefix, _, _ := strings.Cut(name, "/")
 	kind, alike := alikeEverywhere[prefix+"/"]
-	if !alike {
+	if !alike && !r.opening(name) {
 		return errOwn
 	}
 	if len(from) == 0 {
@@ -80,8 +82,12 @@ func (r *Repository) heal(ctx context.Context, from []*Repository, spent *gravey
 	var why []error
 	for _, other := range from {
 		b, err := other.store.Get(ctx, name, maxPack)
-		if err == nil {
+		switch {
+		case err != nil:
+		case alike:
 			err = other.proves(ctx, kind, name, b)
+		default:
+			err = r.provesOpening(name, b)
 		}
 		if err == nil {
 			return r.store.Put(ctx, name, b)
@@ -92,6 +98,34 @@ func (r *Repository) heal(ctx context.Context, from []*Repository, spent *gravey
 		why = append(why, err)
 	}
 	return errors.Join(why...)
+}
+
+// opening tells whether an object is one of those that open the repository. Replicas have them alike too, but they are sealed by
+// nothing: what they say proves them.
+func (r *Repository) opening(name string) bool {
+	return name == markerName || strings.HasPrefix(name, prefixEpochs+r.id+"/") || strings.HasPrefix(name, prefixKeys+r.id+"/")
+}
+
+// provesOpening tells whether an object of opening was made by somebody who holds the keys.
+func (r *Repository) provesOpening(name string, b []byte) error {
+	var m marker
+	if name == markerName {
+		if err := json.Unmarshal(b, &m); err != nil || m.Format != markerFormat || m.Version != FormatVersion || m.ID != r.id {
+			return errors.New("it is no marker of this repository there")
+		}
+		return nil
+	}
+	if e, ok := parseEpoch(b); strings.HasPrefix(name, prefixEpochs) {
+		if !ok || !genuine(r.keys, name, e) {
+			return errors.New("it is no epoch of this repository there")
+		}
+		return nil
+	}
+	s, err := seal.ParseSlot(b)
+	if err == nil && (!r.keys.Authentic(s) || path.Base(name) != s.Who().ID()) {
+		err = errors.New("it is no slot of the newest keys there")
+	}
+	return err
 }
 
 // alikeEverywhere are the objects that have one content in all replicas (docs/format/repository-v1.md, section 10).

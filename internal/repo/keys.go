@@ -99,7 +99,7 @@ func slots(ctx context.Context, st store.Store, repository, generation string) (
 		}
 		s, err := seal.ParseSlot(b)
 		if err != nil {
-			damaged = append(damaged, fmt.Errorf("object %s: %w", n, err))
+			damaged = append(damaged, &slotError{n, err})
 			continue
 		}
 		good = append(good, s)
@@ -107,6 +107,15 @@ func slots(ctx context.Context, st store.Store, repository, generation string) (
 	sort.Slice(good, func(i, j int) bool { return good[i].Name < good[j].Name })
 	return good, damaged, nil
 }
+
+// slotError says which slot is damaged.
+type slotError struct {
+	name string
+	err  error
+}
+
+func (e *slotError) Error() string { return fmt.Sprintf("object %s: %v", e.name, e.err) }
+func (e *slotError) Unwrap() error { return e.err }
 
 func unlock(ctx context.Context, st store.Store, repository string, c seal.Credentials) (*seal.Keyring, error) {
 	e, err := currentEpoch(ctx, st, repository)

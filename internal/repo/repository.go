@@ -170,6 +170,16 @@ func Open(ctx context.Context, st store.Store, c seal.Credentials, opts Options)
 	return open(st, keys, opts)
 }
 
+// OpenRebuilt is Open where what opens the repository is damaged, and a view of st rebuilds that.
+func OpenRebuilt(ctx context.Context, st, view store.Store, c seal.Credentials, opts Options) (*Repository, error) {
+	opts.setDefaults()
+	keys, err := unlockMarked(ctx, view, c)
+	if err != nil {
+		return nil, err
+	}
+	return open(st, keys, opts)
+}
+
 // firstMarker returns the ID of the repository that was first at a place, where that is to be known: nothing else opens, or the place is
 // locked. It is empty where it is not known.
 func firstMarker(ctx context.Context, st genesis, opened *seal.Keyring, opts Options) (string, error) {

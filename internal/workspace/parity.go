@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
 	"github.com/holdfast-dr/holdfast/internal/store/open"
 	"github.com/holdfast-dr/holdfast/internal/store/parity"
@@ -54,4 +55,18 @@ func (w *Workspace) Rebuilt(ctx context.Context, r *repo.Repository, name string
 		return nil, func() {}
 	}
 	return view, func() { closeReplica(view) }
+}
+
+// openRebuilt opens a repository of which the marker, the epochs or the slots are damaged, with what parity gives of them. Where there is
+// none, or that is not why it does not open, the error is the first one. In a bucket with versions these say what was there.
+func (w *Workspace) openRebuilt(ctx context.Context, st store.Store, c seal.Credentials, o repo.Options, why error) (*repo.Repository, error) {
+	if !parity.Has(st) || store.VaultOf(st) != nil || store.KindOf(why) == store.Busy || ctx.Err() != nil {
+		return nil, why
+	}
+	r, err := repo.OpenRebuilt(ctx, st, parity.Rebuild(st), c, o)
+	if err != nil {
+		return nil, why
+	}
+	w.log.Warn("what opens the repository is damaged, and was read from its parity: holdfast repo check --repair puts it back", dr.KeyError, why)
+	return r, nil
 }

@@ -124,6 +124,9 @@ func (w *Workspace) Repository(ctx context.Context, name string) (*repo.Reposito
 	}
 	r, err := repo.Open(ctx, st, credentials, w.options(c, rep))
 	if err != nil {
+		r, err = w.openRebuilt(ctx, st, credentials, w.options(c, rep), err)
+	}
+	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	w.opened[name] = r

@@ -117,6 +117,19 @@ func TestPoliciesNameWhatTheStoreDoes(t *testing.T) {
 			t.Errorf("a %s may do %q, and the code needs %q", name, got, want)
 		}
 	}
+	var limit []struct {
+		Sid, Effect, Resource string
+		Action                []string
+		Condition             map[string]map[string]string
+	}
+	if err := json.Unmarshal([]byte(storetest.Documents(t)["limit"]), &limit); err != nil || len(limit) != 2 {
+		t.Errorf("the limits of locks: %v, %v", limit, err)
+	}
+	for _, s := range limit { // what locks an object
+		if s.Effect != "Deny" || !slices.Equal(s.Action, []string{"s3:PutObject", "s3:PutObjectRetention"}) {
+			t.Errorf("the limits of locks: %+v", s)
+		}
+	}
 	var rule map[string]any
 	if err := json.Unmarshal([]byte(storetest.Documents(t)["lifecycle"]), &rule); err != nil {
 		t.Errorf("the lifecycle rule: %v", err)

@@ -36,7 +36,11 @@ func (x *run) readControl(ctx context.Context, e *repo.Entry) error {
 
 // writeControl is the instant at which the directory becomes a cluster.
 func (x *run) writeControl() error {
-	if err := x.put(control.Path, x.control); err != nil {
+	name := control.Path
+	if x.opts.Lazy != nil {
+		name = x.opts.Lazy.Control
+	}
+	if err := x.put(name, x.control); err != nil {
 		return err
 	}
 	return syncDir(filepath.Join(x.opts.To, filepath.Dir(filepath.FromSlash(control.Path))))

@@ -142,6 +142,9 @@ func (x *run) cutThose(ctx context.Context, those func(*repo.Entry) bool, pieces
 		}
 		x.result.Files++
 		x.result.Bytes += e.Size
+		if x.opts.Lazy.has(path, e) {
+			return nil // layFiles has made it
+		}
 		if x.journal.has(path, e.Size) && a.has(rel, e.Size) {
 			atomic.AddInt64(&x.result.Kept, e.Size)
 			x.progress.add(e.Size)

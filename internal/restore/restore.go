@@ -39,7 +39,8 @@ type Options struct {
 	Damage      Damage
 	// Changes tells what the repository's log changed, for Delta; nil: nobody does, and every byte is compared.
 	Changes  ChangesFunc
-	Workers  int // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time, and more where that is far
+	Lazy     *Lazy // nil: the content of all files is written
+	Workers  int   // 0: twice GOMAXPROCS, since each waits for the disk or the store half of its time, and more where that is far
 	Progress dr.ProgressFunc
 }
 
@@ -113,7 +114,7 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 	}
 	x := &run{repo: r, plan: p, opts: o, result: &Result{Snapshot: p.Snapshot.Manifest.ID, To: o.To, Notes: p.Notes}}
 	x.progress.fn = o.Progress
-	if x.state, err = inspect(ctx, p, o.To, o.Mode); err != nil {
+	if x.state, err = inspect(ctx, p, o.To, o.Mode, o.Lazy.beside()); err != nil {
 		return nil, err
 	}
 	if x.layout, err = x.planLayout(); err != nil {
@@ -123,7 +124,7 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 	if err := x.survey(ctx); err != nil {
 		return nil, err
 	}
-	if err := x.checkSpace(); err != nil {
+	if err := x.checkSpace(); err != nil && (o.Lazy == nil || !o.Lazy.Sparse) {
 		return nil, err
 	}
 	if err := x.learn(ctx); err != nil {
@@ -138,6 +139,9 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (_ 
 		if r.Far() {
 			x.opts.Workers = max(x.opts.Workers, farWorkers)
 		}
+	}
+	if err := x.layFiles(ctx); err != nil {
+		return nil, x.explain(err)
 	}
 	if err := x.writeFiles(ctx); err != nil {
 		return nil, x.explain(err)

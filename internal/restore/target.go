@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,10 +31,11 @@ const (
 // hasCluster tells whether there may be files that no restore of this snapshot has written.
 func (s targetState) hasCluster() bool { return s == targetCluster || s == targetOurDelta }
 
-// inspect looks at the target directory and refuses what must not be written over.
-func inspect(ctx context.Context, p *points.Plan, to string, mode Mode) (targetState, error) {
+// inspect looks at the target directory and refuses what must not be written over. What is called beside does not count.
+func inspect(ctx context.Context, p *points.Plan, to string, mode Mode, beside string) (targetState, error) {
 	what := fmt.Sprintf("restore %s: target directory %q", p.System, to)
 	names, err := os.ReadDir(to)
+	names = slices.DeleteFunc(names, func(d os.DirEntry) bool { return d.Name() == beside })
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || (err == nil && len(names) == 0):
 		return targetEmpty, nil

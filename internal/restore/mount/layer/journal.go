@@ -1,0 +1,388 @@
+package layer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"sync"
+)
+
+// Disk is where the journal is.
+type Disk interface {
+	// Open opens a file that is there, or a new one.
+	Open(name string) (Backing, error)
+	// Rename gives a file another's name, durably.
+	Rename(from, to string) error
+}
+
+// The journal's name, and that of the next one while it is written.
+const (
+	journalName = "journal"
+	journalNext = "journal.next"
+)
+
+// The journal is records of 24 bytes, little-endian: kind (1), zeros (3), file (4), chunk (4), value (8), and the CRC-32C of the
+// 20 before it. It ends before the first that is not whole: what was synced lies before that.
+const (
+	recordSize = 24
+
+	kindLocal byte = 1 // pages of a chunk are local: value has a bit for each
+	kindWhole byte = 2 // the file is whole
+	kindCut   byte = 3 // the file is being cut to value bytes
+	kindDone  byte = 4 // the last cut of the file is done
+
+	compactFrom = 8 << 20 // bytes of a journal that are worth writing it anew, when it is opened
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Journal is what is durably known of the files. Its methods may be called by several goroutines, and its reading ones with a nil
+// Journal.
+type Journal struct {
+	// writing is held while a batch is written and synced.
+	writing sync.Mutex
+	log     Backing
+	end     int64 // of the file
+	broken  error // the first failure: after it nobody knows what is durable
+
+	mu     sync.Mutex // guards what follows
+	next   *batch     // that records are added to
+	known  map[uint32]*known
+	wholes []uint64 // a bit for each file that is whole
+}
+
+// batch is records that are synced together.
+type batch struct {
+	records []byte
+	done    bool // guarded by the journal's writing
+	err     error
+}
+
+// known is what the journal says of a file.
+type known struct {
+	whole   bool
+	isCut   bool
+	cutting bool     // a cut is not done
+	limit   int64    // where isCut
+	pages   []uint64 // by chunk
+}
+
+// OpenJournal reads the journal of a disk, or begins one.
+func OpenJournal(d Disk) (*Journal, error) {
+	f, err := d.Open(journalName)
+	if err != nil {
+		return nil, err
+	}
+	j := &Journal{log: f, next: &batch{}, known: map[uint32]*known{}}
+	if err := j.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("read the mount's journal: %w", err), f.Close())
+	}
+	if j.end < compactFrom {
+		return j, nil
+	}
+	if err := j.compact(d); err != nil {
+		return nil, errors.Join(fmt.Errorf("write the mount's journal anew: %w", err), j.log.Close())
+	}
+	return j, nil
+}
+
+func (j *Journal) load() error {
+	size, err := j.log.Size()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 1<<20/recordSize*recordSize)
+	for j.end+recordSize <= size {
+		piece := b[:min(int64(len(b)), (size-j.end)/recordSize*recordSize)]
+		if _, err := j.log.ReadAt(piece, j.end); err != nil {
+			return err
+		}
+		for r := range slices.Chunk(piece, recordSize) {
+			if !j.take(r) {
+				return j.cutOff(size)
+			}
+			j.end += recordSize
+		}
+	}
+	return j.cutOff(size)
+}
+
+// cutOff removes what nobody was told to be durable.
+func (j *Journal) cutOff(size int64) error {
+	if j.end == size {
+		return nil
+	}
+	return errors.Join(j.log.Truncate(j.end), j.log.Sync())
+}
+
+// take counts in a record, and tells whether it is one.
+func (j *Journal) take(r []byte) bool {
+	if crc32.Checksum(r[:20], castagnoli) != binary.LittleEndian.Uint32(r[20:]) {
+		return false
+	}
+	id, chunk, value := binary.LittleEndian.Uint32(r[4:]), binary.LittleEndian.Uint32(r[8:]), binary.LittleEndian.Uint64(r[12:])
+	if id >= maxFiles || chunk >= maxChunks {
+		return false
+	}
+	switch r[0] {
+	case kindLocal:
+		j.of(id).set(int(chunk), value)
+	case kindWhole:
+		j.isWhole(id)
+	case kindCut:
+		k := j.of(id)
+		k.isCut, k.cutting, k.limit = true, true, int64(value)
+	case kindDone:
+		j.of(id).cutting = false
+	default:
+		return false
+	}
+	return true
+}
+
+// isWhole notes that a file is whole: nothing else of it counts any more. It needs mu.
+func (j *Journal) isWhole(id uint32) {
+	if n := int(id/64) + 1; n > len(j.wholes) {
+		j.wholes = append(j.wholes, make([]uint64, n-len(j.wholes))...)
+	}
+	j.wholes[id/64] |= 1 << (id % 64)
+	delete(j.known, id)
+}
+
+// whole tells whether a file is. It needs mu.
+func (j *Journal) whole(id uint32) bool {
+	return int(id/64) < len(j.wholes) && j.wholes[id/64]>>(id%64)&1 == 1
+}
+
+// of returns what is known of a file, for writing. It needs mu.
+func (j *Journal) of(id uint32) *known {
+	k := j.known[id]
+	if k == nil {
+		k = &known{}
+		j.known[id] = k
+	}
+	return k
+}
+
+// What a record can ask for is bounded: a file of 4 TiB, and so many files.
+const (
+	maxChunks = 1 << 23
+	maxFiles  = 1 << 28
+)
+
+func (k *known) set(chunk int, m uint64) {
+	if chunk >= len(k.pages) {
+		k.pages = append(k.pages, make([]uint64, chunk+1-len(k.pages))...)
+	}
+	k.pages[chunk] |= m
+}
+
+// file returns what is known of a file.
+func (j *Journal) file(id uint32) known {
+	if j == nil {
+		return known{}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.whole(id) {
+		return known{whole: true}
+	}
+	if k := j.known[id]; k != nil {
+		out := *k
+		out.pages = slices.Clone(k.pages)
+		return out
+	}
+	return known{}
+}
+
+// Cut is a truncation that has to be done again.
+type Cut struct {
+	File uint32
+	Size int64
+}
+
+// Cuts returns the cuts that were begun and not done when the journal was last written. Whoever opens the files does them, with
+// DoneCut, before anything else is done with these.
+func (j *Journal) Cuts() (all []Cut) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for id, k := range j.known {
+		if k.cutting {
+			all = append(all, Cut{id, k.limit})
+		}
+	}
+	return all
+}
+
+// DoneCut notes, durably, that a cut was done again.
+func (j *Journal) DoneCut(c Cut) error {
+	j.endCut(c.File)
+	return j.commit(nil)
+}
+
+func record(b []byte, kind byte, id uint32, chunk uint32, value uint64) []byte {
+	at := len(b)
+	b = append(b, kind, 0, 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, id)
+	b = binary.LittleEndian.AppendUint32(b, chunk)
+	b = binary.LittleEndian.AppendUint64(b, value)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[at:], castagnoli))
+}
+
+// local says that pages of a file are local. They are durable already.
+func (j *Journal) local(id uint32, pages map[int]uint64) error {
+	var b []byte
+	for chunk, m := range pages {
+		b = record(b, kindLocal, id, uint32(chunk), m)
+	}
+	if err := j.commit(b); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.whole(id) {
+		return nil
+	}
+	k := j.of(id)
+	for chunk, m := range pages {
+		k.set(chunk, m)
+	}
+	return nil
+}
+
+func (j *Journal) setWhole(id uint32) error {
+	if err := j.commit(record(nil, kindWhole, id, 0, 0)); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.isWhole(id)
+	return nil
+}
+
+func (j *Journal) beginCut(id uint32, size int64) error {
+	if err := j.commit(record(nil, kindCut, id, 0, uint64(size))); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	k := j.of(id)
+	k.isCut, k.cutting, k.limit = true, true, size
+	return nil
+}
+
+// endCut says that a cut is done. That is durable after the next commit.
+func (j *Journal) endCut(id uint32) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.next.records = record(j.next.records, kindDone, id, 0, 0)
+	if k := j.known[id]; k != nil {
+		k.cutting = false
+	}
+}
+
+// commit adds records and returns when they, and all that were added before, are durable. Those that come meanwhile are synced
+// together.
+func (j *Journal) commit(records []byte) error {
+	j.mu.Lock()
+	b := j.next
+	b.records = append(b.records, records...)
+	j.mu.Unlock()
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	if b.done {
+		return b.err
+	}
+	j.mu.Lock()
+	j.next = &batch{}
+	j.mu.Unlock()
+	b.done = true
+	if j.broken == nil && len(b.records) > 0 {
+		j.broken = j.write(b.records)
+	}
+	b.err = j.broken
+	return b.err
+}
+
+func (j *Journal) write(b []byte) error {
+	if _, err := j.log.WriteAt(b, j.end); err != nil {
+		return fmt.Errorf("write the mount's journal: %w", err)
+	}
+	j.end += int64(len(b))
+	if err := j.log.Sync(); err != nil {
+		return fmt.Errorf("sync the mount's journal: %w", err)
+	}
+	return nil
+}
+
+// compact writes the journal anew, with what still counts.
+func (j *Journal) compact(d Disk) error {
+	next, err := d.Open(journalNext)
+	if err != nil {
+		return err
+	}
+	old := j.log
+	j.log, j.end = next, 0
+	if err := next.Truncate(0); err != nil {
+		return errors.Join(err, old.Close())
+	}
+	var b []byte
+	for id := range uint32(len(j.wholes) * 64) {
+		if j.whole(id) {
+			b = record(b, kindWhole, id, 0, 0)
+		}
+	}
+	for id, k := range j.known {
+		b = k.records(b, id)
+		if len(b) >= 1<<20 {
+			if _, err := next.WriteAt(b, j.end); err != nil {
+				return errors.Join(err, old.Close())
+			}
+			j.end += int64(len(b))
+			b = b[:0]
+		}
+	}
+	return errors.Join(j.write(b), d.Rename(journalNext, journalName), old.Close())
+}
+
+func (k *known) records(b []byte, id uint32) []byte {
+	for chunk, m := range k.pages {
+		if m != 0 {
+			b = record(b, kindLocal, id, uint32(chunk), m)
+		}
+	}
+	if k.isCut {
+		b = record(b, kindCut, id, 0, uint64(k.limit))
+		if !k.cutting {
+			b = record(b, kindDone, id, 0, 0)
+		}
+	}
+	return b
+}
+
+// Close closes the journal.
+func (j *Journal) Close() error {
+	if j == nil {
+		return nil
+	}
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	if j.broken == nil {
+		j.broken = errors.New("the mount's journal is closed")
+	}
+	return j.log.Close()
+}
+
+// Recut does a cut again.
+func Recut(b Backing, c Cut) error {
+	size, err := b.Size()
+	if err != nil {
+		return err
+	}
+	if size > c.Size {
+		err = b.Truncate(c.Size)
+	}
+	return errors.Join(err, b.Sync())
+}

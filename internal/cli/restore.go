@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/restore"
@@ -67,26 +68,31 @@ run it with a configuration, keys and a repository that only root can read; a se
 		RunE: func(c *cobra.Command, args []string) error { return r.run(c.Context(), args[0]) },
 	}
 	f := c.Flags()
-	f.StringVar(&r.to, "to", "", "`directory` to restore into")
-	f.StringVar(&r.at, "at", "latest", "`moment`: latest, immediate, a time (UTC, or with its zone), an LSN, or name:RESTORE_POINT")
-	f.StringVar(&r.timeline, "timeline", "latest", "`timeline` to follow: latest, current (the snapshot's), or a number")
-	f.StringArrayVar(&r.tablespaces, "tablespace", nil, "`NAME=DIR`: where to put a tablespace (by name, OID or old location); may be repeated")
+	r.addRecoveryFlags(f)
 	f.StringVar(&r.delta, "delta", "", "bring an existing, stopped data directory to the moment, writing only what differs, as its `way` of knowing: log (the default: what the logs say, where they prove it) or compare (every byte)")
 	f.Lookup("delta").NoOptDefVal = "log"
 	f.BoolVar(&r.start, "start", false, "start the server, wait until it has recovered, and report")
-	f.IntVar(&r.port, "port", 0, "`port` of the started server (default 5432)")
-	f.StringVar(&r.listen, "listen", "", "`addresses` that the started server listens on (default: its socket only)")
-	f.BoolVar(&r.acceptLoss, "accept-loss", false, "open the database although log is missing that once was there")
 	f.BoolVar(&r.keepDamage, "keep-damaged", false, "finish although the repository has lost something: lost parts of files become zeros, and all that is lost is listed")
-	f.BoolVar(&r.archiving, "keep-archiving", false, "keep the source's archive_mode (default: off, so that a copy never writes into its archive)")
-	f.BoolVar(&r.subscriptions, "keep-subscriptions", false, "let the cluster's subscriptions run (default: they rest, so that a copy never uses the slots of its original at the publishers)")
-	f.BoolVar(&r.keepSettings, "keep-settings", false, "with --start: let the server replay with its own settings (default: it has more memory, and reads further ahead, until it has recovered)")
-	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
-	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
 	f.StringVar(&r.action, "action", "promote", "what the server does at a target: promote, pause or, without --start, shutdown")
 	r.partial.addFlags(f)
 	r.glass.addFlags(c)
 	return c
+}
+
+// addRecoveryFlags adds those that every recovery of a whole system has.
+func (r *restoreFlags) addRecoveryFlags(f *pflag.FlagSet) {
+	f.StringVar(&r.to, "to", "", "`directory` to restore into")
+	f.StringVar(&r.at, "at", "latest", "`moment`: latest, immediate, a time (UTC, or with its zone), an LSN, or name:RESTORE_POINT")
+	f.StringVar(&r.timeline, "timeline", "latest", "`timeline` to follow: latest, current (the snapshot's), or a number")
+	f.StringArrayVar(&r.tablespaces, "tablespace", nil, "`NAME=DIR`: where to put a tablespace (by name, OID or old location); may be repeated")
+	f.IntVar(&r.port, "port", 0, "`port` of the started server (default 5432)")
+	f.StringVar(&r.listen, "listen", "", "`addresses` that the started server listens on (default: its socket only)")
+	f.BoolVar(&r.acceptLoss, "accept-loss", false, "open the database although log is missing that once was there")
+	f.BoolVar(&r.archiving, "keep-archiving", false, "keep the source's archive_mode (default: off, so that a copy never writes into its archive)")
+	f.BoolVar(&r.subscriptions, "keep-subscriptions", false, "let the cluster's subscriptions run (default: they rest, so that a copy never uses the slots of its original at the publishers)")
+	f.BoolVar(&r.keepSettings, "keep-settings", false, "let the started server replay with its own settings (default: it has more memory, and reads further ahead, until it has recovered)")
+	f.StringVar(&r.owner, "owner", "", "`user` whom the files belong to, when run as root (default: the target's owner, or postgres)")
+	f.StringVar(&r.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
 }
 
 // options turns the flags into what Recover takes.

@@ -37,6 +37,8 @@ type RecoverOptions struct {
 	BinDir         string
 	Boot           *boot.Options // start the server and see it through; nil: only restore
 	Progress       dr.ProgressFunc
+
+	snapshot repo.SnapshotID // the one that is recovered from; empty: the plan's choice
 }
 
 // Recovery is what Recover did.
@@ -82,46 +84,17 @@ func Newest(ctx context.Context, r *repo.Repository, system string) (*points.Vie
 // Recover restores a system into a directory and, where asked, starts a server on it and waits until it has
 // recovered to the target. The result tells how far it came also where there is an error.
 func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system string, o RecoverOptions) (*Recovery, error) {
-	began := time.Now()
 	out := &Recovery{Target: o.Target}
 	defer w.help(r, system, out)()
-	load := points.Load
-	if (o.Target.Kind == points.Latest || o.Target.Kind == points.Immediate) && o.Timeline == (points.Timeline{}) {
-		load = Newest
-	}
-	v, err := load(ctx, r, system)
+	plan, owner, ending, err := w.prepare(ctx, r, system, &o, out)
 	if err != nil {
 		return out, err
 	}
-	plan, err := v.Plan(ctx, o.Target, o.Timeline, o.Loss)
-	if err != nil {
-		return out, err
-	}
-	out.Snapshot, out.Notes, out.Doubt = plan.Snapshot.Manifest.ID, plan.Notes, plan.Doubt
-	out.InFlight = plan.Flight()
-	if out.Doubt != "" { // before hours pass
-		w.log.Warn("the recovery is doubtful", dr.KeySystem, system, dr.KeySnapshot, out.Snapshot, dr.KeyReason, out.Doubt)
-	}
-	if o.Boot != nil {
-		// What would hinder the start is found out before gigabytes are written.
-		if o.Boot.BinDir, err = boot.FindBinaries(plan.Snapshot.Facts.Major(), o.BinDir); err != nil {
-			return out, err
-		}
-	}
-	owner, err := restore.ChooseOwner(o.To, o.Owner)
-	if err != nil {
-		return out, err
-	}
-	ending := o.Ending
-	if o.Boot != nil && restore.IsLatest(plan) {
-		ending = restore.Follow
-	}
-	out.phase("plan", began)
 	more := func() []string { return nil }
 	if restore.IsLatest(plan) {
 		more = w.haveMore(ctx, r, system)
 	}
-	began = time.Now()
+	began := time.Now()
 	out.Files, err = restore.Run(ctx, r, plan, restore.Options{
 		To: o.To, Tablespaces: o.Tablespaces, Mode: o.Mode, Owner: owner, Damage: o.Damage, Progress: o.Progress,
 		Changes:  changes(r, plan),
@@ -144,6 +117,54 @@ func (w *Workspace) Recover(ctx context.Context, r *repo.Repository, system stri
 		return out, damage
 	}
 	return out, errors.Join(err, damage)
+}
+
+// prepare plans a recovery, and finds what its start needs.
+func (w *Workspace) prepare(ctx context.Context, r *repo.Repository, system string, o *RecoverOptions, out *Recovery) (plan *points.Plan, owner *restore.Owner, ending restore.Ending, err error) {
+	began := time.Now()
+	load := points.Load
+	if (o.Target.Kind == points.Latest || o.Target.Kind == points.Immediate) && o.Timeline == (points.Timeline{}) {
+		load = Newest
+	}
+	v, err := load(ctx, r, system)
+	if err == nil && o.snapshot != "" {
+		v, err = only(ctx, r, system, o.snapshot, v)
+	}
+	if err != nil {
+		return nil, nil, "", err
+	}
+	if plan, err = v.Plan(ctx, o.Target, o.Timeline, o.Loss); err != nil {
+		return nil, nil, "", err
+	}
+	out.Snapshot, out.Notes, out.Doubt = plan.Snapshot.Manifest.ID, plan.Notes, plan.Doubt
+	out.InFlight = plan.Flight()
+	if out.Doubt != "" { // before hours pass
+		w.log.Warn("the recovery is doubtful", dr.KeySystem, system, dr.KeySnapshot, out.Snapshot, dr.KeyReason, out.Doubt)
+	}
+	if o.Boot != nil {
+		// What would hinder the start is found out before gigabytes are written.
+		if o.Boot.BinDir, err = boot.FindBinaries(plan.Snapshot.Facts.Major(), o.BinDir); err != nil {
+			return nil, nil, "", err
+		}
+	}
+	if owner, err = restore.ChooseOwner(o.To, o.Owner); err != nil {
+		return nil, nil, "", err
+	}
+	ending = o.Ending
+	if o.Boot != nil && restore.IsLatest(plan) {
+		ending = restore.Follow
+	}
+	out.phase("plan", began)
+	return plan, owner, ending, nil
+}
+
+// only returns a view that has one snapshot.
+func only(ctx context.Context, r *repo.Repository, system string, id repo.SnapshotID, v *points.View) (*points.View, error) {
+	m, err := r.Manifest(ctx, system, id)
+	if err != nil {
+		return nil, err
+	}
+	return v.With([]*repo.Manifest{m})
 }
 
 // moreFor is how long sites that were asked whether they have more are waited for when the files are there. A site that is gone does not

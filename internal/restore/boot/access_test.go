@@ -54,7 +54,7 @@ func TestLinksInTheDataDirectory(t *testing.T) {
 		t.Error("a secret of root's was copied into the data directory")
 	}
 	link("log")
-	if f, err := openLog(filepath.Join(dir, "log")); err == nil {
+	if f, err := OpenLog(filepath.Join(dir, "log")); err == nil {
 		f.Close()
 		t.Error("the server's messages go where a link leads")
 	}

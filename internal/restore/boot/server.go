@@ -50,7 +50,7 @@ func launch(dir, binDir string, o Options) (*Server, error) {
 			return nil, err
 		}
 	}
-	out, err := openLog(s.LogFile)
+	out, err := OpenLog(s.LogFile)
 	if err != nil {
 		return nil, err
 	}
@@ -69,15 +69,15 @@ func launch(dir, binDir string, o Options) (*Server, error) {
 	return s, nil
 }
 
-// openLog opens the file of the server's messages. It may lie where others may put links: none is followed.
-func openLog(path string) (*os.File, error) {
+// OpenLog opens the file of a process's messages. It may lie where others may put links: none is followed.
+func OpenLog(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && (!info.Mode().IsRegular() || info.Sys().(*syscall.Stat_t).Nlink != 1) {
-		err = fmt.Errorf("%s is a link or no file: the server's messages are not written there", path)
+		err = fmt.Errorf("%s is a link or no file: messages are not written there", path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

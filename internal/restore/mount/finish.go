@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
-	"github.com/holdfast-dr/holdfast/internal/pg/control"
+	pgcontrol "github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/restore/mount/fusefs"
 	"github.com/holdfast-dr/holdfast/internal/restore/mount/layer"
 )
@@ -93,7 +93,7 @@ func FinishUnmounted(ctx context.Context, dir string) error {
 
 // armed gives pg_control its name: from here on a server starts on the directory by itself.
 func (m *Mount) armed() error {
-	err := os.Rename(filepath.Join(m.Dir, filepath.FromSlash(controlName)), filepath.Join(m.Dir, filepath.FromSlash(control.Path)))
+	err := os.Rename(filepath.Join(m.Dir, filepath.FromSlash(controlName)), filepath.Join(m.Dir, filepath.FromSlash(pgcontrol.Path)))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

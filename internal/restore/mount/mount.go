@@ -80,6 +80,7 @@ type Mount struct {
 	end       context.CancelFunc
 	made      bool // the directory was made here
 	closed    bool
+	writes    fusefs.Writes
 }
 
 // area is one directory that is mounted over.
@@ -209,6 +210,9 @@ func sweep(dir string) error {
 // remove removes all that belongs to a mount.
 func remove(dir string, s *State) error {
 	for _, area := range slices.Backward(s.Areas) {
+		if fi, err := os.Lstat(area); err == nil && !fi.IsDir() {
+			return fmt.Errorf("%s was a directory of the mount over %s, and is none any more", area, dir)
+		}
 		if err := empty(area, func(name string) bool { return area == dir && name == StateDir }); err != nil {
 			return err
 		}
@@ -296,13 +300,14 @@ func (m *Mount) serve(ctx context.Context) (err error) {
 	m.layer = layer.New(m.source, m.journal)
 	m.layer.Ahead = m.readAhead
 	for i, a := range m.areas {
-		o := fusefs.Options{ReadOnly: m.opts.ReadOnly, Writes: m.opts.Writes, Settled: m.settled.wait, Failed: m.failed}
+		o := fusefs.Options{Name: fmt.Sprintf("%s%d:%d", nameIs, os.Getpid(), m.areas[0].dir.Fd()), ReadOnly: m.opts.ReadOnly, Writes: m.opts.Writes, Settled: m.settled.wait, Failed: m.failed}
 		if i == 0 {
 			o.Hidden, o.Shown, o.Kept = StateDir, "global/pg_control", controlName
 		}
 		if a.mount, err = fusefs.Serve(a.path, a.dir, m.layer, o); err != nil {
 			return err
 		}
+		m.writes = a.mount.Writes
 	}
 	return nil
 }
@@ -356,7 +361,14 @@ func (m *Mount) SetPhase(p Phase) error {
 }
 
 // Writes returns who keeps what is written until it is synced.
-func (m *Mount) Writes() fusefs.Writes { return m.areas[0].mount.Writes }
+func (m *Mount) Writes() fusefs.Writes { return m.writes }
+
+// Control returns a directory of this process's own, below the mount, where it may be asked: Mounted.Control is where others find it.
+func (m *Mount) Control() string { return control(os.Getpid(), int(m.areas[0].dir.Fd())) }
+
+func control(pid, fd int) string {
+	return fmt.Sprintf("/proc/%d/fd/%d/%s/%s", pid, fd, StateDir, controlDir)
+}
 
 // Fetched returns how many bytes of files have come from the repository, by whatever way.
 func (m *Mount) Fetched() int64 { return m.layer.Fetched() }
@@ -427,3 +439,6 @@ func (s *settling) wait() error {
 	<-s.done
 	return s.err
 }
+
+// Hydrated returns how many bytes of files are whole.
+func (m *Mount) Hydrated() int64 { return m.hydrated.Load() }

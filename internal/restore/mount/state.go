@@ -7,12 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
-	"github.com/holdfast-dr/holdfast/internal/pg/control"
+	pgcontrol "github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/mount/layer"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
@@ -23,7 +24,8 @@ const (
 	StateDir    = ".holdfast"
 	stateName   = "mount.json"
 	lockName    = "lock"
-	controlName = control.Path + ".holdfast" // pg_control, while there is a mount
+	controlDir  = "control"                    // of the process that serves it
+	controlName = pgcontrol.Path + ".holdfast" // pg_control, while there is a mount
 )
 
 // Phase is how far a mount has come.
@@ -57,7 +59,15 @@ type State struct {
 // ReadState returns the state of the mount below a directory, nil where there is none. Where something is mounted over it, that hides
 // it.
 func ReadState(dir string) (*State, error) {
-	b, err := os.ReadFile(filepath.Join(dir, StateDir, stateName))
+	root, err := openOwn(filepath.Join(dir, StateDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close() //nolint:errcheck // only read
+	b, err := root.ReadFile(stateName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -69,6 +79,29 @@ func ReadState(dir string) (*State, error) {
 		return nil, fmt.Errorf("%s is not one of this version: %w", filepath.Join(dir, StateDir, stateName), errors.Join(err, errors.New("version is not 1")))
 	}
 	return &s, nil
+}
+
+// openOwn opens a directory that must be this user's own, and no link: it lies in one of the server's user, and what it says is believed.
+func openOwn(path string) (*os.Root, error) {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := root.Stat(".")
+	if err == nil && (!fi.IsDir() || !os.SameFile(fi, opened) || int(opened.Sys().(*syscall.Stat_t).Uid) != os.Geteuid()) {
+		err = &dr.Failure{
+			What: "read the state of a mount in " + path, Reason: "it belongs to another user, or is a link",
+			Next: "run this as the user who has mounted it; if nobody has, remove " + path,
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return root, nil
 }
 
 // below is a directory below a mount, held from before.
@@ -92,10 +125,8 @@ func (b *below) openState() (err error) {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if b.state, err = os.OpenRoot(path); err != nil {
-		return err
-	}
-	return nil
+	b.state, err = openOwn(path)
+	return err
 }
 
 func (b *below) close() error {

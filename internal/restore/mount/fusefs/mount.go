@@ -28,6 +28,7 @@ const (
 
 // Options say how a directory is shown.
 type Options struct {
+	Name   string // of the mount's source, as the kernel shows it
 	Hidden string // a name in the directory that is not shown
 	// Shown is a path that is shown in place of Kept, in the same directory; Kept itself is not. Empty: there is none.
 	Shown, Kept string
@@ -77,7 +78,7 @@ func Serve(path string, dir *os.File, l *layer.Layer, o Options) (*Mount, error)
 	}
 	forever := known
 	mo := fuse.MountOptions{
-		AllowOther: os.Geteuid() == 0, Options: []string{"default_permissions"}, FsName: "holdfast", Name: "holdfast",
+		AllowOther: os.Geteuid() == 0, Options: []string{"default_permissions"}, FsName: o.Name, Name: "holdfast",
 		MaxBackground: 64, MaxWrite: 1 << 20, MaxInflightRequestBytes: 32 << 20, DisableXAttrs: true, ExplicitDataCacheControl: true,
 		DirectMount: os.Geteuid() == 0, Logger: log.New(io.Discard, "", 0),
 	}

@@ -55,10 +55,10 @@ func (s *snapshot) Fetch(_ context.Context, id Ident, chunk int, want uint64, pu
 
 // model is what a plain file would hold.
 type model struct {
-	id      Ident
-	now     []byte
-	synced  []byte
-	since   [][]byte // versions after what was synced
+	id     Ident
+	now    []byte
+	synced []byte
+	since  [][]byte // versions after what was synced
 }
 
 func (m *model) change(c change) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -220,6 +221,7 @@ func (r *recoverFlags) detached(ctx context.Context, system string) error {
 	}
 	defer context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })() // it stops the server, and unmounts
 	progress, stop := r.app.progress()
+	stop = sync.OnceFunc(stop)
 	defer stop()
 	dec := json.NewDecoder(in)
 	for {
@@ -242,7 +244,6 @@ func (r *recoverFlags) detached(ctx context.Context, system string) error {
 			return withExit(&dr.Failure{What: e.Failure.What, Reason: e.Failure.Reason, Next: e.Failure.Next}, e.Exit)
 		case e.Running != nil:
 			stop()
-			stop = func() {}
 			return r.app.emit(*e.Running)
 		}
 	}

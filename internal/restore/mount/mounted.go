@@ -45,8 +45,8 @@ func All() ([]Mounted, error) {
 			continue
 		}
 		dir := unescape(fields[4])
-		var st unix.Stat_t
-		m := Mounted{Dir: dir, Dead: errors.Is(unix.Stat(dir, &st), unix.ENOTCONN)}
+		var st unix.Statfs_t // which nobody remembers
+		m := Mounted{Dir: dir, Dead: errors.Is(unix.Statfs(dir, &st), unix.ENOTCONN)}
 		var pid, fd int
 		if n, err := fmt.Sscanf(strings.Fields(kind)[1], nameIs+"%d:%d", &pid, &fd); n == 2 && err == nil {
 			m.Control = control(pid, fd)

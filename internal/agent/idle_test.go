@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -106,16 +108,32 @@ agent: {state: %[1]s/state}
 func TestAnIdleDay(t *testing.T) {
 	t.Parallel()
 	day := bill{}
+	documented := costTable(t)
 	add := func(what string, b bill, times float64) {
+		all := bill{}.plus(b, times)
 		day = day.plus(b, times)
-		t.Logf("%-34s × %4.0f %s", what, times, bill{}.plus(b, times))
+		t.Logf("%-34s × %4.0f %s", what, times, all)
+		// Tasks differ by some requests from run to run.
+		row := documented[what]
+		for i, got := range []float64{times, all.writes, all.lists, all.reads} {
+			if i == 0 && what == continuous {
+				continue
+			}
+			if want := row[i]; math.Abs(got-want) > 0.15*want+5*times {
+				t.Errorf("%s: docs/cost.md says %v (times a day, PUT, LIST, GET), and it is %.0f: %s", what, row, times, all)
+				break
+			}
+		}
 	}
 	c := eachTask(t)
-	add("snapshot, with its log and copy", c.snapshot, 24)
-	add("retention", c.retention, 24)
-	add("collection", c.collection, 1)
-	add("check", c.check, 1)
-	add("an hour without anything", idleHour(t), 24)
+	add("snapshot, with its log and its copy", c.snapshot, c.snapshots)
+	add("retention", c.retention, c.snapshots) // follows each
+	add("collection, at the first site", c.collection, float64(24*time.Hour/collectEvery))
+	add("check, at the first site", c.check, c.checks)
+	add(continuous, idleHour(t), 24)
+	if c.checks != 1 || c.check.reads == 0 || c.check.received == 0 {
+		t.Errorf("a day has %.0f checks, and one reads %s", c.checks, c.check)
+	}
 	t.Logf("%-34s        %s", "a day", day)
 	t.Logf("a month: %.2f $", 30*day.dollars())
 	if day.dollars() > 0.03 {
@@ -123,8 +141,47 @@ func TestAnIdleDay(t *testing.T) {
 	}
 }
 
-// taskBills are what one of each task asks.
-type taskBills struct{ snapshot, retention, collection, check bill }
+// continuous is what goes on between the tasks.
+const continuous = "marks, keys, comparing the sites"
+
+// costTable returns the rows of the table in docs/cost.md: how often a day, PUT, LIST and GET.
+func costTable(t *testing.T) map[string][]float64 {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/cost.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string][]float64{}
+	for line := range strings.Lines(string(b)) {
+		cells := strings.Split(strings.TrimSpace(line), "|")
+		if len(cells) != 8 {
+			continue
+		}
+		var row []float64
+		for _, cell := range cells[2:6] {
+			v, _ := strconv.ParseFloat(strings.ReplaceAll(strings.TrimSpace(cell), ",", ""), 64) // "all the time" is none
+			row = append(row, v)
+		}
+		rows[strings.TrimSpace(cells[1])] = row
+	}
+	return rows
+}
+
+// taskBills are what one of each task asks, and how often a day has them.
+type taskBills struct {
+	snapshot, retention, collection, check bill
+	snapshots, checks                      float64
+}
+
+// inADay counts how often something is due in a day, of many: each has its own jitter.
+func inADay(c calendar) float64 {
+	const days = 100
+	n, begin := 0.0, time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	for at := c.Next(testSystem, begin); !at.IsZero() && at.Before(begin.Add(days*24*time.Hour)); at = c.Next(testSystem, at) {
+		n++
+	}
+	return math.Round(n / days)
+}
 
 // eachTask does each task of an idle server at least once.
 func eachTask(t *testing.T) (out taskBills) {
@@ -144,6 +201,7 @@ func eachTask(t *testing.T) (out taskBills) {
 	}
 	defer a.unlock() //nolint:errcheck // the test is over
 	k := a.keepers[0]
+	out.snapshots, out.checks = inADay(k.policy.Timing()), inADay(k.plan.checks)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1+len(k.copies))
 	go func() { done <- k.stream.run(ctx) }()

@@ -241,7 +241,7 @@ func (a *app) mountAbort(ctx context.Context, dir, given string) error {
 	if _, err := mount.Clear(ctx, dir); err != nil {
 		return err
 	}
-	if err := mount.Abort(dir); err != nil {
+	if err := mount.Abort(ctx, dir); err != nil {
 		return err
 	}
 	return a.emit(saidDone{dir + " is empty"})

@@ -6,7 +6,9 @@ import (
 	"fmt"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
+	"github.com/holdfast-dr/holdfast/internal/pg/wal/record"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/points"
 )
 
 // storedLog reads bytes of the log on a way through the timelines out of the repository.
@@ -68,4 +70,33 @@ func (s *storedLog) piece(ctx context.Context, at, to wal.LSN) ([]byte, error) {
 		return s.data[at-wal.LSN(best.Start) : min(wal.LSN(best.End), left, to)-wal.LSN(best.Start)], nil
 	}
 	return nil, errors.New("it is not there")
+}
+
+// ReadLog calls fn for each record of the log that a plan's recovery replays, as far as the repository has it. The record dies with the
+// call; an error of fn ends it.
+func ReadLog(ctx context.Context, r *repo.Repository, p *points.Plan, fn func(*record.Record) error) error {
+	from := p.Snapshot.Facts.StartLSN
+	var failed error
+	reader, err := record.NewReader(record.Config{
+		Start: from, Timeline: p.Way.Timeline, SegmentSize: wal.SegmentSize(p.Snapshot.Facts.SegmentSize), SystemID: p.Snapshot.Facts.SystemID,
+		PageSize: uint32(p.Snapshot.Facts.PageSize),
+	}, func(r *record.Record) {
+		if failed == nil {
+			failed = fn(r)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	log := &storedLog{log: r.Log(p.System), way: p.Way}
+	for at := reader.Next(); at < p.Range.To; at = reader.Next() {
+		b, err := log.piece(ctx, at, p.Range.To)
+		if err == nil {
+			_, err = reader.Write(b)
+		}
+		if err := errors.Join(failed, err, ctx.Err()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

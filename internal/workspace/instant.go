@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/boot"
 	"github.com/holdfast-dr/holdfast/internal/restore/mount"
+	"github.com/holdfast-dr/holdfast/internal/restore/mount/fusefs"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
 )
 
@@ -81,6 +84,12 @@ func (w *Workspace) Instantly(ctx context.Context, r *repo.Repository, system st
 	i.major, i.boot = plan.Snapshot.Facts.Major(), *o.Boot
 	i.boot.Owner, i.boot.Ending, i.boot.Progress, i.boot.Log = owner, ending, o.Progress, r
 	began := time.Now()
+	if i.Resumed && restore.RunningServer(o.To) == 0 {
+		// Below, where nothing is mounted: a server that was killed could not remove it, and its number may be another process's by now.
+		if err := os.Remove(filepath.Join(o.To, "postmaster.pid")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
 	mo.Owner, mo.Tablespaces, mo.Timeline, mo.Log = owner, o.Tablespaces, o.Timeline, w.log
 	mo.Settings = restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending, Archiving: o.Archiving, Subscriptions: o.Subscriptions}
 	if i.Resumed {
@@ -94,10 +103,25 @@ func (w *Workspace) Instantly(ctx context.Context, r *repo.Repository, system st
 	if out.Files = i.Mount.Files; out.Files != nil {
 		out.Notes = append(out.Notes, out.Files.Notes...)
 	}
+	if i.Mount.Writes() == fusefs.Passthrough && i.boot.Config["wal_sync_method"] == "" {
+		// The log is written below us then, and so it is synced where it is written so: another way of syncing would ask us.
+		i.boot.Config = maps.Clone(i.boot.Config)
+		if i.boot.Config == nil {
+			i.boot.Config = map[string]string{}
+		}
+		i.boot.Config["wal_sync_method"] = "open_datasync"
+	}
 	out.phase("mount", began)
 	behind, stop := context.WithCancel(ctx)
 	i.stop = stop
 	i.hydrating.Go(func() { i.hydrate(behind) })
+	if i.Mount.State().Phase != mount.Recovered {
+		i.hydrating.Go(func() {
+			if err := i.Mount.Foresee(behind, plan); err != nil && behind.Err() == nil {
+				w.log.Warn("what the replay will read is not fetched ahead of it any more", dr.KeyError, err)
+			}
+		})
+	}
 	return i, i.start(ctx, plan)
 }
 
@@ -175,6 +199,7 @@ func (i *Instant) Finish(ctx context.Context) error {
 		return err
 	}
 	if ran {
+		delete(i.boot.Config, "wal_sync_method")
 		i.Recovery.Server, err = boot.Run(ctx, i.Mount.Dir, i.major, i.boot)
 	}
 	return err

@@ -142,8 +142,8 @@ func (c *child) end() {
 }
 
 // server is one on a mount, whose syncs count.
-func (w *world) server(dir string) *pgtest.Server {
+func (w *world) server(dir, walSync string) *pgtest.Server {
 	w.t.Helper()
 	_ = os.Remove(dir + "/postmaster.pid") // of a server that was killed; its number may be another process's by now
-	return pgtest.Open(w.t, dir, pgtest.Options{Version: "15", Conf: map[string]string{"fsync": "on", "checkpoint_timeout": "30s", "max_wal_size": "64MB", "shared_buffers": "8MB"}})
+	return pgtest.Open(w.t, dir, pgtest.Options{Version: "15", Conf: map[string]string{"fsync": "on", "checkpoint_timeout": "30s", "max_wal_size": "64MB", "shared_buffers": "8MB", "wal_sync_method": walSync}})
 }

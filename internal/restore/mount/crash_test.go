@@ -141,7 +141,7 @@ func TestCrashes(t *testing.T) {
 	var l load
 	c := w.mounting("begin", dir)
 	for n := range *kills {
-		s := w.server(dir)
+		s := w.server(dir, [...]string{"open_datasync", "fdatasync"}[n/4%2])
 		s.Start()
 		s.Until(t, "", "SELECT pg_is_in_recovery()", "f")
 		l.check(t, s)
@@ -169,7 +169,7 @@ func TestCrashes(t *testing.T) {
 			c = w.mounting("resume", dir)
 		}
 	}
-	s := w.server(dir)
+	s := w.server(dir, "fdatasync")
 	s.Start()
 	l.check(t, s)
 	s.Stop(pgtest.Fast)
@@ -187,7 +187,7 @@ func TestCrashes(t *testing.T) {
 	if out, err := exec.Command(s.Bin("pg_checksums"), "--check", "-D", dir).CombinedOutput(); err != nil {
 		t.Fatalf("pg_checksums: %v\n%s", err, out)
 	}
-	s = w.server(dir)
+	s = w.server(dir, "fdatasync")
 	s.Start()
 	l.check(t, s)
 	s.Stop(pgtest.Fast)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -105,8 +106,11 @@ func (m *Mount) armed() error {
 	return nil
 }
 
+// endFor is how long a process that has unmounted may take to end.
+const endFor = 10 * time.Second
+
 // Abort removes what a mount has brought and all that was written to it. It is unmounted, and nobody uses it.
-func Abort(dir string) error {
+func Abort(ctx context.Context, dir string) error {
 	s, err := ReadState(dir)
 	if err != nil {
 		return err
@@ -122,6 +126,11 @@ func Abort(dir string) error {
 		return errors.Join(err, b.close())
 	}
 	lock, err := b.lock()
+	for late := time.Now().Add(endFor); err != nil && time.Now().Before(late); lock, err = b.lock() { // who has unmounted it may be about to end
+		if err := wait(ctx, endFor/200); err != nil {
+			return errors.Join(err, b.close())
+		}
+	}
 	if err != nil {
 		return errors.Join(err, b.close())
 	}

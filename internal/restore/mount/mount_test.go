@@ -111,7 +111,7 @@ func TestUnmountedIsNoCluster(t *testing.T) {
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := mount.Abort(dir); err != nil {
+	if err := mount.Abort(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	if all, err := os.ReadDir(dir); err != nil || len(all) > 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -86,6 +87,9 @@ func (f *File) missing(chunk int, want uint64) uint64 {
 	}
 	return want & f.below(chunk) &^ f.bits[chunk].Load()
 }
+
+// here returns how many pages of a chunk are local.
+func (f *File) here(chunk int) int { return bits.OnesCount64(f.bits[chunk].Load()) }
 
 // Missing returns which pages of a chunk are not local.
 func (f *File) Missing(chunk int) uint64 { return f.missing(chunk, ^uint64(0)) }

@@ -16,6 +16,10 @@ const (
 	ChunkSize     = PageSize * PagesPerChunk
 )
 
+// worthAll is how many pages of a chunk are asked for by themselves: whoever needs as many needs most of it, and all of it comes in the
+// time of a few.
+const worthAll = 12
+
 // Backing is the local file. Its Sync makes its content and size durable.
 type Backing interface {
 	ReadAt(b []byte, off int64) (int, error)
@@ -187,6 +191,9 @@ func (l *Layer) ensure(ctx context.Context, f *File, chunk int, want uint64) err
 			continue
 		}
 		missing = f.missing(chunk, want) // somebody may have brought them meanwhile
+		if missing != 0 && f.here(chunk) >= worthAll {
+			missing = f.Missing(chunk)
+		}
 		var err error
 		if missing != 0 {
 			err = l.fetch(ctx, f, chunk, missing)

@@ -124,7 +124,9 @@ func (c *coder) encode(e *encodedChunk, plain []byte, codec Codec, values []byte
 			return err
 		}
 	}
+	seen(plain)
 	e.bytes, e.encoding = c.enc.EncodeAll(plain, e.bytes[:0]), encodingZstd
+	made(e.bytes)
 	if len(e.bytes) >= len(plain) {
 		e.bytes, e.encoding = append(e.bytes[:0], plain...), encodingRaw
 	}
@@ -154,7 +156,10 @@ func (c *coder) decode(dst, encoded []byte, encoding byte, size int, want uint64
 	case encodingRaw:
 		dst = append(dst, encoded...)
 	case encodingZstd:
-		dst, err = c.dec.DecodeAll(encoded, dst)
+		seen(encoded)
+		if dst, err = c.dec.DecodeAll(encoded, dst); err == nil {
+			made(dst[before:])
+		}
 	default:
 		codec, ok := codecs[encoding]
 		if !ok {

@@ -158,13 +158,17 @@ func appendS2Block(b, block []byte) []byte {
 	need := 4 + s2.MaxEncodedLen(len(block))
 	b = slices.Grow(b, need)
 	at := len(b) + 4
+	seen(block)
 	n := len(s2.Encode(b[at:len(b)+need], block))
+	made(b[at : at+n])
 	return binary.LittleEndian.AppendUint32(b, uint32(n))[:at+n]
 }
 
 func (c *coder) appendZstdBlock(b, block []byte) []byte {
 	at := len(b)
+	seen(block)
 	b = c.enc.EncodeAll(block, append(b, 0, 0, 0, 0))
+	made(b[at:])
 	binary.LittleEndian.PutUint32(b[at:], uint32(len(b)-at-4))
 	return b
 }

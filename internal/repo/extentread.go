@@ -152,8 +152,10 @@ func (lr *LogReader) parse(b []byte, e Extent, from, to uint64, fn func([]byte) 
 	switch b[1] {
 	case extentRaw:
 	case extentZstd:
+		seen(data)
 		data, err = lr.coder.dec.DecodeAll(data, grow(lr.plain, size)[:0])
 		lr.plain = data[:0]
+		made(data)
 	case extentS2:
 		return clock, lr.blocks(data, size, lo, hi, s2Block, decodeS2, fn)
 	case extentZstdBlocks:
@@ -229,12 +231,16 @@ func decodeS2(block, encoded []byte) error {
 	if n, err := s2.DecodedLen(encoded); err != nil || n != len(block) {
 		return errBlockLength
 	}
+	seen(encoded)
 	_, err := s2.Decode(block, encoded)
+	made(block)
 	return err
 }
 
 func (c *coder) decodeZstd(block, encoded []byte) error {
+	seen(encoded)
 	out, err := c.dec.DecodeAll(encoded, block[:0:len(block)])
+	made(block)
 	if err == nil && len(out) != len(block) {
 		err = errBlockLength
 	}

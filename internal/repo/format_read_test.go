@@ -36,7 +36,7 @@ func TestAStrangerReadsTheFormat(t *testing.T) {
 	if _, err := r.Rotate(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	big := randomFiles(3, 12) // with lists, and sealed in the second epoch
+	big := randomFiles(3, 12).severalLists() // sealed in the second epoch
 	l.snapshots[mustSave(t, r, big).ID] = big
 	l.patch(t, r)
 	for name, open := range map[string]func(*stranger){

@@ -360,7 +360,8 @@ func (s *stranger) node(id []byte, fs files) (size int) {
 	return size
 }
 
-func (s *stranger) file(e []byte) (content []byte) {
+func (s *stranger) file(e []byte) []byte {
+	content := make([]byte, 0, binary.LittleEndian.Uint64(e[16:]))
 	for i := range int(binary.LittleEndian.Uint32(e[24:])) {
 		id := e[32+32*i:][:32]
 		if e[2] == 0 {
@@ -385,7 +386,7 @@ func (s *stranger) part(list []byte, size int) (content []byte) {
 		}
 		return content
 	}
-	content = make([]byte, 256*512<<10)
+	content = make([]byte, k*512<<10)
 	zero := string(make([]byte, 32))
 	if base := list[4:36]; string(base) != zero {
 		b := s.chunk(base)
@@ -402,7 +403,7 @@ func (s *stranger) part(list []byte, size int) (content []byte) {
 			panic("not a table")
 		}
 		s.table(b[2:], func(page int, b []byte) {
-			if c := page / 64; list[68+c/8]&(1<<(c%8)) == 0 {
+			if c := page / 64; c < k && list[68+c/8]&(1<<(c%8)) == 0 {
 				copy(content[page*8192:], b)
 			}
 		})

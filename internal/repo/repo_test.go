@@ -3,6 +3,7 @@ package repo
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -61,6 +62,7 @@ func reopen(t testing.TB, st store.Store) *Repository {
 // files is what a test stores: path to content.
 type files map[string][]byte
 
+// randomFiles are small ones, ones of up to three chunks, of which a half is zeros, a file of equal chunks, and an empty one.
 func randomFiles(seed uint64, n int) files {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	fs := files{}
@@ -70,13 +72,19 @@ func randomFiles(seed uint64, n int) files {
 			size = rnd.IntN(3000)
 		}
 		b := make([]byte, size)
-		for j := 0; j < len(b)/2; j++ {
-			b[j] = byte(rnd.Uint32())
+		for j := 0; j+8 <= len(b)/2; j += 8 {
+			binary.LittleEndian.PutUint64(b[j:], rnd.Uint64())
 		}
 		fs[fmt.Sprintf("base/%05d", i)] = b
 	}
-	fs["base/big"] = bytes.Repeat([]byte("0123456789abcdef"), (ListLen+3)*Grid/16)
+	fs["base/big"] = bytes.Repeat([]byte("0123456789abcdef"), 3*Grid/16)
 	fs["empty"] = nil
+	return fs
+}
+
+// severalLists makes the big file one of more chunks than a list has. It is of 130 MiB: for tests of that alone.
+func (fs files) severalLists() files {
+	fs["base/big"] = bytes.Repeat([]byte("0123456789abcdef"), (ListLen+3)*Grid/16)
 	return fs
 }
 
@@ -166,7 +174,7 @@ func load(ctx context.Context, r *Repository, m *Manifest) (files, error) {
 	fs := files{}
 	tree, data := r.Reader(), r.Reader()
 	err = tree.Walk(ctx, root, "", func(path string, e *Entry) error {
-		var b []byte
+		b := make([]byte, 0, min(e.Size, 1<<28))
 		for n := range ListCount(e.Size) {
 			p, err := data.FilePart(ctx, e, n)
 			if err != nil {
@@ -210,7 +218,7 @@ func wantFiles(t testing.TB, r *Repository, m *Manifest, want files) {
 func TestSnapshotRoundTrip(t *testing.T) {
 	st := storetest.NewMemory()
 	r := newRepository(t, st)
-	want := randomFiles(1, 200)
+	want := randomFiles(1, 60).severalLists()
 	m, err := save(t.Context(), r, "orders-db", want)
 	if err != nil {
 		t.Fatal(err)

@@ -30,6 +30,7 @@ const (
 	KindReplica    Kind = 12
 	KindPlace      Kind = 13
 	KindRoll       Kind = 14
+	KindEvidence   Kind = 15
 )
 
 const (

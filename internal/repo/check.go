@@ -210,6 +210,7 @@ func (c *checker) small(ctx context.Context) error {
 		{prefixMarks, seal.KindMark, true},
 		{prefixPlaces, seal.KindPlace, true},
 		{prefixSummaries, seal.KindSummary, false},
+		{prefixEvidence, seal.KindEvidence, false},
 	}
 	for _, k := range kinds {
 		var names []string

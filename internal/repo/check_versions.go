@@ -62,7 +62,7 @@ func (c *checker) versions(ctx context.Context) error {
 	}
 	for _, prefix := range []string{
 		markerName, slots, prefixEpochs, prefixPacks, prefixIndex, prefixBase, prefixSystems, prefixSnapshots, prefixCollect, prefixGraves,
-		prefixLogFiles, prefixSigners, prefixPlaces, replicaName,
+		prefixLogFiles, prefixSigners, prefixPlaces, prefixEvidence, replicaName,
 	} {
 		err := byName(ctx, e.vault, prefix, "", func(all []store.Version) error { return c.name(ctx, l.Since, all) })
 		if c.unlistable(err) {

@@ -31,6 +31,7 @@ var sealedKinds = map[string]seal.Kind{
 	prefixSystems: seal.KindSystem, prefixIntents: seal.KindIntent, prefixCollect: seal.KindCollection, prefixGraves: seal.KindCollection,
 	prefixLog: seal.KindLogExtent, prefixLogFiles: seal.KindLogFile, prefixMarks: seal.KindMark, prefixSummaries: seal.KindSummary,
 	prefixSigners: seal.KindSigner, prefixPlaces: seal.KindPlace, prefixRolls: seal.KindRoll,
+	prefixEvidence: seal.KindEvidence,
 }
 
 func sealedAs(name string) (seal.Kind, bool) {
@@ -48,7 +49,7 @@ func stays(name string) bool {
 	if name == markerName || name == lockedName {
 		return true
 	}
-	for _, p := range []string{prefixSystems, prefixSigners, prefixPlaces, prefixLogFiles, prefixLog} {
+	for _, p := range []string{prefixSystems, prefixSigners, prefixPlaces, prefixLogFiles, prefixLog, prefixEvidence} {
 		if strings.HasPrefix(name, p) {
 			return true
 		}

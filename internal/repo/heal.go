@@ -132,7 +132,7 @@ func (r *Repository) provesOpening(name string, b []byte) error {
 var alikeEverywhere = map[string]seal.Kind{
 	prefixPacks: seal.KindPack, prefixSystems: seal.KindSystem, prefixSnapshots: seal.KindSnapshot, prefixLog: seal.KindLogExtent,
 	prefixLogFiles: seal.KindLogFile, prefixMarks: seal.KindMark, prefixSummaries: seal.KindSummary, prefixSigners: seal.KindSigner,
-	prefixPlaces: seal.KindPlace,
+	prefixPlaces: seal.KindPlace, prefixEvidence: seal.KindEvidence,
 }
 
 // proves tells whether an object is what was sealed under its name.

@@ -224,7 +224,7 @@ func (n *renewal) take(ctx context.Context) error {
 // neverRemoved tells whether nothing of ours ever deletes an object of such a name, whatever it is.
 func neverRemoved(name string) bool {
 	return name == markerName || name == replicaName || isPlain(name) || slices.ContainsFunc(
-		[]string{prefixSystems, prefixSigners, prefixPlaces, prefixLogFiles}, func(p string) bool { return strings.HasPrefix(name, p) })
+		[]string{prefixSystems, prefixSigners, prefixPlaces, prefixLogFiles, prefixEvidence}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // retain extends what a version has left. What came while a round was on its way, or was put by a host whose clock is ahead, or who locks

@@ -32,6 +32,7 @@ const (
 	prefixGraves    = "graves/"
 	prefixPlaces    = "places/"
 	prefixRolls     = "rolls/"
+	prefixEvidence  = "evidence/"
 	replicaName     = "replica"
 	lockedName      = "locked"
 )

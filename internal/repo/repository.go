@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -63,6 +64,10 @@ type Repository struct {
 	seen      patience
 	manifests manifests
 	signers   signerKeys
+	evidence  struct {
+		sync.Mutex // guards copied
+		copied     map[EvidenceLog]*copiedEvidence
+	}
 	fragments fragments
 	limits    limits
 	earlier   *earlier             // nil: the store keeps no versions

@@ -50,6 +50,12 @@ missing=()
 [ -n "$(postgres)" ] || command -v initdb >/dev/null 2>&1 || missing+=(postgresql postgresql-contrib)
 wants_sshd() { [ "${1-}" = tests ] && [ ! -x /usr/sbin/sshd ]; }
 ! wants_sshd "$@" || missing+=(openssh-server)
+# What an auditor verifies evidence with.
+if [ "${1-}" = tests ]; then
+	for program in python3 openssl; do
+		command -v "$program" >/dev/null 2>&1 || missing+=("$program")
+	done
+fi
 # The race detector needs a C compiler; the program itself does not.
 command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 || missing+=(gcc libc6-dev)
 [ ${#missing[@]} -eq 0 ] && exit 0

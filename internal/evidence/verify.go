@@ -58,6 +58,8 @@ func (l *Log) finding(kind FindingKind, index *uint64, site, format string, args
 type Sighting struct {
 	Seen
 	Who string // "snapshot …", "record …", "the checkpoint in FILE"
+
+	signed []byte // as a note; nil: whoever says it has proven it otherwise
 }
 
 // Verdict is what verifying one log has told.
@@ -88,7 +90,7 @@ func (b *Book) Verify(seen []Sighting) Verified {
 	for _, l := range b.Logs {
 		for _, r := range l.Records {
 			for _, s := range r.Statement.Seen {
-				seen = append(seen, Sighting{s, "record " + l.Name(r)})
+				seen = append(seen, Sighting{Seen: s, Who: "record " + l.Name(r)})
 			}
 		}
 	}
@@ -158,7 +160,10 @@ func (l *Log) verify(seen []Sighting) (Verdict, []Finding) {
 			continue
 		}
 		root, ok := roots[s.Size]
+		err := s.authentic(l)
 		switch {
+		case err != nil:
+			found = append(found, l.finding(Damaged, nil, "", "%s: %v", s.Who, err))
 		case s.Size > l.Size():
 			if !told["short"] {
 				told["short"] = true
@@ -171,4 +176,19 @@ func (l *Log) verify(seen []Sighting) (Verdict, []Finding) {
 		}
 	}
 	return v, found
+}
+
+// Replaced compares what records are about with what is there: digestOf returns the SHA-256 of a subject, ok is false where there is none.
+// What a snapshot is named by is never used twice, so one with another digest was put in its place.
+func (b *Book) Replaced(digestOf func(subject string) (digest string, ok bool)) (found []Finding) {
+	for _, l := range b.Logs {
+		for _, r := range l.Records {
+			for _, s := range r.Statement.Subjects {
+				if digest, ok := digestOf(s.Name); ok && s.Digest["sha256"] != digest {
+					found = append(found, l.finding(Replaced, &r.Index, "", "%s is there with the digest %s, and was recorded with %s", s.Name, digest, s.Digest["sha256"]))
+				}
+			}
+		}
+	}
+	return found
 }

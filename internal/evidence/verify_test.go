@@ -103,7 +103,7 @@ func TestTamperingIsFound(t *testing.T) {
 			if !ok || size != records {
 				t.Fatalf("the head is %d, %t", size, ok)
 			}
-			x.seen = []Sighting{{Seen{Origin(x.h.repo.ID(), x.log), size, hex.EncodeToString(root[:])}, "snapshot s"}}
+			x.seen = []Sighting{{Seen{Origin(x.h.repo.ID(), x.log), size, hex.EncodeToString(root[:])}, "snapshot s", nil}}
 			c.spoil(x)
 			v := verified(t, x.seen, x.h.repo)
 			found := map[FindingKind]bool{}

@@ -41,7 +41,9 @@ type SnapshotConfig struct {
 	Workers int        // 0: one for each processor that Go may use
 	// WaitLog returns when the repository holds the log of a timeline up to end, or says why it will not. It
 	// decides whether the snapshot can be restored alone, so the snapshot exists only after it returned nil.
-	WaitLog  func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error
+	WaitLog func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error
+	// Evidence is what the snapshot tells of the log of evidence about the system; may be nil.
+	Evidence *repo.EvidencePoint
 	Progress dr.ProgressFunc
 	Log      *slog.Logger
 }
@@ -309,7 +311,7 @@ func (s *snapshot) again(ctx context.Context) error {
 // manifest puts the entries into the tree and describes the snapshot, but for its facts.
 func (s *snapshot) manifest(ctx context.Context, before *base, result cluster.Result) (*repo.Manifest, error) {
 	m := &repo.Manifest{
-		Engine: pg.Engine,
+		Engine: pg.Engine, Evidence: s.cfg.Evidence,
 		// A server reads whole segments.
 		Log: repo.LogRange{Stream: repo.StreamID(result.Timeline), Start: uint64(s.info.WALSegmentSize.Floor(result.Start)), End: uint64(result.Stop)},
 	}

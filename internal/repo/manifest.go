@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -40,7 +41,18 @@ type Manifest struct {
 	// Rewrites is the snapshot as it was taken, where this one has the same content and facts in a better layout; empty where
 	// this is the one that was taken. See Moment.
 	Rewrites SnapshotID `json:"rewrites,omitempty"`
-	Signer   string     `json:"signer"`
+	// Evidence is how long the signer's log of evidence about the system was: its end cannot be cut off without that it shows here.
+	Evidence *EvidencePoint `json:"evidence,omitempty"`
+	Signer   string         `json:"signer"`
+
+	// Digest is the SHA-256 of this JSON as it was signed, by which records of evidence name the snapshot; zero before that.
+	Digest [32]byte `json:"-"`
+}
+
+// EvidencePoint is a state of a log of evidence.
+type EvidencePoint struct {
+	Size uint64 `json:"size"` // records
+	Root string `json:"root"` // of their tree, 64 hex
 }
 
 // Moment returns what all snapshots of one moment have in common: the one that was taken, and those that were written from
@@ -93,6 +105,7 @@ func (r *Repository) signManifest(m *Manifest) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.Digest = sha256.Sum256(body)
 	return signed(r.opts.Signer, purposeSnapshot, body), nil
 }
 
@@ -145,6 +158,7 @@ func (r *Repository) proveManifest(ctx context.Context, name string, plain []byt
 	if m.Version != 1 {
 		return nil, fmt.Errorf("snapshot %s has manifest version %d, which is unknown to this holdfast", m.ID, m.Version)
 	}
+	m.Digest = sha256.Sum256(body)
 	return &m, r.verifySignature(ctx, name, m.Signer, purposeSnapshot, body, signature)
 }
 

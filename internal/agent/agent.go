@@ -129,7 +129,7 @@ func (a *agent) add(s config.System) error {
 	requests := new(meter.Meter)
 	open := func(site string) *workspace.Workspace {
 		w := workspace.New(a.config, log)
-		w.Meter, w.Site = requests, site
+		w.Meter, w.Site, w.Program = requests, site, "holdfast agent"
 		return w
 	}
 	ops := &systemOperations{ws: open(""), openAt: open, home: a.config.RepositoryOf(s).Replicas[0].Site, system: s, policy: policy, workers: a.share.workers, log: log}

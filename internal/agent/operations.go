@@ -27,6 +27,7 @@ type systemOperations struct {
 	policy  config.Policy
 	stream  *systemStream // nil where the policy streams no log
 	workers int           // of a snapshot
+	failing bool          // the last snapshot failed, and its evidence was recorded
 	log     *slog.Logger
 }
 
@@ -171,9 +172,14 @@ func (o *systemOperations) snapshot(ctx context.Context, ws *workspace.Workspace
 		}
 	}
 	log := sys.Repo.Log(o.name())
+	began := time.Now()
 	report, err := capture.Snapshot(ctx, sys.Repo, cfg)
 	if errors.Is(err, capture.ErrNoCheckpoint) {
 		return outcome{unneeded: true}
+	}
+	if ctx.Err() == nil && (err == nil || !o.failing) { // of tries that fail one after the other the first says all
+		ws.RecordSnapshot(ctx, sys, report, began, err)
+		o.failing = err != nil
 	}
 	if err != nil {
 		out := outcome{err: err}
@@ -208,20 +214,6 @@ func (o *systemOperations) logMissed(pages []capture.Missed, n int64, next strin
 		names = append(names, m.String())
 	}
 	o.log.Error("pages changed of which the log did not tell", "count", n, "pages", names, dr.KeyNext, next)
-}
-
-func lastSnapshot(m *repo.Manifest) *LastSnapshot {
-	return &LastSnapshot{ID: m.ID, Started: m.Started.UTC(), Finished: m.Finished.UTC(), Bytes: m.Bytes, Added: m.Written.StoredBytes}
-}
-
-// cutOff tells whether the log has a gap at or behind a snapshot, so that nothing after the gap can be recovered.
-func cutOff(m *repo.Manifest, gaps []capture.LogGap) bool {
-	for _, g := range gaps {
-		if uint32(g.Timeline) >= uint32(m.Log.Stream) && uint64(g.To) > m.Log.Start {
-			return true
-		}
-	}
-	return false
 }
 
 func (o *systemOperations) newest(ctx context.Context, now time.Time) (told known, err error) {
@@ -299,7 +291,7 @@ func (o *systemOperations) retain(ctx context.Context, sys workspace.System) out
 // has to wait is left to the next run. Of several systems in a repository one collects for all. Locks are renewed first, and whatever
 // becomes of the rest: what hinders a collection must not let them end.
 func (o *systemOperations) collect(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
-	renewed := renewLock(ctx, o.log, o.system.Repository, sys.Repo, progress)
+	renewed := renewLock(ctx, o.log, o.ws, o.system.Repository, o.home, sys.Repo, progress)
 	if !o.ws.Config.Agent.Prune || ctx.Err() != nil {
 		return outcome{err: renewed}
 	}
@@ -335,7 +327,11 @@ func (o *systemOperations) giveBack(ctx context.Context, sys workspace.System, p
 	if since := time.Since(last); 0 <= since && since < collectEvery/2 {
 		return outcome{}
 	}
+	began := time.Now()
 	report, err := sys.Repo.Collect(ctx, options)
+	if ctx.Err() == nil {
+		o.ws.RecordCollection(ctx, sys.Repo, report, began, err)
+	}
 	if err != nil {
 		return outcome{err: err}
 	}
@@ -370,7 +366,11 @@ func (o *systemOperations) optimize(ctx context.Context, sys workspace.System, j
 
 // check looks whether everything is there, and reads back a sample of it.
 func (o *systemOperations) check(ctx context.Context, sys workspace.System, progress dr.ProgressFunc) outcome {
+	began := time.Now()
 	report, err := sys.Repo.Check(ctx, repo.CheckOptions{Sample: float64(o.policy.Check.Sample), Progress: progress})
+	if ctx.Err() == nil {
+		o.ws.RecordCheck(ctx, sys.Repo, report, began, err)
+	}
 	if err != nil {
 		return outcome{err: err}
 	}

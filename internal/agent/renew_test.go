@@ -47,7 +47,7 @@ func TestLocksAreRenewedWhereNothingCanBeCollected(t *testing.T) {
 	t.Parallel()
 	r, st, wantRenewed := lockedRepository(t)
 	st.DelayLists(5)
-	o := &systemOperations{log: slog.New(slog.DiscardHandler), ws: &workspace.Workspace{Config: &config.Config{Agent: config.Agent{Prune: true}}}}
+	o := &systemOperations{log: slog.New(slog.DiscardHandler), ws: lockedWorkspace(t)}
 	if out := o.collect(t.Context(), workspace.System{Repo: r}, nil); out.err == nil {
 		t.Error("something was collected")
 	}
@@ -66,12 +66,19 @@ func TestLocksAreRenewedWhereNothingCanBeCopied(t *testing.T) {
 			stop() // it is tried once
 			return workspace.New(&config.Config{}, slog.New(slog.DiscardHandler))
 		},
-		fan:  func() *geo.Fan { return nil },
-		lock: &siteLock{open: func(context.Context) (*repo.Repository, func(), error) { return r, func() {}, nil }},
+		fan: func() *geo.Fan { return nil },
+		lock: &siteLock{open: func(context.Context) (*repo.Repository, *workspace.Workspace, error) {
+			return r, lockedWorkspace(t), nil
+		}},
 	}
 	m.run(ctx)
 	if !errors.Is(ctx.Err(), context.Canceled) {
 		t.Error("nothing was copied, nor was that tried")
 	}
 	wantRenewed()
+}
+
+// lockedWorkspace is one whose host keeps what it records.
+func lockedWorkspace(t *testing.T) *workspace.Workspace {
+	return workspace.New(&config.Config{Agent: config.Agent{Prune: true, State: t.TempDir()}}, slog.New(slog.DiscardHandler))
 }

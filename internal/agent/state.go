@@ -56,6 +56,20 @@ type LastSnapshot struct {
 	Site     string          `json:"site,omitempty"` // where it was taken, while the first site was away
 }
 
+func lastSnapshot(m *repo.Manifest) *LastSnapshot {
+	return &LastSnapshot{ID: m.ID, Started: m.Started.UTC(), Finished: m.Finished.UTC(), Bytes: m.Bytes, Added: m.Written.StoredBytes}
+}
+
+// cutOff tells whether the log has a gap at or behind a snapshot, so that nothing after the gap can be recovered.
+func cutOff(m *repo.Manifest, gaps []capture.LogGap) bool {
+	for _, g := range gaps {
+		if uint32(g.Timeline) >= uint32(m.Log.Stream) && uint64(g.To) > m.Log.Start {
+			return true
+		}
+	}
+	return false
+}
+
 const stateVersion = 1
 
 // run returns the part of the state that belongs to a task.

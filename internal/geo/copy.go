@@ -29,6 +29,7 @@ type Report struct {
 	Packs     int               `json:"packs"`
 	Bytes     int64             `json:"bytes"` // stored, of snapshots and log
 	Extents   int               `json:"extents"`
+	Evidence  int               `json:"evidence"` // records
 	// Newest is the newest snapshot that is there now; empty where none is.
 	Newest repo.SnapshotID `json:"newest,omitempty"`
 	// Ends are where the streams of the log end that is there now.
@@ -82,12 +83,24 @@ func Copy(ctx context.Context, from, to *repo.Repository, system string, o Optio
 	if report.Ends == nil && ctx.Err() == nil { // also where there is no snapshot yet: it comes
 		failed = append(failed, c.log(ctx, nil))
 	}
+	if ctx.Err() == nil {
+		n, err := copyEvidence(ctx, from, to, system)
+		report.Evidence, failed = n, append(failed, err)
+	}
 	for _, m := range c.here {
 		if report.Newest == "" || m.Started.After(c.newest) {
 			report.Newest, c.newest = m.ID, m.Started
 		}
 	}
 	return report, errors.Join(failed...)
+}
+
+// copyEvidence makes both replicas have what either has of the evidence about a system: of one that was away, or that only somebody at its
+// site could reach, the other lacks what was recorded there.
+func copyEvidence(ctx context.Context, from, to *repo.Repository, system string) (n int, err error) {
+	n, err = to.CopyEvidence(ctx, from, system)
+	back, backErr := from.CopyEvidence(ctx, to, system)
+	return n + back, errors.Join(err, backErr)
 }
 
 // CopyLog brings what one replica lacks of a system's log from another, as far as the snapshots of the former need it: all

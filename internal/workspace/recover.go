@@ -52,6 +52,8 @@ type Recovery struct {
 	Phases   []boot.Phase    `json:"phases"` // all of them, in order
 	Notes    []string        `json:"notes,omitempty"`
 	Server   *boot.Server    `json:"server,omitempty"`
+
+	manifest *repo.Manifest // of the snapshot; nil: none was chosen
 }
 
 // RTO returns how long all phases took together.
@@ -136,6 +138,7 @@ func (w *Workspace) prepare(ctx context.Context, r *repo.Repository, system stri
 	if plan, err = v.Plan(ctx, o.Target, o.Timeline, o.Loss); err != nil {
 		return nil, nil, "", err
 	}
+	out.manifest = plan.Snapshot.Manifest
 	out.Snapshot, out.Notes, out.Doubt = plan.Snapshot.Manifest.ID, plan.Notes, plan.Doubt
 	out.InFlight = plan.Flight()
 	if out.Doubt != "" { // before hours pass

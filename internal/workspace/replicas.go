@@ -50,7 +50,10 @@ func (w *Workspace) Replica(ctx context.Context, s System, site, override string
 			Since: time.Now(), User: userName(), Override: override,
 		}
 		place.Host, _ = os.Hostname()
-		err = s.Repo.PutPlace(ctx, r, place)
+		began := time.Now()
+		if err = s.Repo.PutPlace(ctx, r, place); err == nil && override != "" {
+			w.Record(ctx, s.Repo, overridden(s, rep, place.Jurisdiction, override, began))
+		}
 	}
 	if err != nil {
 		closeReplica(r)

@@ -32,8 +32,14 @@ type KeptSnapshot struct {
 
 // Retain forgets the snapshots of a system that its policy does not keep. The newest is always kept, and so is
 // one that cannot be read. The space comes back with a collection.
-func (w *Workspace) Retain(ctx context.Context, s System, how Retention) (Retained, error) {
-	out := Retained{System: string(s.Name), Kept: []KeptSnapshot{}, Forgotten: []repo.SnapshotID{}}
+func (w *Workspace) Retain(ctx context.Context, s System, how Retention) (out Retained, err error) {
+	began, gone := time.Now(), []repo.Listed{}
+	defer func() {
+		if len(gone) > 0 {
+			w.RecordForgotten(ctx, s.Repo, string(s.Name), gone, "no rule of its policy keeps it, or another one is of the same moment", began, err)
+		}
+	}()
+	out = Retained{System: string(s.Name), Kept: []KeptSnapshot{}, Forgotten: []repo.SnapshotID{}}
 	list, err := s.Repo.Snapshots(ctx, string(s.Name))
 	if err != nil {
 		return out, err
@@ -58,6 +64,7 @@ func (w *Workspace) Retain(ctx context.Context, s System, how Retention) (Retain
 			if err := s.Repo.Forget(ctx, string(s.Name), m.ID); err != nil {
 				return out, err
 			}
+			gone = append(gone, repo.Listed{ID: m.ID, Manifest: m})
 		}
 		out.Forgotten = append(out.Forgotten, m.ID)
 	}
@@ -71,6 +78,7 @@ func (w *Workspace) Retain(ctx context.Context, s System, how Retention) (Retain
 			if err := s.Repo.Forget(ctx, string(s.Name), id); err != nil {
 				return out, err
 			}
+			gone = append(gone, repo.Listed{ID: id, Manifest: readable[i]})
 		}
 		out.Forgotten = append(out.Forgotten, id)
 	}

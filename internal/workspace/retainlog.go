@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -24,9 +25,13 @@ func (w *Workspace) RetainLog(ctx context.Context, s System) (objects int, bytes
 	if len(v.Unread) > 0 || len(v.Snapshots) == 0 {
 		return 0, 0, errors.Join(v.Unread...)
 	}
-	report, err := s.Repo.CollectLog(ctx, string(s.Name), logFloors(v))
+	began, floors := time.Now(), logFloors(v)
+	report, err := s.Repo.CollectLog(ctx, string(s.Name), floors)
 	if err != nil {
 		return 0, 0, err
+	}
+	if report.Extents > 0 {
+		w.recordLog(ctx, s, report.Extents, report.Bytes, floors, began)
 	}
 	return report.Extents, report.Bytes, nil
 }

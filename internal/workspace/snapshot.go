@@ -125,7 +125,7 @@ func (w *Workspace) SnapshotConfig(s System, o SnapshotOptions) capture.Snapshot
 	return capture.SnapshotConfig{
 		System: string(s.Name), Group: s.Group(), Connection: s.Postgres.Connection.DSN(), DataDir: s.Postgres.DataDirectory,
 		Checkpoint: cluster.CheckpointMode(checkpoint == config.CheckpointFast), ForceCheckpoint: o.Checkpoint != "", Scan: o.Scan, Codec: w.codec,
-		Progress: o.Progress, Log: w.log,
+		Progress: o.Progress, Log: w.log, Evidence: w.evidencePoint(s),
 		WaitLog: func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
 			return waitLog(ctx, s.Repo.Log(string(s.Name)), tl, start, end, func() error { return nil })
 		},

@@ -27,8 +27,10 @@ type Workspace struct {
 	Meter  *meter.Meter // counts what is asked of the stores that are opened from now on; nil: nobody counts
 	Site   string       // of the replicas that are worked with; empty: each repository's first
 	AsOf   time.Time    // the replicas are read as they stood then; zero: as they are
-	log    *slog.Logger
-	codec  *page.Codec
+	// Program is what evidence names as having done something: "holdfast restore".
+	Program string
+	log     *slog.Logger
+	codec   *page.Codec
 
 	mu     sync.Mutex // guards opened. Held while a repository is opened, so that two users open it once
 	opened map[string]*repo.Repository

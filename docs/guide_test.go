@@ -41,6 +41,38 @@ func TestGuide(t *testing.T) {
 	if len(lines) < 20 {
 		t.Fatalf("the guide has only %d commands", len(lines))
 	}
+	runPage(t, lines)
+}
+
+// The page is about what is there already: a database that was protected, and recovered once.
+func TestEvidencePage(t *testing.T) {
+	t.Parallel()
+	lines := commands(t, "evidence.md")
+	if len(lines) < 12 {
+		t.Fatalf("the page has only %d commands", len(lines))
+	}
+	before := []string{
+		`holdfast init --connection "host=$PGHOST port=$PGPORT user=postgres dbname=postgres" --system orders-db --repository ./repository --state ./state`,
+		"holdfast repo init",
+		"holdfast snapshot create orders-db --checkpoint fast",
+		"holdfast restore orders-db --to $PWD/back --at immediate --start --port 5497",
+		"pg_ctl stop -D $PWD/back -m fast",
+		"holdfast repo check",
+	}
+	out := runPage(t, append(before, lines...))
+	for _, want := range []string{"everything is proven", "every record is as it was signed", "it begins with the", `"kind": "check"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q was not printed:\n%s", want, out)
+		}
+	}
+	if n := strings.Count(out, "Signature Verified Successfully"); n != 2 {
+		t.Errorf("%d signatures were verified by hand, and not 2:\n%s", n, out)
+	}
+}
+
+// runPage runs a page's commands beside a server, and returns what they print.
+func runPage(t *testing.T, lines []string) string {
+	t.Helper()
 	s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: true, Conf: map[string]string{"max_slot_wal_keep_size": "1GB"}})
 	s.Bin("psql") // Debian's client programs are part of the guide
 	dir := pgtest.TempDir(t)
@@ -78,9 +110,10 @@ func TestGuide(t *testing.T) {
 	printed, _ := os.ReadFile(out.Name())           //nolint:errcheck // only to say more
 	if err != nil {
 		log, _ := os.ReadFile(filepath.Join(dir, "agent.log")) //nolint:errcheck // only to say more
-		t.Fatalf("the guide's commands: %v:\n%s\nagent.log:\n%s", err, printed, log)
+		t.Fatalf("the page's commands: %v:\n%s\nagent.log:\n%s", err, printed, log)
 	}
 	t.Logf("%s", printed)
+	return string(printed)
 }
 
 func postgres(t *testing.T) *syscall.Credential {

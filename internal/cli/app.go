@@ -26,7 +26,8 @@ type app struct {
 	quiet      bool
 	noProgress bool
 
-	started bool // a command's own code has begun: what goes wrong now is no usage error
+	command string // that runs: "holdfast restore"
+	started bool   // a command's own code has begun: what goes wrong now is no usage error
 }
 
 func (a *app) addFlags(f *pflag.FlagSet) {

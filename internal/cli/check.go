@@ -253,16 +253,22 @@ func (r *repoCheck) run(ctx context.Context) error {
 	var out checked
 	progress, stop := r.app.progress()
 	o.Progress = progress
+	began := time.Now()
 	if r.repair {
 		err = r.mend(ctx, repository, progress, &out)
+		w.RecordRepair(ctx, repository, nil, out.Repaired, out.Collection, began, err)
 	}
 	if err != nil {
 		stop()
 		return err
 	}
+	began = time.Now()
 	out.CheckReport, err = repository.Check(ctx, o)
+	w.RecordCheck(ctx, repository, out.CheckReport, began, err)
 	if err == nil && r.heal && len(out.Problems) > 0 {
+		began = time.Now()
 		err = r.putBack(ctx, w, repository, name, o, &out)
+		w.RecordRepair(ctx, repository, out.Healed, nil, nil, began, err)
 	}
 	if err == nil && r.heal && r.readData {
 		out.Parity, err = completeParity(ctx, repository.Store(), out.Problems)

@@ -119,6 +119,7 @@ func (e *examination) run(ctx context.Context, w *workspace.Workspace) error {
 		return ctx.Err()
 	}
 	e.repository(ctx, s)
+	e.evidence(w, s)
 	e.recoverable(ctx, s)
 	e.database(ctx, s)
 	return ctx.Err()

@@ -35,7 +35,7 @@ func (k *keyCommand) addFlags(c *cobra.Command) {
 }
 
 // with opens the repository for f.
-func (k *keyCommand) with(ctx context.Context, f func(*repo.Repository) error) error {
+func (k *keyCommand) with(ctx context.Context, f func(*workspace.Workspace, *repo.Repository) error) error {
 	w, err := k.app.workspace(&k.glass)
 	if err != nil {
 		return err
@@ -49,7 +49,18 @@ func (k *keyCommand) with(ctx context.Context, f func(*repo.Repository) error) e
 	if err != nil {
 		return err
 	}
-	return f(r)
+	return f(w, r)
+}
+
+// changed records that it was changed who can open the repository, and lists who can.
+func (k *keyCommand) changed(ctx context.Context, w *workspace.Workspace, r *repo.Repository, what string, began time.Time) error {
+	l, err := listKeys(ctx, r)
+	var names []string
+	for _, key := range l.Keys {
+		names = append(names, fmt.Sprintf("%s (%s, %s)", key.Name, key.Kind, key.Recipient))
+	}
+	w.RecordKeys(ctx, r, what, names, began, nil)
+	return errors.Join(k.app.emit(l), err)
 }
 
 type listedKey struct {
@@ -93,7 +104,7 @@ func newKeyListCommand(a *app) *cobra.Command {
 		Use: "list", Short: "List who can open the repository", Args: cobra.NoArgs,
 		Long: "Lists the recipients for whom the repository's key is wrapped. Whoever holds the private half of one of\nthem, or the passphrase, can read everything.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return k.with(c.Context(), func(r *repo.Repository) error {
+			return k.with(c.Context(), func(_ *workspace.Workspace, r *repo.Repository) error {
 				l, err := listKeys(c.Context(), r)
 				return errors.Join(k.app.emit(l), err)
 			})
@@ -118,15 +129,15 @@ func newKeyAddCommand(a *app) *cobra.Command {
 			if err != nil {
 				return usage(err)
 			}
-			return k.with(c.Context(), func(r *repo.Repository) error {
+			return k.with(c.Context(), func(w *workspace.Workspace, r *repo.Repository) error {
+				began := time.Now()
 				if err := nameIsFree(c.Context(), r, to); err != nil {
 					return err
 				}
 				if err := r.AddRecipient(c.Context(), to); err != nil {
 					return err
 				}
-				l, err := listKeys(c.Context(), r)
-				return errors.Join(k.app.emit(l), err)
+				return k.changed(c.Context(), w, r, "added "+to.Name, began)
 			})
 		},
 	}
@@ -165,7 +176,8 @@ func nameIsFree(ctx context.Context, r *repo.Repository, to seal.Recipient) erro
 
 // rotate drops the named recipients, or nobody, and starts an epoch.
 func (k *keyCommand) rotate(ctx context.Context, drop []string) error {
-	return k.with(ctx, func(r *repo.Repository) error {
+	return k.with(ctx, func(w *workspace.Workspace, r *repo.Repository) error {
+		began := time.Now()
 		slots, err := r.Slots(ctx)
 		if err != nil {
 			return err
@@ -192,8 +204,11 @@ func (k *keyCommand) rotate(ctx context.Context, drop []string) error {
 		}); err != nil {
 			return err
 		}
-		l, err := listKeys(ctx, r)
-		return errors.Join(k.app.emit(l), err)
+		what := "rotated"
+		if len(drop) > 0 {
+			what = "taken away from " + strings.Join(drop, ", ")
+		}
+		return k.changed(ctx, w, r, what, began)
 	})
 }
 

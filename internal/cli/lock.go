@@ -80,8 +80,10 @@ func (l *repoLock) run(ctx context.Context) error {
 		return err
 	}
 	progress, stop := l.app.progress()
+	began := time.Now()
 	report, err := r.RenewLock(ctx, repo.LockOptions{Now: l.now, Progress: progress})
 	stop()
+	w.RecordLock(ctx, r, l.site, report, began, err)
 	if errors.Is(err, repo.ErrNoLock) {
 		return dr.Fail("repo lock "+name, err, "set repositories."+name+".replicas[].lock, of a bucket with Object Lock")
 	}

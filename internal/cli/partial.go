@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/restore/boot"
 	"github.com/holdfast-dr/holdfast/internal/restore/partial"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
@@ -87,18 +89,25 @@ func (r *restoreFlags) runPartial(ctx context.Context, w *workspace.Workspace, r
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	progress, stop := r.app.progress()
 	result, err := partial.Extract(ctx, repository, plan, partial.Options{
 		Database: p.database, Table: p.table, File: p.dump, Format: partial.Format(p.format), Into: p.into,
 		Sandbox: p.sandbox, RestoreCommand: o.RestoreCommand, BinDir: o.BinDir, User: o.Owner, Progress: progress,
 	})
 	stop()
-	if err != nil {
-		return err
-	}
 	part := "database " + p.database
 	if p.table != "" {
 		part = "table " + p.table + " of " + part
+	}
+	var reached *boot.Report
+	var phases []boot.Phase
+	if result != nil {
+		reached, phases = result.Recovery, result.Phases
+	}
+	w.RecordPart(ctx, repository, system, part, o, plan.Snapshot.Manifest, reached, phases, began, err)
+	if err != nil {
+		return err
 	}
 	return r.app.emit(extracted{result, system, part, plan.Doubt})
 }

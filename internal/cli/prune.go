@@ -137,8 +137,12 @@ func (p *repoPrune) run(ctx context.Context) error {
 	}
 	progress, stop := p.app.progress()
 	options.Progress = progress
+	began := time.Now()
 	out.Collection, err = r.Collect(ctx, options)
 	stop()
+	if !p.dryRun {
+		w.RecordCollection(ctx, r, out.Collection, began, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -195,8 +195,10 @@ func (r *restoreFlags) run(ctx context.Context, system string) error {
 	}
 	progress, stop := r.app.progress()
 	o.Progress = progress
+	began := time.Now()
 	rec, err := w.Recover(ctx, repository, system, o)
 	stop()
+	w.RecordRecovery(ctx, repository, system, o, rec, began, err)
 	var damage *restore.DamageError
 	if errors.As(err, &damage) && (!r.start || rec.Server != nil || !damage.Startable) {
 		return r.reportDamage(system, rec, damage)

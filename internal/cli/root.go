@@ -57,6 +57,7 @@ both to any moment, from one encrypted repository.`,
 		newDemoCommand(a),
 		newDocsCommand(a),
 		newDoctorCommand(a),
+		newEvidenceCommand(a),
 		newGeoCommand(a),
 		newInitCommand(a),
 		newKeyCommand(a),
@@ -108,7 +109,7 @@ func (a *app) prepare(c *cobra.Command) {
 	}
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
-		a.started = true
+		a.started, a.command = true, c.CommandPath()
 		return run(c, args)
 	}
 }

@@ -326,12 +326,13 @@ func (f *forget) run(ctx context.Context, system string, ids []string) error {
 		return err
 	}
 	out := forgotten{System: system, DryRun: f.dryRun}
+	var chosen []repo.Listed
 	for _, id := range ids {
 		l, err := findSnapshot(ctx, r, system, id)
 		if err != nil {
 			return err
 		}
-		out.Snapshots = append(out.Snapshots, l.ID)
+		out.Snapshots, chosen = append(out.Snapshots, l.ID), append(chosen, l)
 	}
 	out.Left = len(list) - len(out.Snapshots)
 	if f.dryRun {
@@ -341,10 +342,16 @@ func (f *forget) run(ctx context.Context, system string, ids []string) error {
 	if err := f.app.confirm(plan, system, f.confirm); err != nil {
 		return err
 	}
-	for _, id := range out.Snapshots {
-		if err := r.Forget(ctx, system, id); err != nil {
-			return err
+	began, gone := time.Now(), []repo.Listed{}
+	for _, l := range chosen {
+		if err = r.Forget(ctx, system, l.ID); err != nil {
+			break
 		}
+		gone = append(gone, l)
+	}
+	w.RecordForgotten(ctx, r, system, gone, "a person asked for it", began, err)
+	if err != nil {
+		return err
 	}
 	return f.app.emit(out)
 }

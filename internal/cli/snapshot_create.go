@@ -73,8 +73,10 @@ func (s *snapshotCreate) run(ctx context.Context, system string) error {
 	}
 	progress, stop := s.app.progress()
 	o.Progress = progress
+	began := time.Now()
 	report, err := w.Snapshot(ctx, sys, o)
 	stop()
+	w.RecordSnapshot(ctx, sys, report, began, err)
 	if err != nil {
 		return err
 	}

@@ -198,7 +198,9 @@ pointed at it.`,
 }
 
 func (a *app) promoteStandby(ctx context.Context, system string, p standby.Promotion) error {
+	began := time.Now()
 	done, err := a.askPromotion(ctx, system, p)
+	a.recordPromotion(ctx, system, p, done, began, err)
 	if err != nil {
 		return err
 	}

@@ -101,6 +101,7 @@ func (a *app) status(ctx context.Context, systems []string) error {
 	if err := a.emit(out); err != nil {
 		return err
 	}
+	a.tellWaiting(w)
 	if bad > 0 {
 		return missed(dr.Fail("status", fmt.Errorf("%s of %d has a problem", count(bad, "system"), len(out)), "holdfast doctor says what to do"))
 	}

@@ -71,6 +71,7 @@ func (a *app) workspace(b *breakGlass) (*workspace.Workspace, error) {
 			return nil, err
 		}
 		w := workspace.New(c, a.logger())
+		w.Program = a.command
 		if b != nil {
 			w.Site = b.site
 		}
@@ -85,7 +86,7 @@ func (a *app) workspace(b *breakGlass) (*workspace.Workspace, error) {
 		return nil, usage(err)
 	}
 	w := workspace.New(c, a.logger())
-	w.AsOf = then
+	w.AsOf, w.Program = then, a.command
 	return w, nil
 }
 

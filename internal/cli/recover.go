@@ -144,6 +144,7 @@ func (r *recoverFlags) serve(ctx context.Context, system string, tell func(event
 	i, err := w.Instantly(ctx, repository, system, o, mount.Options{Wait: r.wait, Rate: int64(r.rate)})
 	stop()
 	if err != nil {
+		w.RecordInstant(ctx, repository, system, o, nil, began, err)
 		return err
 	}
 	done := instantlyRecovered{recovered: recovered{Recovery: i.Recovery, System: system, Started: true, Total: time.Since(began)}, Dir: r.to, Resumed: i.Resumed, Process: os.Getpid(), Writes: string(i.Mount.Writes())}
@@ -152,6 +153,7 @@ func (r *recoverFlags) serve(ctx context.Context, system string, tell func(event
 	} else if err := r.app.emit(done); err != nil {
 		return errors.Join(err, i.Close())
 	}
+	w.RecordInstant(ctx, repository, system, o, i, began, nil) // behind the answer, which somebody waits for
 	return i.Serve(ctx)
 }
 

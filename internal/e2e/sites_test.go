@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-dr/holdfast/internal/evidence"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
@@ -143,6 +144,9 @@ func TestASiteIsLost(t *testing.T) {
 	t.Logf("%d commits, lost at all: %d", len(l.commits), len(l.missing(t, r, disaster.Add(time.Hour))))
 	r.stop()
 	w.run("repo", "check", "--site", "there", "--read-data")
+	if got := w.recorded("there", system); !strings.Contains(got, "snapshot") || !strings.HasSuffix(got, "recovery") {
+		t.Errorf("the other site has evidence of %s", got)
+	}
 }
 
 // TestResidency copies nothing to where a system's data may not be, whoever asks for it.
@@ -183,6 +187,20 @@ func TestResidency(t *testing.T) {
 		if all[0].User = ""; all[0] != want {
 			t.Errorf("site %s knows of %+v, want %+v", site, all[0], want)
 		}
+		if got := w.recorded(site, system); got != "snapshot residency-override residency-override" {
+			t.Errorf("site %s has evidence of %s", site, got)
+		}
 		w.run("repo", "check", "--site", site)
 	}
+	w.run("evidence", "verify")
+}
+
+// recorded returns the kinds of what a site has evidence of, in the order in which it ended.
+func (w *world) recorded(site, system string) string {
+	w.t.Helper()
+	var kinds []string
+	for _, r := range decode[[]struct{ Statement evidence.Statement }](w.t, w.run("evidence", "list", system, "--site", site, "-o", "json")) {
+		kinds = append(kinds, string(r.Statement.Kind))
+	}
+	return strings.Join(kinds, " ")
 }

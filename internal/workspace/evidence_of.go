@@ -72,6 +72,9 @@ func (w *Workspace) RecordRecovery(ctx context.Context, r *repo.Repository, syst
 	if rec.Doubt != "" {
 		st.NotCovered = append(st.NotCovered, "the snapshot is doubtful: "+rec.Doubt)
 	}
+	if f := rec.InFlight; f != nil {
+		st.NotCovered = append(st.NotCovered, "log that was in flight to this replica: "+f.String())
+	}
 	for _, n := range rec.Notes {
 		st.Facts = append(st.Facts, evidence.Fact{Name: "note", Text: n})
 	}
@@ -80,6 +83,32 @@ func (w *Workspace) RecordRecovery(ctx context.Context, r *repo.Repository, syst
 	} else {
 		st.Figures = append(st.Figures, tookOf("rto", rec.RTO()))
 	}
+	reached(&st, rec.Boot)
+	w.Record(ctx, r, st)
+}
+
+// RecordInstant records what Instantly did: i is nil where it failed.
+func (w *Workspace) RecordInstant(ctx context.Context, r *repo.Repository, system string, o RecoverOptions, i *Instant, began time.Time, err error) {
+	rec := &Recovery{}
+	if i != nil {
+		rec = i.Recovery
+	}
+	st := w.recovery(r, system, o, rec.manifest, began, err)
+	st.Facts = append(st.Facts, evidence.Fact{Name: "directory", Text: o.To}, evidence.Fact{Name: "way", Text: "instant: on a mount, whose data comes behind the server's back"})
+	if i != nil {
+		h := i.Hydration()
+		st.Figures = []evidence.Figure{tookOf("rto", time.Since(began)), bytesOf("size", h.Total), bytesOf("fetched by then", h.Done)}
+		if !h.Whole {
+			st.NotCovered = append(st.NotCovered, "the data that had not been fetched when this was recorded: whether all of it can be read was not known")
+		}
+		if i.Resumed {
+			st.Facts = append(st.Facts, evidence.Fact{Name: "resumed", Text: "it went on with a mount that had been interrupted"})
+		}
+	}
+	if rec.Doubt != "" {
+		st.NotCovered = append(st.NotCovered, "the snapshot is doubtful: "+rec.Doubt)
+	}
+	st.Phases = phasesOf(rec.Phases)
 	reached(&st, rec.Boot)
 	w.Record(ctx, r, st)
 }

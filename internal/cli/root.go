@@ -71,6 +71,7 @@ both to any moment, from one encrypted repository.`,
 		newStandbyCommand(a),
 		newStatusCommand(a),
 		newValidateCommand(a),
+		newVerifyCommand(a),
 		newVersionCommand(a),
 		newWALCommand(a),
 	)

@@ -24,7 +24,7 @@ func (x *run) readControl(ctx context.Context, e *repo.Entry) error {
 			return err
 		}, nil)
 	}
-	if isDamage(err) {
+	if IsDamage(err) {
 		x.controlLost = &DamagedRange{File: control.Path, Length: e.Size, Reason: err.Error()}
 		return nil
 	}

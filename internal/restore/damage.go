@@ -101,7 +101,7 @@ func (x *run) startable() bool {
 
 // losePaths notes a part of the tree that is lost. The tree is walked more than once.
 func (x *run) losePaths(l repo.LostPaths) error {
-	if !isDamage(l.Err) {
+	if !IsDamage(l.Err) {
 		return l.Err
 	}
 	if lost := (LostPaths{l.After, l.To, l.Err.Error()}); !slices.Contains(x.result.Lost, lost) {
@@ -173,9 +173,9 @@ func (x *run) refuseDelta() error {
 	return f
 }
 
-// isDamage tells what the repository has lost from a store that does not answer: the latter is no property of
+// IsDamage tells what the repository has lost, a chunk or an object of the log, from a store that does not answer: the latter is no property of
 // the snapshot, and repeating helps.
-func isDamage(err error) bool {
+func IsDamage(err error) bool {
 	var ce *repo.ChunkError
 	if !errors.As(err, &ce) {
 		return false

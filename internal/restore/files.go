@@ -377,7 +377,7 @@ func (b *writeBack) flush() {
 // lost notes damage of the repository; anything else is an error. The range is zeros in the file, also where an
 // old file had bytes there: nothing of two moments is ever mixed.
 func (w *worker) lost(f *file, offset, length int64, err error) error {
-	if !isDamage(err) {
+	if !IsDamage(err) {
 		return err
 	}
 	f.damaged.Store(true)

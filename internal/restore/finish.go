@@ -42,3 +42,29 @@ func FollowToEnd(dir string, owner *Owner) error {
 	}
 	return syncDir(dir)
 }
+
+// Distrust puts conf in place of all settings that came with a restored cluster, of which only what this package wrote for the
+// recovery stays. It returns what the cluster had, as text: postgresql.conf and postgresql.auto.conf.
+func Distrust(dir string, owner *Owner, conf string) (had string, err error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close() //nolint:errcheck // nothing is written through it later
+	x := &run{layout: &layout{data: &area{dir: dir, root: root}}, opts: Options{To: dir, Owner: owner}}
+	main, err := x.readConf("postgresql.conf")
+	if err != nil {
+		return "", err
+	}
+	auto, err := x.readConf("postgresql.auto.conf")
+	if err != nil {
+		return "", err
+	}
+	if err := x.put("postgresql.conf", []byte(conf)); err != nil {
+		return "", err
+	}
+	if err := x.put("postgresql.auto.conf", onlyBlock(auto)); err != nil {
+		return "", err
+	}
+	return string(main) + "\n" + string(neutralise(auto)), syncDir(dir)
+}

@@ -147,7 +147,7 @@ func (w *worker) single(ctx context.Context, f *file, c wanted, pages []uint16) 
 		_, err := f.f.WriteAt(plain, c.start+int64(page)*repo.PageSize)
 		return err
 	})
-	if !isDamage(err) {
+	if !IsDamage(err) {
 		return err
 	}
 	broken := wanted{part: c.part, start: c.start}

@@ -246,6 +246,15 @@ func neutralise(conf []byte) []byte {
 	return b.Bytes()
 }
 
+// onlyBlock returns the last block of ours: an earlier one is the source's, which may have been restored itself.
+func onlyBlock(conf []byte) []byte {
+	i := bytes.LastIndex(conf, []byte(blockBegin))
+	if i < 0 {
+		return nil
+	}
+	return conf[i:]
+}
+
 // withoutTargets comments out targets everywhere, our own block included; the target's timeline is kept.
 func withoutTargets(conf []byte) []byte {
 	var b bytes.Buffer
@@ -301,6 +310,9 @@ var safeSettings = map[string]bool{
 	"max_prepared_transactions": true, "max_locks_per_transaction": true, "track_commit_timestamp": true,
 	"wal_level": true,
 }
+
+// Needed tells whether a setting of a snapshot's facts is one that its server cannot recover without.
+func Needed(name string) bool { return safeSettings[name] }
 
 // CheckRestoreCommand refuses a command that cannot serve the log.
 func CheckRestoreCommand(command string) error {

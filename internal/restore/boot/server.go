@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/confine"
 )
 
 // Server is a PostgreSQL that was started here. It goes on when this process ends.
@@ -25,15 +28,18 @@ type Server struct {
 	PID     int    `json:"pid"`
 	LogFile string `json:"logFile"`
 
+	// Walls are those of a server that is confined; nil: it is not.
+	Walls *confine.Walls `json:"walls,omitempty"`
+
 	opts    Options
-	cmd     *exec.Cmd
-	exited  chan struct{} // closed when it has ended
-	ownSock bool          // Socket was made for it
+	process *os.Process
+	exited  <-chan struct{} // closed when it has ended
+	ownSock bool            // Socket was made for it
 }
 
 // launch runs postgres in a session of its own.
 func launch(dir, binDir string, o Options) (*Server, error) {
-	s := &Server{Dir: dir, Port: o.Port, Socket: o.SocketDir, LogFile: o.LogFile, opts: o, exited: make(chan struct{})}
+	s := &Server{Dir: dir, Port: o.Port, Socket: o.SocketDir, LogFile: o.LogFile, opts: o}
 	if s.Port == 0 {
 		s.Port = 5432
 	}
@@ -55,18 +61,38 @@ func launch(dir, binDir string, o Options) (*Server, error) {
 		return nil, err
 	}
 	defer out.Close() //nolint:errcheck // the server has its own descriptor
-	s.cmd = exec.Command(filepath.Join(binDir, "postgres"), s.args()...)
-	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Dir = out, out, "/"
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: o.Owner.Credential()}
-	if err := s.cmd.Start(); err != nil {
+	if err := s.begin(filepath.Join(binDir, "postgres"), out); err != nil {
 		return nil, fmt.Errorf("run postgres: %w", err)
 	}
-	s.PID = s.cmd.Process.Pid
-	go func() {
-		_ = s.cmd.Wait() // why it ended is in its log
-		close(s.exited)
-	}()
+	s.PID = s.process.Pid
 	return s, nil
+}
+
+// begin runs the program, confined where that is asked for.
+func (s *Server) begin(postgres string, out *os.File) error {
+	prepare := func() *exec.Cmd {
+		cmd := exec.Command(postgres, s.args()...)
+		cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
+		return cmd
+	}
+	if c := s.opts.Confine; c != nil {
+		started, err := confine.Start(*c, s.opts.Owner.Credential(), prepare)
+		if err == nil {
+			s.process, s.exited, s.Walls = started.Process, started.Exited, started.Walls
+		}
+		return err
+	}
+	cmd, exited := prepare(), make(chan struct{})
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.opts.Owner.Credential()}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.process, s.exited = cmd.Process, exited
+	go func() {
+		_ = cmd.Wait() // why it ended is in its log
+		close(exited)
+	}()
+	return nil
 }
 
 // OpenLog opens the file of a process's messages. It may lie where others may put links: none is followed.
@@ -124,8 +150,21 @@ func (s *Server) args() []string {
 // ConnString returns a libpq connection string for the superuser to a database.
 func (s *Server) ConnString(db string) string {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	return fmt.Sprintf("host='%s' port=%d user='%s' dbname='%s' sslmode=disable application_name=holdfast",
-		quote.Replace(s.Socket), s.Port, quote.Replace(s.opts.superuser()), quote.Replace(db))
+	return fmt.Sprintf("host='%s' port=%d user='%s' dbname='%s' sslmode=disable application_name=holdfast%s",
+		quote.Replace(s.Socket), s.Port, quote.Replace(s.opts.superuser()), quote.Replace(db), s.session())
+}
+
+// session returns the settings of our sessions. They overrule those that the cluster has for a role or a database, which the
+// command line does not (guc.h, GucSource).
+func (s *Server) session() string {
+	if len(s.opts.Session) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(s.opts.Session)) {
+		b.WriteString(" -c " + k + "=" + strings.NewReplacer(`\`, `\\`, " ", `\ `).Replace(s.opts.Session[k]))
+	}
+	return " options='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(b.String()[1:]) + "'"
 }
 
 // connect tries until the server answers, or has ended.
@@ -156,13 +195,13 @@ var errExited = errors.New("the server has ended")
 func (s *Server) Stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := s.process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
 	case <-s.exited:
 	case <-ctx.Done():
-		_ = s.cmd.Process.Signal(syscall.SIGQUIT) // it may be gone by now
+		_ = s.process.Signal(syscall.SIGQUIT) // it may be gone by now
 		<-s.exited
 	}
 	if s.ownSock {

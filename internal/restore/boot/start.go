@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/control"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/confine"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
 	"github.com/holdfast-dr/holdfast/internal/restore/replay"
 )
@@ -30,6 +31,8 @@ type Options struct {
 	Listen    string            // listen_addresses; empty: the socket only
 	Port      int               // 0: 5432
 	Config    map[string]string // further settings of this run
+	Session   map[string]string // of our own sessions, which the cluster's settings for roles and databases do not overrule
+	Confine   *confine.Options  // nil: the server is free, and goes on when this process ends
 	LogFile   string            // where the server's messages go; empty: beside the data directory, with ".log"
 	Ending    restore.Ending    // that of the restore's settings
 	Access    Access

@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/verify"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
+)
+
+// verifyFlags are those of a restore test.
+type verifyFlags struct {
+	app     *app
+	glass   breakGlass
+	at      string
+	depth   choice
+	sample  string
+	sandbox string
+	owner   string
+	binDir  string
+	cleanup bool
+}
+
+func newVerifyCommand(a *app) *cobra.Command {
+	v := &verifyFlags{app: a}
+	c := &cobra.Command{
+		Use:   "verify SYSTEM",
+		Short: "Prove that a moment can be recovered, by recovering it in a sandbox",
+		Long: `Tests a recovery point, as deep as is asked for; each depth includes those before it:
+
+  objects  all that the snapshot and the log up to the point need is there, opens, decodes and has its ID
+  pages    every page is as PostgreSQL accepts it (its checksum, where the cluster has data checksums), pg_control fits
+  boot     the server's own programs start on it in a sandbox, replay to the point, and answer: a measured RTO
+
+The sandbox's server has no network, archives nothing, follows nobody, and believes nothing of the configuration that the
+snapshot has; run as root it has a user that nobody else has. It takes as much room as the system, for as long as the test
+runs. What could not be kept apart is said, and so is what a test does not cover.
+
+Exit code 3 means that the point was tested and something is wrong with it; 1 that it could not be tested.`,
+		Example: `  holdfast verify orders-db
+  holdfast verify orders-db --depth pages --sample 5%
+  holdfast verify orders-db --depth boot --at random --sandbox /var/tmp
+  holdfast verify --cleanup`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if v.cleanup && len(args) == 0 || len(args) == 1 {
+				return nil
+			}
+			return fmt.Errorf("name one system, not %d", len(args))
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			if v.cleanup {
+				return v.clean(c.Context())
+			}
+			return v.run(c.Context(), args[0])
+		},
+	}
+	var depths []string
+	for _, d := range verify.Depths {
+		depths = append(depths, string(d))
+	}
+	v.depth = choice{value: string(verify.Pages), of: depths}
+	f := c.Flags()
+	f.StringVar(&v.at, "at", "latest", "`moment`: latest, random, immediate, a time (UTC, or with its zone), an LSN, or name:RESTORE_POINT")
+	f.Var(&v.depth, "depth", "how deep: "+strings.Join(depths, ", "))
+	f.StringVar(&v.sample, "sample", "100%", "how much of the files' content is read for objects and pages: a `part`, chosen anew each time")
+	f.StringVar(&v.sandbox, "sandbox", "", "`directory` for the throw-away recovery, which takes as much room as the system")
+	f.StringVar(&v.owner, "owner", "", "`user` who runs the sandbox's server, when run as root (default: one that nobody else has)")
+	f.StringVar(&v.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
+	f.BoolVar(&v.cleanup, "cleanup", false, "only remove what tests have left whose process was killed")
+	v.glass.addFlags(c)
+	return c
+}
+
+// tested is what verify prints.
+type tested struct{ *verify.Result }
+
+func (t tested) writeText(w io.Writer) error {
+	for _, n := range t.Notes {
+		fmt.Fprintln(w, "note:", n)
+	}
+	for _, p := range t.Problems {
+		fmt.Fprintf(w, "PROBLEM (%s): %s\n", p.Depth, p)
+	}
+	if more := t.ProblemCount - len(t.Problems); more > 0 {
+		fmt.Fprintf(w, "PROBLEM: and %d more\n", more)
+	}
+	for _, c := range t.Covered {
+		fmt.Fprintln(w, "covered:", c)
+	}
+	for _, c := range t.NotCovered {
+		fmt.Fprintln(w, "not covered:", c)
+	}
+	for _, p := range t.Phases {
+		fmt.Fprintf(w, "  %-24s %10s\n", p.Name, round(p.Took))
+	}
+	if t.RTO > 0 {
+		fmt.Fprintf(w, "RTO %s by %s, RPO %s (newest commit %s UTC)\n", round(t.RTO), t.Way, round(t.RPO), stamp(t.NewestCommit))
+	}
+	proven := "nothing is proven"
+	if t.Proven != "" {
+		proven = "proven to the depth " + string(t.Proven)
+	}
+	_, err := fmt.Fprintf(w, "%s of %s, snapshot %s: %s, %s; took %s\n", t.Target, t.System, t.Snapshot, strings.ToUpper(string(t.Outcome)), proven, round(t.Took))
+	return err
+}
+
+// cleaned is what verify --cleanup prints.
+type cleaned struct {
+	Removed []string `json:"removed"`
+}
+
+func (c cleaned) writeText(w io.Writer) error {
+	for _, n := range c.Removed {
+		fmt.Fprintln(w, n)
+	}
+	if len(c.Removed) == 0 {
+		fmt.Fprintln(w, "nothing is left of tests whose process was killed")
+	}
+	return nil
+}
+
+func (v *verifyFlags) clean(ctx context.Context) error {
+	return v.app.emit(cleaned{verify.Cleanup(ctx, v.sandbox)})
+}
+
+func (v *verifyFlags) run(ctx context.Context, system string) error {
+	sample, err := parsePart(v.sample)
+	if err != nil {
+		return usage(fmt.Errorf("--sample %q: %w", v.sample, err))
+	}
+	w, err := v.app.workspace(&v.glass)
+	if err != nil {
+		return err
+	}
+	defer w.Close() //nolint:errcheck // only read
+	o, err := v.options(w, system)
+	if err != nil {
+		return err
+	}
+	o.Sample = sample
+	r, err := v.app.repositoryOf(ctx, w, system)
+	if err != nil {
+		return err
+	}
+	point, err := verify.Choose(ctx, r, system, v.at)
+	if err != nil {
+		return err
+	}
+	o.Unread, o.PlanTook = point.Unread, point.Took
+	progress, stop := v.app.progress()
+	o.Progress = progress
+	result, err := verify.Run(ctx, r, point.Plan, o)
+	stop()
+	if err != nil {
+		return err
+	}
+	if err := v.app.emit(tested{result}); err != nil {
+		return err
+	}
+	if result.Outcome == verify.Failed {
+		return missed(dr.Fail(fmt.Sprintf("verify %s: %s", system, count(result.ProblemCount, "problem")), errors.New(result.Problems[0].String()),
+			"holdfast repo check says what else it touches; another replica is tested with --site"))
+	}
+	return nil
+}
+
+// options are those of the flags and of the configuration.
+func (v *verifyFlags) options(w *workspace.Workspace, system string) (verify.Options, error) {
+	o := verify.Options{Depth: verify.Depth(v.depth.value), Sandbox: v.sandbox, User: v.owner, BinDir: v.binDir, Site: v.glass.site}
+	if s, err := w.Config.System(system); err == nil && o.BinDir == "" {
+		o.BinDir = s.Postgres.BinDirectory
+	}
+	var err error
+	o.RestoreCommand, err = v.app.restoreCommand(system, &v.glass)
+	return o, err
+}
+
+// parsePart reads "5%".
+func parsePart(s string) (float64, error) {
+	n, ok := strings.CutSuffix(s, "%")
+	f, err := strconv.ParseFloat(n, 64)
+	if !ok || err != nil || !(f > 0 && f <= 100) {
+		return 0, errors.New(`write a percentage, such as "5%"`)
+	}
+	return f / 100, nil
+}

@@ -38,6 +38,7 @@ func newVerifyCommand(a *app) *cobra.Command {
   objects  all that the snapshot and the log up to the point need is there, opens, decodes and has its ID
   pages    every page is as PostgreSQL accepts it (its checksum, where the cluster has data checksums), pg_control fits
   boot     the server's own programs start on it in a sandbox, replay to the point, and answer: a measured RTO
+  check    amcheck finds every B-tree, with every row of its table, and every table of every database to be sound
 
 The sandbox's server has no network, archives nothing, follows nobody, and believes nothing of the configuration that the
 snapshot has; run as root it has a user that nobody else has. It takes as much room as the system, for as long as the test

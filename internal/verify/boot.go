@@ -231,7 +231,10 @@ func (t *test) ask(ctx context.Context, s *boot.Server) error {
 		return err
 	}
 	t.result.Figures.Databases = len(names)
-	return t.libraries(ctx, s, names)
+	if err := t.libraries(ctx, s, names); err != nil || !t.opts.Depth.Includes(Check) {
+		return err
+	}
+	return t.check(ctx, s, names)
 }
 
 // libraries names what the databases need and this machine does not have.

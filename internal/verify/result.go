@@ -26,7 +26,7 @@ const (
 )
 
 // Depths are all of them, in their order.
-var Depths = []Depth{Objects, Pages, Boot}
+var Depths = []Depth{Objects, Pages, Boot, Check}
 
 // Includes tells whether a test of depth d does what one of depth o does.
 func (d Depth) Includes(o Depth) bool { return slices.Index(Depths, d) >= slices.Index(Depths, o) }

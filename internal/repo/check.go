@@ -206,6 +206,7 @@ func (c *checker) small(ctx context.Context) error {
 		{prefixGraves, seal.KindCollection, true},
 		{replicaName, seal.KindReplica, true},
 		{lockedName, seal.KindReplica, true},
+		{scrubName, seal.KindReplica, true},
 		{prefixLogFiles, seal.KindLogFile, true},
 		{prefixMarks, seal.KindMark, true},
 		{prefixPlaces, seal.KindPlace, true},

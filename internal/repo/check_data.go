@@ -231,7 +231,7 @@ func (c *checker) leftovers(ctx context.Context) error {
 	}
 	known := []string{
 		markerName, prefixKeys, prefixEpochs, prefixPacks, prefixIndex, prefixBase, prefixSystems, prefixSnapshots, prefixIntents, prefixCollect,
-		prefixLog, prefixLogFiles, prefixMarks, prefixSummaries, prefixSigners, prefixGraves, prefixPlaces, prefixRolls, prefixEvidence, replicaName, lockedName, "parity/", "probe/",
+		prefixLog, prefixLogFiles, prefixMarks, prefixSummaries, prefixSigners, prefixGraves, prefixPlaces, prefixRolls, prefixEvidence, replicaName, lockedName, scrubName, "parity/", "probe/",
 	}
 	strange, undecided := 0, 0
 	err := c.r.store.List(ctx, "", "", func(i store.Info) error {

@@ -122,22 +122,38 @@ func (c *copier) copyPack(ctx context.Context, k packKey, size uint32) error {
 }
 
 // openPack opens every frame of a pack.
-func (r *Repository) openPack(k packKey, body []byte) (*packRef, []chunkPlace, error) {
-	ref, places, err := r.directory(k, int64(len(body)), func(at int64, dst []byte) error { copy(dst, body[at:]); return nil })
+func (r *Repository) openPack(k packKey, body []byte) (ref *packRef, places []chunkPlace, err error) {
+	rd := &Reader{r: r}
+	err = r.eachFrame(k, body, func(object *seal.Object, l location) error {
+		ref, places = l.pack, append(places, l.chunkPlace)
+		return rd.open(object, l, body[l.offset:][:l.stored], everyGroup)
+	})
+	if err == nil && ref == nil {
+		ref, _, err = r.bodyDirectory(k, body) // it has no chunks
+	}
+	return ref, places, err
+}
+
+// eachFrame calls fn for each chunk that the directory of a pack names.
+func (r *Repository) eachFrame(k packKey, body []byte, fn func(*seal.Object, location) error) error {
+	ref, places, err := r.bodyDirectory(k, body)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	object, err := r.keys.Object(ref.header, k.name())
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	rd := &Reader{r: r}
 	for _, p := range places {
-		if err := rd.open(object, location{ref, p}, body[p.offset:][:p.stored], everyGroup); err != nil {
-			return nil, nil, err
+		if err := fn(object, location{ref, p}); err != nil {
+			return err
 		}
 	}
-	return ref, places, nil
+	return nil
+}
+
+func (r *Repository) bodyDirectory(k packKey, body []byte) (*packRef, []chunkPlace, error) {
+	return r.directory(k, int64(len(body)), func(at int64, dst []byte) error { copy(dst, body[at:]); return nil })
 }
 
 // copyChunks seals chunks again, into packs of this replica's own.

@@ -35,7 +35,7 @@ var sealedKinds = map[string]seal.Kind{
 }
 
 func sealedAs(name string) (seal.Kind, bool) {
-	if name == replicaName || name == lockedName {
+	if name == replicaName || name == lockedName || name == scrubName {
 		return seal.KindReplica, true
 	}
 	prefix, _, _ := strings.Cut(name, "/")

@@ -168,6 +168,11 @@ func (r *Repository) openSigned(ctx context.Context, kind seal.Kind, purpose, na
 	if err != nil {
 		return err
 	}
+	return r.readSigned(ctx, purpose, name, plain, v, signer)
+}
+
+// readSigned is openSigned of what was opened.
+func (r *Repository) readSigned(ctx context.Context, purpose, name string, plain []byte, v any, signer *string) error {
 	body, signature, err := cutSigned(plain)
 	if err == nil {
 		err = json.Unmarshal(body, v)

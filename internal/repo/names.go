@@ -35,6 +35,7 @@ const (
 	prefixEvidence  = "evidence/"
 	replicaName     = "replica"
 	lockedName      = "locked"
+	scrubName       = "scrub"
 )
 
 // ResidencyGroup names the systems whose data may share a pack: 1 to 32 characters of [a-z0-9-].

@@ -194,6 +194,20 @@ func decode(object, parity []byte) ([]byte, error) {
 	return out, nil
 }
 
+// whole tells whether parity is undamaged, and that of these bytes.
+func whole(parity, object []byte) bool {
+	l, hashes, sum, err := parse(parity)
+	if err != nil || l.size != len(object) || len(parity) != l.length() || blake3.Sum256(object) != sum {
+		return false
+	}
+	for i, rest := 0, parity[l.head():]; i < l.parities(); i, rest = i+1, rest[l.block:] {
+		if hashOf(rest[:l.block]) != hashes[l.blocks+i] {
+			return false
+		}
+	}
+	return true
+}
+
 // parse reads the head of a parity object.
 func parse(b []byte) (l layout, hashes [][hashSize]byte, whole [32]byte, err error) {
 	damaged := func(format string, args ...any) (layout, [][hashSize]byte, [32]byte, error) {

@@ -26,12 +26,12 @@ func Complete(ctx context.Context, s store.Store, skip func(name string) bool, k
 		return c, errNone
 	}
 	var alone []string
-	err = w.pairs(ctx, func(object, parity string) error {
+	err = w.pairs(ctx, func(object, parity store.Info) error {
 		switch {
-		case object != "" && !skip(object):
-			return w.complete(ctx, object, &c)
-		case object == "":
-			alone = append(alone, parity)
+		case object.Name != "" && !skip(object.Name):
+			return w.complete(ctx, object.Name, &c)
+		case object.Name == "":
+			alone = append(alone, parity.Name)
 		}
 		return nil
 	})
@@ -56,8 +56,8 @@ func Lacking(ctx context.Context, s store.Store) (n int, err error) {
 	if !ok {
 		return 0, errNone
 	}
-	err = w.pairs(ctx, func(object, parity string) error {
-		if parity == "" && store.CheckName(prefix+object) == nil {
+	err = w.pairs(ctx, func(object, parity store.Info) error {
+		if parity.Name == "" && store.CheckName(prefix+object.Name) == nil {
 			n++
 		}
 		return nil
@@ -65,10 +65,58 @@ func Lacking(ctx context.Context, s store.Store) (n int, err error) {
 	return n, err
 }
 
+// Each calls fn for each object of s, which is wrapped, in order, with the size of its parity, -1 where it has none. What has parity only
+// is passed with the size -1: it was lost, or is being written; whoever deletes removes the parity first. It only lists.
+func Each(ctx context.Context, s store.Store, fn func(object store.Info, parity int64) error) error {
+	w, ok := s.(*wrapped)
+	if !ok {
+		return errNone
+	}
+	return w.pairs(ctx, func(object, parity store.Info) error {
+		if parity.Name == "" {
+			return fn(object, -1)
+		}
+		if object.Name == "" {
+			object = store.Info{Name: strings.TrimPrefix(parity.Name, prefix), Size: -1}
+		}
+		return fn(object, parity.Size)
+	})
+}
+
+// Check reads the parity of an object of s, which is wrapped, and tells whether it is what it must be for the object's bytes to be rebuilt
+// from it, in full strength; and how many bytes it read. An error says that it could not be read.
+func Check(ctx context.Context, s store.Store, name string, object []byte) (good bool, read int64, err error) {
+	w, ok := s.(*wrapped)
+	if !ok {
+		return false, 0, errNone
+	}
+	if store.CheckName(prefix+name) != nil {
+		return true, 0, nil // its name is too long to have any
+	}
+	b, err := w.Store.Get(ctx, prefix+name, maxObject)
+	if errors.Is(err, store.ErrNotExist) || store.KindOf(err) == store.Damaged {
+		return false, 0, nil
+	}
+	if err != nil {
+		return false, 0, err
+	}
+	return whole(b, object), int64(len(b)), nil
+}
+
+// Mend makes the parity of an object of s, which is wrapped, what it is to be for the bytes that are there now.
+func Mend(ctx context.Context, s store.Store, name string) error {
+	w, ok := s.(*wrapped)
+	if !ok {
+		return errNone
+	}
+	var c Completion
+	return w.complete(ctx, name, &c)
+}
+
 var errNone = errors.New("the store keeps no parity")
 
-// pairs calls fn with the names of objects and of their parity, in order; of those that are alone the other name is empty.
-func (w *wrapped) pairs(ctx context.Context, fn func(object, parity string) error) error {
+// pairs calls fn with objects and their parity, in order; of those that are alone the other one has no name.
+func (w *wrapped) pairs(ctx context.Context, fn func(object, parity store.Info) error) error {
 	nextObject, stopObjects := iter.Pull2(listed(ctx, w, ""))
 	defer stopObjects()
 	nextParity, stopParities := iter.Pull2(listed(ctx, w.Store, prefix))
@@ -85,12 +133,12 @@ func (w *wrapped) pairs(ctx context.Context, fn func(object, parity string) erro
 		default:
 			order = strings.Compare(prefix+object.Name, parity.Name)
 		}
-		var both [2]string
+		var both [2]store.Info
 		if order <= 0 {
-			both[0] = object.Name
+			both[0] = object
 		}
 		if order >= 0 {
-			both[1] = parity.Name
+			both[1] = parity
 		}
 		if err := fn(both[0], both[1]); err != nil {
 			return err

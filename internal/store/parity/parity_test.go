@@ -246,3 +246,55 @@ func BenchmarkEncode(b *testing.B) {
 		}
 	}
 }
+
+// Parity that has lost a bit, or is of other bytes, is told from what is as it was written, and made again.
+func TestCheckAndMend(t *testing.T) {
+	ctx, bare := t.Context(), storetest.NewMemory()
+	s := Wrap(bare, 5)
+	object := bytes.Repeat([]byte("some bytes of an object; "), 4000)
+	if err := s.Put(ctx, "a/b", object); err != nil {
+		t.Fatal(err)
+	}
+	written, err := bare.Get(ctx, prefix+"a/b", maxObject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(want bool, body []byte) {
+		t.Helper()
+		if good, _, err := Check(ctx, s, "a/b", body); err != nil || good != want {
+			t.Errorf("good: %v, %v; want %v", good, err, want)
+		}
+	}
+	check(true, object)
+	check(false, object[1:])
+	for at := 0; at < len(written); at += 997 {
+		b := bytes.Clone(written)
+		b[at] ^= 4
+		if err := bare.Put(ctx, prefix+"a/b", b); err != nil {
+			t.Fatal(err)
+		}
+		check(false, object)
+	}
+	if err := bare.Put(ctx, prefix+"a/b", written[:len(written)-1]); err != nil {
+		t.Fatal(err)
+	}
+	check(false, object)
+	if err := Mend(ctx, s, "a/b"); err != nil {
+		t.Fatal(err)
+	}
+	check(true, object)
+
+	for _, err := range []error{s.Put(ctx, "a/a", nil), bare.Put(ctx, "a/without", object), bare.Delete(ctx, "a/b")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	err = Each(ctx, s, func(i store.Info, parity int64) error {
+		got = append(got, fmt.Sprint(i.Name, " ", i.Size, " ", parity > 0))
+		return nil
+	})
+	if want := []string{"a/a 0 true", "a/b -1 true", "a/without 100000 false"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("Each: %q, %v; want %q", got, err, want)
+	}
+}

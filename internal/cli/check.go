@@ -178,29 +178,9 @@ func (r *repoCheck) putBack(ctx context.Context, w *workspace.Workspace, reposit
 	if view != nil {
 		from = append([]*repo.Repository{view}, from...)
 	}
-	out.Healed = &repo.HealReport{Healed: []string{}}
-	for range healRounds {
-		var names []string
-		for _, p := range out.Problems {
-			names = append(names, p.Object)
-		}
-		report, err := repository.Heal(ctx, from, names)
-		out.Healed.Healed, out.Healed.Left = append(out.Healed.Healed, report.Healed...), report.Left
-		if err != nil || len(report.Healed) == 0 {
-			return err
-		}
-		if out.CheckReport, err = repository.Check(ctx, o); err != nil {
-			return err
-		}
-		// With an index object, for one, comes back what it leads to.
-		out.Healed.Left = slices.DeleteFunc(out.Healed.Left, func(l repo.Left) bool {
-			return !slices.ContainsFunc(out.Problems, func(p repo.Problem) bool { return p.Object == l.Object })
-		})
-		if len(out.Problems) == 0 {
-			return nil
-		}
-	}
-	return nil
+	var err error
+	out.CheckReport, out.Healed, err = repository.PutBack(ctx, from, out.CheckReport, func() (*repo.CheckReport, error) { return repository.Check(ctx, o) })
+	return err
 }
 
 // completeParity writes the parity that lacks, of what a check has found to be right.
@@ -227,9 +207,6 @@ func (c *checked) lacking(ctx context.Context, st store.Store) error {
 	}
 	return err
 }
-
-// healRounds bounds how often a check looks again: what came back, such as a snapshot, or the index, shows what else is missing.
-const healRounds = 4
 
 func (r *repoCheck) run(ctx context.Context) error {
 	o := repo.CheckOptions{ReadData: r.readData}

@@ -44,13 +44,12 @@ func ParsePace(s string) (Pace, error) {
 	return Pace{bytes: b, text: text}, nil
 }
 
-// MustPace is ParsePace of a text that is known to be one.
-func MustPace(s string) Pace {
-	p, err := ParsePace(s)
-	if err != nil {
-		panic("dr: " + err.Error())
+// Daily returns the pace of a share of what is there, a day; 0 is off.
+func Daily(share float64) Pace {
+	if share <= 0 {
+		return Pace{text: "off"}
 	}
-	return p
+	return Pace{share: share, text: strconv.FormatFloat(share*100, 'g', 12, 64) + "%/day"}
 }
 
 // String returns the pace as ParsePace reads it; empty for the zero value.

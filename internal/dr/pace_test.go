@@ -26,6 +26,12 @@ func TestPace(t *testing.T) {
 			t.Errorf("%q is read back as %+v, %v", p, again, err)
 		}
 	}
+	if p, err := ParsePace("5%/day"); err != nil || p != Daily(0.05) {
+		t.Errorf("%+v is another pace than %+v", p, Daily(0.05))
+	}
+	if !Daily(0).Off() || Daily(0).IsZero() {
+		t.Error("nothing a day is not off")
+	}
 	for _, text := range []string{"", "5%", "5%/s", "0%/day", "-1%/day", "5/week", "0B/day", "day", "NaN%/day", "%/day", "1GiB"} {
 		if p, err := ParsePace(text); err == nil {
 			t.Errorf("ParsePace(%q) = %+v", text, p)

@@ -3,6 +3,7 @@ package mount_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/mount"
+	"github.com/holdfast-dr/holdfast/internal/restore/walserve"
 	"github.com/holdfast-dr/holdfast/internal/store/local"
 )
 
@@ -27,6 +29,9 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(roleEnv) == "fetch" {
+		os.Exit(fetchMain())
+	}
 	if os.Getenv(roleEnv) != "" {
 		if err := childMain(os.Getenv(roleEnv)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -36,6 +41,28 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	os.Exit(m.Run())
+}
+
+// fetchMain is a restore_command whose log is served by who watches the recovery.
+func fetchMain() int {
+	r := walserve.Fetch(context.Background(), os.Args[1], os.Args[2], walserve.FetchOptions{
+		Open:            func(context.Context) (*walserve.Source, error) { return nil, errors.New("nobody serves the log") },
+		StartPrefetcher: func(string) (<-chan struct{}, error) { return nil, errors.New("nobody serves the log") },
+	})
+	return r.ExitCode()
+}
+
+// watched are the settings of a server whose recovery boot watches.
+func (w *world) watched() restore.Settings {
+	w.t.Helper()
+	bin := w.path("holdfast-test")
+	if out, err := exec.Command("cp", os.Args[0], bin).CombinedOutput(); err != nil {
+		w.t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.Chmod(bin, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	return restore.Settings{RestoreCommand: "env " + roleEnv + "=fetch " + bin + " %f %p", Ending: restore.Follow}
 }
 
 // childMain serves a mount until it is told to end, or killed. With the end of its hydration it says so.

@@ -60,6 +60,7 @@ type Repository struct {
 	codecs map[byte]Codec
 	index  *index
 	opens  objectCache
+	nodes  nodeCache
 	distance
 	seen      patience
 	manifests manifests

@@ -225,6 +225,9 @@ func (n *node) total() (sum int64, known bool, err error) {
 const maxTreeSize = 1 << 56
 
 func (rd *Reader) node(ctx context.Context, id seal.ChunkID) (*node, error) {
+	if n := rd.r.nodes.get(id); n != nil {
+		return n, nil
+	}
 	b, err := rd.Chunk(ctx, id)
 	if err != nil {
 		return nil, err
@@ -233,5 +236,6 @@ func (rd *Reader) node(ctx context.Context, id seal.ChunkID) (*node, error) {
 	if err != nil {
 		return nil, &ChunkError{ID: id, Pack: "tree", Err: err}
 	}
+	rd.r.nodes.put(id, n, len(b))
 	return n, nil
 }

@@ -34,6 +34,7 @@ func (w *world) firstQuery(b *testing.B, delay time.Duration, dir string) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	watched := w.watched()
 	began := time.Now()
 	r, err := openRepository(b.Context(), storetest.Far(st, delay))
 	if err != nil {
@@ -44,7 +45,7 @@ func (w *world) firstQuery(b *testing.B, delay time.Duration, dir string) {
 		b.Fatal(err)
 	}
 	planned := time.Now()
-	m, err := mount.Begin(b.Context(), r, p, dir, mount.Options{Owner: w.owner, Settings: w.watched()})
+	m, err := mount.Begin(b.Context(), r, p, dir, mount.Options{Owner: w.owner, Settings: watched})
 	if err != nil {
 		b.Fatal(err)
 	}

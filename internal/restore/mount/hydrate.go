@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,6 +24,9 @@ import (
 
 // Sizes of the reading ahead and the hydration.
 const (
+	nearWorkers  = 2
+	farWorkers   = 8               // each waits for answers
+	together     = 64              // small files that are asked for together
 	aheadAtOnce  = 4               // chunks that are read ahead of those who read one after the other, of all of them together
 	atOnce       = 16              // chunks that hydration asks for together
 	smallFile    = 8 << 20         // files up to here come first: catalogs, and what every query reads
@@ -76,36 +80,22 @@ func (m *Mount) each(ctx context.Context, fn func(a *area, f *os.File, id layer.
 // Damage of the repository is an error, after everything else has come.
 func (m *Mount) Hydrate(ctx context.Context) error {
 	h := &hydrator{m: m, total: m.State().Bytes}
+	workers := m.opts.Workers
+	if workers == 0 {
+		workers = nearWorkers
+		if m.repo.Far() {
+			workers = farWorkers
+		}
+	}
 	for _, small := range []bool{true, false} {
 		eg, ctx := errgroup.WithContext(ctx)
-		files := make(chan opened)
+		lots := make(chan []opened)
 		eg.Go(func() error {
-			defer close(files)
-			return m.each(ctx, func(_ *area, f *os.File, id layer.Ident) error {
-				if m.layer.Whole(id.ID) {
-					if small {
-						h.add(id.Size)
-					}
-					return nil
-				}
-				if (id.Size <= smallFile) != small {
-					return nil
-				}
-				fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-				if err != nil {
-					return err
-				}
-				o := opened{os.NewFile(uintptr(fd), f.Name()), id}
-				select {
-				case files <- o:
-					return nil
-				case <-ctx.Done():
-					return errors.Join(ctx.Err(), o.f.Close())
-				}
-			})
+			defer close(lots)
+			return h.choose(ctx, small, lots)
 		})
-		for range m.opts.Workers {
-			eg.Go(func() error { return h.work(ctx, files) })
+		for range workers {
+			eg.Go(func() error { return h.work(ctx, lots) })
 		}
 		if err := eg.Wait(); err != nil {
 			return err
@@ -114,6 +104,7 @@ func (m *Mount) Hydrate(ctx context.Context) error {
 	return errors.Join(h.damage...)
 }
 
+// opened is a file that is to be hydrated.
 type opened struct {
 	f  *os.File
 	id layer.Ident
@@ -121,10 +112,12 @@ type opened struct {
 
 // hydrator is one Hydrate.
 type hydrator struct {
-	m      *Mount
-	total  int64
+	m     *Mount
+	total int64
+	pace  pace
+
+	mu     sync.Mutex // guards damage
 	damage []error
-	pace   pace
 }
 
 func (h *hydrator) add(n int64) {
@@ -132,45 +125,156 @@ func (h *hydrator) add(n int64) {
 	h.m.opts.Progress(dr.Progress{Phase: "hydrating", Done: dr.Bytes(done), Total: dr.Bytes(h.total)})
 }
 
+// choose sends the files that are small, in lots, or the others, one by one.
+func (h *hydrator) choose(ctx context.Context, small bool, lots chan<- []opened) error {
+	var lot []opened
+	var bytes int64
+	send := func() error {
+		if len(lot) == 0 {
+			return nil
+		}
+		select {
+		case lots <- lot:
+			lot, bytes = nil, 0
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err := h.m.each(ctx, func(_ *area, f *os.File, id layer.Ident) error {
+		if h.m.layer.Whole(id.ID) {
+			if small {
+				h.add(id.Size)
+			}
+			return nil
+		}
+		if (id.Size <= smallFile) != small {
+			return nil
+		}
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		lot = append(lot, opened{os.NewFile(uintptr(fd), f.Name()), id})
+		if bytes += id.Size; !small || len(lot) == together || bytes >= smallFile {
+			return send()
+		}
+		return nil
+	})
+	if err == nil {
+		err = send()
+	}
+	for _, o := range lot {
+		err = errors.Join(err, o.f.Close())
+	}
+	return err
+}
+
 // work hydrates files. Its thread gives way to those of the server.
-func (h *hydrator) work(ctx context.Context, files <-chan opened) error {
+func (h *hydrator) work(ctx context.Context, lots <-chan []opened) error {
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and its priority with it
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), hydratorNice)
 	rd := h.m.repo.Reader()
-	for o := range files {
-		if err := h.file(ctx, rd, o); err != nil {
-			return errors.Join(err, o.f.Close())
+	for lot := range lots {
+		if err := h.lot(ctx, rd, lot); err != nil {
+			return err
 		}
 	}
 	return ctx.Err()
 }
 
-func (h *hydrator) file(ctx context.Context, rd *repo.Reader, o opened) (err error) {
-	taken := false
-	f, err := h.m.layer.Attach(o.id, func() (layer.Backing, error) { taken = true; return local(o.f), nil })
-	if err != nil {
-		return err
+// lot hydrates some files, and closes them.
+func (h *hydrator) lot(ctx context.Context, rd *repo.Reader, lot []opened) (err error) {
+	var files []*layer.File
+	defer func() {
+		for _, f := range files {
+			err = errors.Join(err, h.m.layer.Detach(f))
+		}
+	}()
+	for i, o := range lot {
+		taken := false
+		f, err := h.m.layer.Attach(o.id, func() (layer.Backing, error) { taken = true; return local(o.f), nil })
+		if !taken {
+			err = errors.Join(err, o.f.Close())
+		}
+		if err != nil {
+			for _, o := range lot[i+1:] {
+				err = errors.Join(err, o.f.Close())
+			}
+			return err
+		}
+		files = append(files, f)
 	}
-	if !taken {
-		if err := o.f.Close(); err != nil {
+	if len(files) > 1 {
+		// What goes wrong here goes wrong below for the file that it is about, which says so.
+		if err := h.fillTogether(ctx, rd, files); ctx.Err() != nil {
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+	for _, f := range files {
+		if err := h.file(ctx, rd, f); err != nil {
 			return err
 		}
 	}
-	defer func() { err = errors.Join(err, h.m.layer.Detach(f)) }()
+	n, err := h.m.layer.Finish(files...)
+	h.add(n)
+	return err
+}
+
+// fillTogether brings what small files lack whose chunks are known by their entries: neighbours in a pack come with one answer.
+func (h *hydrator) fillTogether(ctx context.Context, rd *repo.Reader, files []*layer.File) error {
+	type piece struct {
+		f     *layer.File
+		chunk int
+	}
+	var pieces []piece
+	var ids []seal.ChunkID
+	var bytes int64
+	for _, f := range files {
+		e, err := rd.Lookup(ctx, h.m.source.root, f.Ident().Path)
+		if err != nil {
+			return err
+		}
+		if e == nil || e.Size != f.Ident().Size || len(e.Lists) > 0 {
+			continue
+		}
+		for c, id := range e.Chunks {
+			if f.Missing(c) != 0 {
+				pieces, ids, bytes = append(pieces, piece{f, c}), append(ids, id), bytes+min(e.Size, layer.ChunkSize)
+			}
+		}
+	}
+	if err := h.yield(ctx, bytes); err != nil {
+		return err
+	}
+	return rd.Chunks(ctx, ids, func(i int, plain []byte) error {
+		p := pieces[i]
+		if want := min(p.f.Ident().Size-int64(p.chunk)*layer.ChunkSize, layer.ChunkSize); int64(len(plain)) != want {
+			return nil // it is damaged: whoever reads it alone says so
+		}
+		return p.f.Put(p.chunk, 0, plain)
+	}, func(int, error) error { return nil })
+}
+
+// file brings what a file lacks, and waits for the store as long as that takes.
+func (h *hydrator) file(ctx context.Context, rd *repo.Reader, f *layer.File) error {
 	rest := restFor
 	for {
 		err := h.fill(ctx, rd, f)
 		if err == nil {
-			break
+			return nil
 		}
+		path := f.Ident().Path
 		switch k := store.KindOf(err); {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case k == store.Busy:
-			h.m.opts.Log.Warn("hydration waits for the store", "file", o.id.Path, dr.KeyError, err)
+			h.m.opts.Log.Warn("hydration waits for the store", "file", path, dr.KeyError, err)
 		case isDamage(err):
-			h.m.opts.Log.Error("a part of the snapshot cannot be had", "file", o.id.Path, dr.KeyError, err)
-			h.damage = append(h.damage, fmt.Errorf("%s: %w", o.id.Path, err))
+			h.m.opts.Log.Error("a part of the snapshot cannot be had", "file", path, dr.KeyError, err)
+			h.mu.Lock()
+			h.damage = append(h.damage, fmt.Errorf("%s: %w", path, err))
+			h.mu.Unlock()
 			return nil
 		default:
 			return err
@@ -180,11 +284,6 @@ func (h *hydrator) file(ctx context.Context, rd *repo.Reader, o opened) (err err
 		}
 		rest = min(2*rest, restAtMost)
 	}
-	whole, err := f.Finish()
-	if err == nil && whole {
-		h.add(o.id.Size)
-	}
-	return err
 }
 
 func isDamage(err error) bool {
@@ -223,8 +322,10 @@ func (h *hydrator) fill(ctx context.Context, rd *repo.Reader, f *layer.File) err
 				return err
 			}
 		}
-		if err := f.Flush(); err != nil { // what was brought need not be brought again
-			return err
+		if n+1 < repo.ListCount(f.Ident().Size) { // what was brought need not be brought again
+			if err := f.Flush(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

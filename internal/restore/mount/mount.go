@@ -35,7 +35,7 @@ type Options struct {
 	Timeline  points.Timeline // as it was asked for; for the state
 	Writes    fusefs.Writes
 	Wait      time.Duration // how long a read waits for a store that does not answer; 0: two minutes
-	Workers   int           // that hydrate; 0: two
+	Workers   int           // that hydrate; 0: two, and more where the store is far
 	Rate      int64         // bytes a second that hydration fetches; 0: as many as come
 	Progress  dr.ProgressFunc
 	Log       *slog.Logger // nil: nobody is told
@@ -45,9 +45,6 @@ func (o *Options) setDefaults() {
 	if o.Wait == 0 {
 		o.Wait = 2 * time.Minute
 	}
-	if o.Workers == 0 {
-		o.Workers = 2
-	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -55,6 +52,9 @@ func (o *Options) setDefaults() {
 		o.Progress = func(dr.Progress) {}
 	}
 }
+
+// keptTrees is how much of the tree is remembered: about a hundred thousand files.
+const keptTrees = 16 << 20
 
 // Mount is a snapshot that is mounted.
 type Mount struct {
@@ -97,6 +97,7 @@ func Begin(ctx context.Context, r *repo.Repository, p *points.Plan, dir string, 
 		return nil, err
 	}
 	m := &Mount{Dir: dir, repo: r, opts: o}
+	r.KeepTrees(keptTrees)
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		m.made = true
 	}
@@ -263,6 +264,7 @@ func Resume(ctx context.Context, r *repo.Repository, dir string, o Options) (_ *
 		}
 	}
 	m := &Mount{Dir: dir, repo: r, opts: o, state: *s}
+	r.KeepTrees(keptTrees)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Close())

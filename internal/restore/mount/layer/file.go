@@ -283,36 +283,6 @@ func (f *File) flushLocked() error {
 	return err
 }
 
-// Finish makes the file whole where all its pages are local, and tells whether it is.
-func (f *File) Finish() (bool, error) {
-	if f.isWhole.Load() {
-		return true, nil
-	}
-	f.syncing.Lock()
-	defer f.syncing.Unlock()
-	for chunk := range f.bits {
-		if f.Missing(chunk) != 0 {
-			return false, nil
-		}
-	}
-	if f.layer.journal == nil {
-		f.isWhole.Store(true)
-		return true, nil
-	}
-	// Nothing becomes local any more. What is written from here on is synced by whoever writes it, or was not to be durable.
-	if err := f.backing.Sync(); err != nil {
-		return false, err
-	}
-	if err := f.layer.journal.setWhole(f.id.ID); err != nil {
-		return false, err
-	}
-	f.isWhole.Store(true)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.pending, f.owes = map[int]uint64{}, false
-	return true, nil
-}
-
 // Truncate changes the size.
 func (f *File) Truncate(size int64) error {
 	if f.isWhole.Load() || size >= f.limit.Load() {

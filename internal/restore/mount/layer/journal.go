@@ -252,13 +252,19 @@ func (j *Journal) local(id uint32, pages map[int]uint64) error {
 	return nil
 }
 
-func (j *Journal) setWhole(id uint32) error {
-	if err := j.commit(record(nil, kindWhole, id, 0, 0)); err != nil {
+func (j *Journal) setWhole(ids []uint32) error {
+	var b []byte
+	for _, id := range ids {
+		b = record(b, kindWhole, id, 0, 0)
+	}
+	if err := j.commit(b); err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.isWhole(id)
+	for _, id := range ids {
+		j.isWhole(id)
+	}
 	return nil
 }
 

@@ -192,8 +192,8 @@ func (h *history) step(ctx context.Context) error {
 				return err
 			}
 		}
-		whole, err := f.Finish()
-		if err == nil && !whole {
+		_, err := h.layer.Finish(f)
+		if err == nil && !f.Whole() {
 			h.t.Fatalf("%s is all local, and not whole", m.id.Path)
 		}
 		return err

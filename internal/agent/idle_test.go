@@ -113,13 +113,13 @@ func TestAnIdleDay(t *testing.T) {
 		all := bill{}.plus(b, times)
 		day = day.plus(b, times)
 		t.Logf("%-34s × %4.0f %s", what, times, all)
-		// Tasks differ by some requests from run to run.
+		// What one task leaves to be sent a moment later counts with the next one: by how much depends on how busy the machine is.
 		row := documented[what]
 		for i, got := range []float64{times, all.writes, all.lists, all.reads} {
 			if i == 0 && what == continuous {
 				continue
 			}
-			if want := row[i]; math.Abs(got-want) > 0.15*want+5*times {
+			if want := row[i]; math.Abs(got-want) > 0.5*want+10*times {
 				t.Errorf("%s: docs/cost.md says %v (times a day, PUT, LIST, GET), and it is %.0f: %s", what, row, times, all)
 				break
 			}
@@ -136,6 +136,9 @@ func TestAnIdleDay(t *testing.T) {
 	}
 	t.Logf("%-34s        %s", "a day", day)
 	t.Logf("a month: %.2f $", 30*day.dollars())
+	if want := documented["**together**"]; math.Abs(day.writes-want[1]) > 0.2*want[1] || math.Abs(day.lists-want[2]) > 0.2*want[2] || math.Abs(day.reads-want[3]) > 0.2*want[3] {
+		t.Errorf("docs/cost.md says %v (PUT, LIST, GET) of a day, and it is %s", want[1:], day)
+	}
 	if day.dollars() > 0.03 {
 		t.Errorf("an idle day costs %.4f $ of requests; it shall be less than 3 cents", day.dollars())
 	}

@@ -51,8 +51,20 @@ func TestSnapshotsGoOnWithoutTheFirstSite(t *testing.T) {
 	}
 	home, away := filepath.Join(s.dir, "repository"), filepath.Join(s.dir, "away")
 	// A directory that is only renamed is still written to, and one that is missing is made anew, and filled.
-	if err := errors.Join(os.CopyFS(away, os.DirFS(home)), os.RemoveAll(home), os.WriteFile(home, nil, 0o600)); err != nil {
+	if err := os.CopyFS(away, os.DirFS(home)); err != nil {
 		t.Fatal(err)
+	}
+	for try := 0; ; try++ {
+		err := os.RemoveAll(home)
+		if err == nil {
+			err = os.WriteFile(home, nil, 0o600)
+		}
+		if err == nil {
+			break
+		}
+		if try == 100 { // while it is removed the agent puts something into it
+			t.Fatal(err)
+		}
 	}
 	taken := p.until("a snapshot at the other site", func(st SystemStatus) bool { return st.State.Last.Site == "there" && st.State.Last.ID != first.ID }).State.Last
 	if err := errors.Join(os.Remove(home), os.Rename(away, home)); err != nil {

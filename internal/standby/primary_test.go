@@ -212,13 +212,21 @@ func TestWaysOfARepositoryAndAPrimary(t *testing.T) {
 	}{
 		{"nothing is known", view{}, two, true, 2, ""},
 		{"it goes on", view{Way: one}, three, true, 3, ""},
+		{"it goes on from the end", view{Way: one, End: 800, Sent: 800, Has: 800, Mark: repo.Mark{LSN: 800}}, three, true, 3, ""},
+		{"the repository has more", view{Way: one, End: 801}, three, false, 1, "left timeline 1 at 0/320"},
+		{"more was sent", view{Way: one, Sent: 801}, three, false, 1, "known up to 0/321"},
+		{"the standby has more", view{Way: one, Has: 801}, three, false, 1, "known up to 0/321"},
+		{"more was acknowledged", view{Way: two, End: 850, Mark: repo.Mark{LSN: 901}}, three, false, 2, "left timeline 2 at 0/384"},
 		{"it is the same", view{Way: two}, two, false, 2, ""},
 		{"it was left", view{Way: three}, two, false, 3, "goes on on timeline 3"},
 		{"it is another", view{Way: two}, other, false, 2, "another branch"},
 		{"it goes on elsewhere", view{Way: other}, three, false, 2, "another branch"},
 	} {
-		w := &tail{view: c.knows, changed: make(chan struct{})}
+		w := &tail{view: c.knows, changed: make(chan struct{}), pieces: []piece{{from: 0, to: 1000}}}
 		err := w.meet(c.primary)
+		if kept := len(w.pieces) > 0; kept == c.lent || (w.view.End == c.knows.End) != (kept || c.knows.End == c.knows.Base) || (w.begun == 0) != kept {
+			t.Errorf("%s: pieces of the other way are kept: %+v", c.name, w.pieces)
+		}
 		if (err != nil) != (c.bad != "") || err != nil && !strings.Contains(err.Error(), c.bad) {
 			t.Errorf("%s: %v", c.name, err)
 		}

@@ -81,6 +81,20 @@ func extends(a, b *wal.Timelines) bool {
 	return a.Ancestors[n].Timeline == b.Timeline
 }
 
+// beyond says what is known of the timeline that a longer way leaves, behind where it leaves it: that was acknowledged, or is with the
+// standby, and only the repository can say that it has been given up.
+func (v *view) beyond(way *wal.Timelines) error {
+	if v.Way == nil {
+		return nil
+	}
+	_, left, _ := way.Range(v.Way.Timeline)
+	known := max(v.End, v.Sent, v.Has, wal.LSN(v.Mark.LSN))
+	if known <= left {
+		return nil
+	}
+	return fmt.Errorf("it is on timeline %d, which left timeline %d at %s, and that is known up to %s: what lies between is not in its history", way.Timeline, v.Way.Timeline, left, known)
+}
+
 // meet takes the way of the primary where it goes on from the repository's, and refuses another one.
 func (t *tail) meet(way *wal.Timelines) error {
 	t.mu.Lock()
@@ -88,7 +102,12 @@ func (t *tail) meet(way *wal.Timelines) error {
 	v := &t.view
 	switch {
 	case v.Way == nil || extends(way, v.Way) && way.Timeline != v.Way.Timeline:
+		if err := v.beyond(way); err != nil {
+			return err
+		}
 		v.Way, v.Lent = way, true
+		t.pieces, v.End, v.Next = nil, v.Base, 0 // on the way that was; the next look lists those of this one
+		t.begun++
 		t.broadcastLocked()
 	case extends(way, v.Way):
 	case extends(v.Way, way):

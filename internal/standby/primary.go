@@ -61,7 +61,17 @@ func (t *tail) dial(ctx context.Context) (_ *pgconn.PgConn, err error) {
 			return nil, err
 		}
 	}
-	return conn, t.meet(way)
+	writes, err := acceptsWrites(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.meet(way); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	t.view.Writes = writes
+	t.mu.Unlock()
+	return conn, nil
 }
 
 // borrow learns from the primary what no repository has told yet: the way. A standby comes up with it while the repository is away.
@@ -217,7 +227,7 @@ func (t *tail) ofPrimary(tl wal.TimelineID, at wal.LSN, p stream.Piece) (data []
 		v.Streams, v.Severed = true, nil
 		t.logger.Info("the log comes from the primary", dr.KeyLSN, at, dr.KeyTimeline, tl)
 	}
-	v.PrimaryEnd = p.ServerEnd
+	v.PrimaryEnd, v.Heard = p.ServerEnd, time.Now()
 	if room := left - at; wal.LSN(len(p.Data)) >= room {
 		return p.Data[:room], true
 	}

@@ -78,9 +78,11 @@ type view struct {
 	Refused string         // why the log is not served on
 	Foreign error          // the standby is not on the way
 
-	Streams    bool    // it comes from the primary
-	Severed    error   // why it does not; nil where there is none
-	PrimaryEnd wal.LSN // how far the primary's log went when it said so last
+	Streams    bool      // it comes from the primary
+	Severed    error     // why it does not; nil where there is none
+	Writes     bool      // the one from which it comes, or came last, is no standby itself
+	Heard      time.Time // from it
+	PrimaryEnd wal.LSN   // how far the primary's log went when it said so last
 }
 
 type commit struct {

@@ -26,6 +26,10 @@ func Connect(ctx context.Context, connString string) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, badConnString(err)
 	}
+	return connect(ctx, cfg)
+}
+
+func connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
 	prepare(&cfg.Config)
 	cfg.RuntimeParams["statement_timeout"] = "0"
 	cfg.RuntimeParams["lock_timeout"] = "0"
@@ -52,6 +56,10 @@ func ConnectReplication(ctx context.Context, connString string) (*pgconn.PgConn,
 	if err != nil {
 		return nil, badConnString(err)
 	}
+	return connectReplication(ctx, cfg)
+}
+
+func connectReplication(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
 	prepare(cfg)
 	cfg.RuntimeParams["replication"] = "true"
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
@@ -60,6 +68,38 @@ func ConnectReplication(ctx context.Context, connString string) (*pgconn.PgConn,
 	}
 	conn.Frontend().SetMaxBodyLen(maxMessage)
 	return conn, nil
+}
+
+// Hosts returns the servers that a connection string names, each by itself, whatever target_session_attrs asks for.
+func Hosts(connString string) ([]Host, error) {
+	cfg, err := pgx.ParseConfig(connString)
+	if err != nil {
+		return nil, badConnString(err)
+	}
+	all := append([]*pgconn.FallbackConfig{{Host: cfg.Host, Port: cfg.Port, TLSConfig: cfg.TLSConfig}}, cfg.Fallbacks...)
+	var out []Host
+	for _, one := range all {
+		n := len(out) - 1
+		if n >= 0 && out[n].cfg.Host == one.Host && out[n].cfg.Port == one.Port {
+			out[n].cfg.Fallbacks = append(out[n].cfg.Fallbacks, one) // the same server without TLS, or with it
+			continue
+		}
+		c := cfg.Copy()
+		c.Host, c.Port, c.TLSConfig, c.Fallbacks, c.ValidateConnect = one.Host, one.Port, one.TLSConfig, nil, nil
+		out = append(out, Host{c})
+	}
+	return out, nil
+}
+
+// Host is one server of a connection string.
+type Host struct{ cfg *pgx.ConnConfig }
+
+// Connect is the package's Connect to this server.
+func (h Host) Connect(ctx context.Context) (*pgx.Conn, error) { return connect(ctx, h.cfg.Copy()) }
+
+// ConnectReplication is the package's ConnectReplication to this server.
+func (h Host) ConnectReplication(ctx context.Context) (*pgconn.PgConn, error) {
+	return connectReplication(ctx, h.cfg.Config.Copy())
 }
 
 func prepare(cfg *pgconn.Config) {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,7 +38,11 @@ type help struct {
 	usual [sizes]atomic.Int64 // how long an answer of so many bytes takes, in nanoseconds; 0: nobody knows
 	late  atomic.Int64        // answers in a row that came sooner from others
 	gone  atomic.Bool         // this replica has failed to answer, and has not since: it is not asked at all
+	dead  atomic.Bool         // it is gone, and has not answered for as long as listFor: others say what there is
 	looks singleflight.Group  // whether it is gone
+
+	listFor time.Duration // see told
+	lent    sync.Map      // of the stores whose word has been taken for that of this replica
 
 	ended  chan struct{}  // nobody reads any more
 	asking sync.WaitGroup // requests to others, and who looks whether this one is back
@@ -56,7 +62,7 @@ const (
 // Help lets readers ask others. It is called before anything is read. end ends it, and returns how many chunks, and parts of packs and
 // logs, came from there; then the others may be closed.
 func (r *Repository) Help(open Helpers) (end func() int64) {
-	h := &help{open: open, ended: make(chan struct{})}
+	h := &help{open: open, ended: make(chan struct{}), listFor: listPatience}
 	r.help.Store(h)
 	return func() int64 {
 		r.help.Store(nil)
@@ -100,22 +106,32 @@ func (h *help) note(ctx context.Context, r *Repository, err error) {
 	if err == nil || store.KindOf(err) != store.Busy || !h.gone.CompareAndSwap(false, true) {
 		return
 	}
+	h.dead.Store(h.listFor == 0)
 	ctx, stop := h.lasting(ctx)
 	h.asking.Go(func() {
 		defer stop()
-		tick := time.NewTicker(awayFor)
-		defer tick.Stop()
-		for h.gone.Load() {
+		for began := time.Now(); h.gone.Load(); {
+			wait := lookEvery
+			if h.dead.Load() {
+				wait = awayFor
+			}
 			select {
-			case <-tick.C:
+			case <-time.After(wait):
 			case <-ctx.Done():
 				return
 			}
-			_, err := readMarker(ctx, r.store)
-			h.gone.Store(err != nil)
+			if err := answers(ctx, r); err == nil || store.KindOf(err) != store.Busy {
+				h.dead.Store(false)
+				h.gone.Store(false)
+			} else if time.Since(began) >= h.listFor {
+				h.dead.Store(true)
+			}
 		}
 	})
 }
+
+// isDead tells whether what others list stands in for what this replica does.
+func (h *help) isDead() bool { return h.gone.Load() && h.dead.Load() }
 
 // leave has others be asked first for a while.
 func (h *help) leave() { h.away.Store(time.Now().Add(awayFor).UnixMicro()) }
@@ -131,8 +147,8 @@ func answered[T any](ctx context.Context, l *Log, ask func(context.Context, *Log
 	h := l.r.help.Load()
 	var answer T
 	err := errAway
-	if h == nil || !h.gone.Load() {
-		err = l.r.here(ctx, func(ctx context.Context) (err error) {
+	if h == nil || !h.isDead() {
+		err = l.r.told(ctx, func(ctx context.Context) (err error) {
 			answer, err = ask(ctx, l)
 			return err
 		})
@@ -140,12 +156,15 @@ func answered[T any](ctx context.Context, l *Log, ask func(context.Context, *Log
 			return answer, err
 		}
 		h.note(ctx, l.r, err)
+		h.dead.Store(true) // store.Retry has spent all its tries, or it is
 	}
 	var (
 		mu     sync.Mutex // guards what follows
 		all    T
 		none   error // it is not there, says who answers
 		having int
+		failed bool
+		whose  []string
 		asked  sync.WaitGroup
 	)
 	for _, other := range h.others(ctx) {
@@ -160,11 +179,19 @@ func answered[T any](ctx context.Context, l *Log, ask func(context.Context, *Log
 				all, having = unite(all, theirs), having+1
 			case errors.Is(err, store.ErrNotExist):
 				none = err
+			default:
+				failed = true
+				return
 			}
+			whose = append(whose, other.store.String())
 		})
 	}
 	asked.Wait()
-	if having > 0 || none != nil {
+	nothing := having == 0 || reflect.ValueOf(&all).Elem().IsZero()
+	if (having > 0 || none != nil) && !(nothing && failed) { // who failed may have it
+		for _, name := range whose {
+			h.lent.Store(name, true)
+		}
 		if having > 0 {
 			none = nil
 		}
@@ -174,6 +201,19 @@ func answered[T any](ctx context.Context, l *Log, ask func(context.Context, *Log
 		return ask(ctx, l)
 	}
 	return answer, err
+}
+
+// Lent returns the stores of the other replicas whose listings have been taken for this one's since Help, as it did not answer: it may
+// have more. They are sorted; none where it always answered.
+func (l *Log) Lent() (stores []string) {
+	if h := l.r.help.Load(); h != nil {
+		h.lent.Range(func(name, _ any) bool {
+			stores = append(stores, fmt.Sprint(name))
+			return true
+		})
+	}
+	slices.Sort(stores)
+	return stores
 }
 
 // elsewhere returns a chunk of another replica, valid until the next call. cause is why it cannot be had here.

@@ -15,13 +15,38 @@ const (
 	doubtAfter = time.Second     // without an answer; doubled each time that the replica turns out to be slow
 	probeFor   = 5 * time.Second // that a marker may take
 	probeTries = 3
+
+	listPatience = 20 * time.Second // without any answer before what others list stands in
+	lookEvery    = 2 * time.Second  // until then
+	forEver      = time.Hour
 )
 
-// here runs a request to this replica. It ends with errAway when the replica turns out to be gone meanwhile, and others are there.
-// One that is known to be gone is asked all the same: nobody else has answered.
+// here runs a request for content to this replica. It ends with errAway when the replica turns out to be gone meanwhile, and others are
+// there. One that is known to be gone is asked all the same: nobody else has answered.
 func (r *Repository) here(ctx context.Context, ask func(context.Context) error) error {
 	h := r.help.Load()
-	if h == nil || h.open.Others == nil || h.gone.Load() {
+	if h == nil || h.gone.Load() {
+		return ask(ctx)
+	}
+	return r.until(ctx, h, ask, forEver, func(ctx context.Context) bool { return h.lost(ctx, r) })
+}
+
+// told is here for what only says what there is. Others may know of less, so that this one is given up only when it has not answered for
+// as long as h.listFor: an outage of seconds must not hide the end of a log.
+func (r *Repository) told(ctx context.Context, ask func(context.Context) error) error {
+	h := r.help.Load()
+	if h == nil {
+		return ask(ctx)
+	}
+	return r.until(ctx, h, ask, lookEvery, func(ctx context.Context) bool {
+		_ = h.lost(ctx, r) // begins to look after it
+		return h.isDead()
+	})
+}
+
+// until runs a request, and ends it with errAway when gone says so, which is asked in growing intervals.
+func (r *Repository) until(ctx context.Context, h *help, ask func(context.Context) error, longest time.Duration, gone func(context.Context) bool) error {
+	if h.open.Others == nil {
 		return ask(ctx)
 	}
 	own, stop := context.WithCancelCause(ctx)
@@ -29,7 +54,7 @@ func (r *Repository) here(ctx context.Context, ask func(context.Context) error) 
 	h.asking.Add(1)
 	timer := time.AfterFunc(doubtAfter, func() {
 		defer h.asking.Done()
-		for wait := doubtAfter; !h.lost(own, r); wait *= 2 {
+		for wait := doubtAfter; !gone(own); wait = min(2*wait, longest) {
 			select {
 			case <-time.After(wait):
 			case <-own.Done():

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ func TestASiteThatDiesIsGivenUpByAll(t *testing.T) {
 			must(other.CopyLog(t.Context(), l.r, "orders-db", nil))
 			end := l.r.Help(Helpers{Others: func(context.Context) []*Repository { return []*Repository{other} }})
 			defer end()
+			l.r.help.Load().listFor = 0 // also with what it lists
 			dies(line)
 			before := len(tries.Calls())
 			var all sync.WaitGroup
@@ -138,4 +140,71 @@ func TestASlowSiteIsNotGivenUp(t *testing.T) {
 	if r.help.Load().gone.Load() {
 		t.Error("it counts as gone")
 	}
+}
+
+// An outage of seconds does not make another site's listing, which may be behind, that of this one; nor does what nobody has, where
+// somebody fails.
+func TestAShortOutageHidesNoLogOfAReachableSite(t *testing.T) {
+	t.Parallel()
+	l := newFarLog(t)
+	const b = 1 << 16
+	l.put(1, 0, b)
+	other := l.replica(storetest.NewMemory())
+	must(other.CopyLog(t.Context(), l.r, "orders-db", nil))
+	l.put(1, b, 2*b)
+	blip := &blinking{Store: l.st}
+	r := must(l.r.Beside(t.Context(), store.Retry(blip, store.Budget{}), testOptions(t)))
+	defer r.Close()
+	others := []*Repository{other}
+	end := r.Help(Helpers{Others: func(context.Context) []*Repository { return others }})
+	log := r.Log("orders-db")
+	blip.until.Store(time.Now().Add(4 * time.Second).UnixNano())
+	if m := Merge(must(log.Extents(t.Context(), 1, 0))); len(m) != 1 || m[0].End != 2*b {
+		t.Errorf("after an outage it has %v", m)
+	}
+	if lent := log.Lent(); lent != nil {
+		t.Errorf("lent by %v", lent)
+	}
+	end()
+	r.store = gone{r.store}
+	end = r.Help(Helpers{Others: func(context.Context) []*Repository { return others }})
+	if m := Merge(must(log.Extents(t.Context(), 1, 0))); len(m) != 1 || m[0].End != b || len(log.Lent()) != 1 {
+		t.Errorf("of the other it has %v, lent by %v", m, log.Lent())
+	}
+	end()
+	empty, fails := l.replica(storetest.NewMemory()), must(l.r.Beside(t.Context(), l.st, testOptions(t)))
+	defer fails.Close()
+	fails.store = gone{fails.store}
+	others = []*Repository{empty, fails}
+	defer r.Help(Helpers{Others: func(context.Context) []*Repository { return others }})()
+	if got, err := log.Extents(t.Context(), 1, 0); err == nil {
+		t.Errorf("nothing of one, and a failure of another, are %v", got)
+	}
+}
+
+// blinking is a store that does not answer until some moment.
+type blinking struct {
+	store.Store
+	until atomic.Int64
+}
+
+func (b *blinking) refused() error {
+	if time.Now().UnixNano() < b.until.Load() {
+		return &store.Error{Op: "any", Kind: store.Busy, Err: errors.New("no answer")}
+	}
+	return nil
+}
+
+func (b *blinking) Get(ctx context.Context, name string, most int64) ([]byte, error) {
+	if err := b.refused(); err != nil {
+		return nil, err
+	}
+	return b.Store.Get(ctx, name, most)
+}
+
+func (b *blinking) List(ctx context.Context, prefix, after string, fn func(store.Info) error) error {
+	if err := b.refused(); err != nil {
+		return err
+	}
+	return b.Store.List(ctx, prefix, after, fn)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
@@ -60,6 +61,9 @@ func (v *View) Plan(ctx context.Context, t Target, tl Timeline, loss Loss) (*Pla
 	v.take(p, enough)
 	for _, err := range v.Unread {
 		p.Notes = append(p.Notes, err.Error())
+	}
+	if len(v.lent) > 0 {
+		p.Notes = append(p.Notes, fmt.Sprintf("this replica did not answer: what is known of the log is what %s has, and this replica may have more", strings.Join(v.lent, " and ")))
 	}
 	if p.Flight() != nil {
 		p.Notes = append(p.Notes, p.Range.Gap.Ends())

@@ -31,6 +31,7 @@ type View struct {
 	Count     int        // of snapshots that are there: more than Snapshots where Recent has read the newest only
 	Unread    []error    // snapshots that are listed and cannot be read
 
+	lent    []string // the stores whose listings stand in for this replica's, which did not answer
 	log     *repo.Log
 	reader  *repo.LogReader
 	streams map[wal.TimelineID]*stream
@@ -153,7 +154,9 @@ func (v *View) loadLog(ctx context.Context, from uint64) error {
 			return nil
 		})
 	}
-	return eg.Wait()
+	err := eg.Wait()
+	v.lent = v.log.Lent()
+	return err
 }
 
 // logReads is how many timelines are looked at at once.

@@ -84,6 +84,18 @@ func (rd *Reader) Chunks(ctx context.Context, ids []seal.ChunkID, fn func(i int,
 			}
 		}
 		run, err := rd.locate(ctx, ids[i:], maxRead)
+		if errors.Is(err, errAway) {
+			if ok, err := helped(err); err != nil {
+				return err
+			} else if ok {
+				continue
+			}
+			// Nobody else has it: this replica is waited for, after all.
+			var first location
+			if first, err = rd.r.find(ctx, ids[i]); err == nil {
+				run = []location{first}
+			}
+		}
 		lost := err != nil // the index cannot be read, or does not know it
 		if err == nil {
 			i, err = rd.helpedRun(ctx, i, run, fn)

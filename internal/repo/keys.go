@@ -94,8 +94,12 @@ func slots(ctx context.Context, st store.Store, repository, generation string) (
 		if errors.Is(err, store.ErrNotExist) {
 			continue
 		}
-		if err != nil {
+		if kind := store.KindOf(err); err != nil && (kind == store.Busy || kind == store.Denied || ctx.Err() != nil) {
 			return nil, nil, err
+		}
+		if err != nil { // its place on the disk cannot be read
+			damaged = append(damaged, &slotError{n, err})
+			continue
 		}
 		s, err := seal.ParseSlot(b)
 		if err != nil {

@@ -134,7 +134,14 @@ func Abort(ctx context.Context, dir string) error {
 	if err != nil {
 		return errors.Join(err, b.close())
 	}
-	return errors.Join(remove(dir, s), lock.Close(), b.close())
+	s.Phase = Laying // if this is interrupted, what is left counts for nothing
+	if err = removable(dir, s); err == nil {
+		err = b.write(s)
+	}
+	if err == nil {
+		err = remove(dir, s)
+	}
+	return errors.Join(err, lock.Close(), b.close())
 }
 
 func syncDir(dir string) error {

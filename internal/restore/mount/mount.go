@@ -101,9 +101,6 @@ func Begin(ctx context.Context, r *repo.Repository, p *points.Plan, dir string, 
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		m.made = true
 	}
-	if err := sweep(dir); err != nil {
-		return nil, err
-	}
 	root, err := p.Snapshot.Manifest.RootID()
 	if err != nil {
 		return nil, err
@@ -113,8 +110,11 @@ func Begin(ctx context.Context, r *repo.Repository, p *points.Plan, dir string, 
 			err = errors.Join(err, m.Close())
 		}
 	}()
+	if err := m.claim(); err != nil {
+		return nil, err
+	}
 	m.state = State{
-		Version: 1, System: p.System, Snapshot: p.Snapshot.Manifest.ID, Root: p.Snapshot.Manifest.Root, Target: p.Target, Timeline: o.Timeline,
+		Version: 1, Claimed: true, System: p.System, Snapshot: p.Snapshot.Manifest.ID, Root: p.Snapshot.Manifest.Root, Target: p.Target, Timeline: o.Timeline,
 		Loss: p.Loss, Phase: Laying, Areas: []string{dir}, Begun: time.Now().UTC(),
 	}
 	if err := m.lay(ctx, p); err != nil {
@@ -124,14 +124,8 @@ func Begin(ctx context.Context, r *repo.Repository, p *points.Plan, dir string, 
 	return m, m.serve(ctx)
 }
 
-// lay makes the directory, in which nothing is content but what the server's start needs to be changed.
+// lay makes the files, of which nothing has content but what the server's start needs to be changed.
 func (m *Mount) lay(ctx context.Context, p *points.Plan) (err error) {
-	if err := os.MkdirAll(m.Dir, 0o700); err != nil {
-		return err
-	}
-	if err := m.hold(m.Dir); err != nil {
-		return err
-	}
 	if err := m.areas[0].write(&m.state); err != nil {
 		return err
 	}
@@ -190,54 +184,6 @@ func (m *Mount) hold(dir string) error {
 	}
 	m.lock, err = b.lock()
 	return err
-}
-
-// sweep removes what an earlier Begin has laid out without coming to its end.
-func sweep(dir string) error {
-	s, err := ReadState(dir)
-	if err != nil || s == nil {
-		return err
-	}
-	if s.Phase != Laying {
-		return &dr.Failure{
-			What:   fmt.Sprintf("mount over %q", dir),
-			Reason: fmt.Sprintf("snapshot %s of %s is mounted there, or was", s.Snapshot, s.System),
-			Next:   fmt.Sprintf("holdfast mount resume %s goes on with it; holdfast mount abort %s removes it", dir, dir),
-		}
-	}
-	return remove(dir, s)
-}
-
-// remove removes all that belongs to a mount.
-func remove(dir string, s *State) error {
-	for _, area := range slices.Backward(s.Areas) {
-		if fi, err := os.Lstat(area); err == nil && !fi.IsDir() {
-			return fmt.Errorf("%s was a directory of the mount over %s, and is none any more", area, dir)
-		}
-		if err := empty(area, func(name string) bool { return area == dir && name == StateDir }); err != nil {
-			return err
-		}
-	}
-	return os.RemoveAll(filepath.Join(dir, StateDir))
-}
-
-func empty(dir string, keep func(string) bool) error {
-	all, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range all {
-		if keep(e.Name()) {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Resume mounts again what was mounted over a directory before a crash, or an end, of whoever served it. The repository has to be the
@@ -405,7 +351,7 @@ func (m *Mount) Close() error {
 	}
 	m.ahead.Wait()
 	errs := []error{m.settled.wait(), m.journal.Close()}
-	if m.opts.ThrowAway && len(m.areas) > 0 {
+	if m.opts.ThrowAway && m.state.Claimed {
 		errs = append(errs, remove(m.Dir, &m.state))
 		if m.made {
 			errs = append(errs, os.Remove(m.Dir))

@@ -28,6 +28,11 @@ const (
 	controlName = pgcontrol.Path + ".holdfast" // pg_control, while there is a mount
 )
 
+// stateNames are all that is in StateDir.
+func stateNames() []string {
+	return append(layer.JournalNames(), stateName, stateName+".new", lockName, controlDir)
+}
+
 // Phase is how far a mount has come.
 type Phase string
 
@@ -54,6 +59,8 @@ type State struct {
 	Files       int64             `json:"files"`
 	Bytes       int64             `json:"bytes"`
 	Begun       time.Time         `json:"begun"`
+	// Claimed says that nothing else was in the areas when they were taken: only then may what is in them be removed.
+	Claimed bool `json:"claimed"`
 }
 
 // ReadState returns the state of the mount below a directory, nil where there is none. Where something is mounted over it, that hides
@@ -154,6 +161,26 @@ func (b *below) lock() (*os.File, error) {
 	return f, nil
 }
 
+// reset removes, durably, what an earlier mount has left of its state: the files of the next one have the same numbers in its journal. The
+// lock stays.
+func (b *below) reset() error {
+	for _, name := range append(layer.JournalNames(), stateName+".new", stateName) {
+		if err := b.state.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return b.sync()
+}
+
+// sync makes the names durable.
+func (b *below) sync() error {
+	d, err := b.state.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
 // write keeps a state, durably.
 func (b *below) write(s *State) error {
 	text, err := json.MarshalIndent(s, "", "  ")
@@ -176,11 +203,7 @@ func (b *below) Rename(from, to string) error {
 	if err := b.state.Rename(from, to); err != nil {
 		return err
 	}
-	d, err := b.state.Open(".")
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return b.sync()
 }
 
 // Open implements layer.Disk.

@@ -23,6 +23,9 @@ const (
 	journalNext = "journal.next"
 )
 
+// JournalNames are those of all files that a journal may leave on its disk.
+func JournalNames() []string { return []string{journalName, journalNext} }
+
 // The journal is records of 24 bytes, little-endian: kind (1), zeros (3), file (4), chunk (4), value (8), and the CRC-32C of the
 // 20 before it. It ends before the first that is not whole: what was synced lies before that.
 const (

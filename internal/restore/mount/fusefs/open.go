@@ -149,17 +149,18 @@ func (h *handle) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadRes
 	return fuse.ReadResultData(dest[:n]), 0
 }
 
-// Write implements fs.FileWriter.
+// Write implements fs.FileWriter. A part that was written does not count: the kernel, which writes back what it keeps, looks at nothing but
+// the error.
 func (h *handle) Write(ctx context.Context, b []byte, off int64) (uint32, syscall.Errno) {
 	if h.o.file == nil {
 		n, err := h.o.local.WriteAt(b, off)
-		if err != nil && n == 0 {
+		if err != nil {
 			return 0, h.failed(err)
 		}
 		return uint32(n), 0
 	}
 	n, err := h.o.file.WriteAt(context.WithoutCancel(ctx), b, off)
-	if err != nil && n == 0 {
+	if err != nil {
 		return 0, h.failed(err)
 	}
 	return uint32(n), 0

@@ -3,6 +3,7 @@ package layer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"math/bits"
@@ -29,6 +30,7 @@ type File struct {
 	syncing sync.Mutex
 
 	mu      sync.Mutex     // guards what follows
+	broken  error          // the first sync that failed, for good: the system tells of it once, and all who have the file open share that
 	pending map[int]uint64 // by chunk: pages that are local, and not safe
 	owes    bool           // something of pending was written, or a cut is done: a sync has to go to the journal
 }
@@ -64,11 +66,39 @@ func (f *File) Size() (int64, error) { return f.backing.Size() }
 // Backing returns the local file. What is not local in it is zeros.
 func (f *File) Backing() Backing { return f.backing }
 
+// usable returns why nothing is durable any more that is written to the file. It is so until it is mounted again.
+func (f *File) usable() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.broken
+}
+
+// breaks notes why, and returns it.
+func (f *File) breaks(err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken == nil {
+		f.broken = fmt.Errorf("%s: nothing of it is durable since a sync failed, until it is mounted again: %w", f.id.Path, err)
+	}
+	return f.broken
+}
+
+// syncBacking makes the local file durable.
+func (f *File) syncBacking() error {
+	if err := f.usable(); err != nil {
+		return err
+	}
+	if err := f.backing.Sync(); err != nil {
+		return f.breaks(err)
+	}
+	return nil
+}
+
 // untouched tells whether the journal knows all that is known here.
 func (f *File) untouched() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.pending) == 0 && !f.owes
+	return len(f.pending) == 0 && !f.owes && f.broken == nil
 }
 
 // below returns the pages of a chunk that are below the limit.
@@ -158,6 +188,9 @@ func (f *File) ReadAt(ctx context.Context, b []byte, off int64) (int, error) {
 
 // WriteAt writes, and makes what it covers local.
 func (f *File) WriteAt(ctx context.Context, b []byte, off int64) (int, error) {
+	if err := f.usable(); err != nil {
+		return 0, err
+	}
 	if f.isWhole.Load() || off >= f.limit.Load() {
 		return f.backing.WriteAt(b, off)
 	}
@@ -238,7 +271,7 @@ func (f *File) Sync() error {
 		return nil
 	}
 	if f.isWhole.Load() {
-		return f.backing.Sync()
+		return f.syncBacking()
 	}
 	f.syncing.Lock()
 	defer f.syncing.Unlock()
@@ -246,15 +279,18 @@ func (f *File) Sync() error {
 	owes := f.owes
 	f.mu.Unlock()
 	if !owes {
-		return f.backing.Sync()
+		return f.syncBacking()
 	}
 	return f.flushLocked()
 }
 
 // Flush makes what is local safe, so that it need not be fetched again after a crash.
 func (f *File) Flush() error {
-	if f.layer.journal == nil || f.isWhole.Load() || f.untouched() {
+	if f.layer.journal == nil || f.untouched() {
 		return nil
+	}
+	if f.isWhole.Load() {
+		return f.usable()
 	}
 	f.syncing.Lock()
 	defer f.syncing.Unlock()
@@ -267,7 +303,7 @@ func (f *File) flushLocked() error {
 	pending := f.pending
 	f.pending, f.owes = map[int]uint64{}, false
 	f.mu.Unlock()
-	err := f.backing.Sync()
+	err := f.syncBacking()
 	if err == nil {
 		err = f.layer.journal.local(f.id.ID, pending)
 	}
@@ -285,6 +321,9 @@ func (f *File) flushLocked() error {
 
 // Truncate changes the size.
 func (f *File) Truncate(size int64) error {
+	if err := f.usable(); err != nil {
+		return err
+	}
 	if f.isWhole.Load() || size >= f.limit.Load() {
 		return f.backing.Truncate(size)
 	}
@@ -305,11 +344,11 @@ func (f *File) Truncate(size int64) error {
 	if err := f.layer.journal.beginCut(f.id.ID, size); err != nil {
 		return err
 	}
-	err := f.backing.Truncate(size)
-	if err == nil {
-		err = f.backing.Sync()
+	// The next mount cuts it in any case: what is written from here on must not be called durable before that is done.
+	if err := f.backing.Truncate(size); err != nil {
+		return f.breaks(err)
 	}
-	if err != nil {
+	if err := f.syncBacking(); err != nil {
 		return err
 	}
 	f.limit.Store(min(size, f.limit.Load()))

@@ -5,6 +5,9 @@ package layer
 func (l *Layer) Finish(files ...*File) (bytes int64, err error) {
 	var whole []*File
 	for _, f := range files {
+		if err := f.usable(); err != nil {
+			return 0, err
+		}
 		if f.isWhole.Load() {
 			continue
 		}
@@ -18,7 +21,7 @@ func (l *Layer) Finish(files ...*File) (bytes int64, err error) {
 	if l.journal != nil {
 		ids := make([]uint32, len(whole))
 		for i, f := range whole {
-			if err := f.backing.Sync(); err != nil {
+			if err := f.syncBacking(); err != nil {
 				return 0, err
 			}
 			ids[i] = f.id.ID

@@ -71,13 +71,13 @@ func New(source Source, journal *Journal) *Layer {
 // Fetched returns how many bytes of files have come from the source.
 func (l *Layer) Fetched() int64 { return l.fetched.Load() }
 
-// Whole tells whether a file of the snapshot is known to be whole: its backing is an ordinary file.
+// Whole tells whether a file of the snapshot is known to be whole: its backing is an ordinary file. One whose sync has failed is not.
 func (l *Layer) Whole(id uint32) bool {
 	l.mu.Lock()
 	f := l.files[id]
 	l.mu.Unlock()
 	if f != nil {
-		return f.Whole()
+		return f.Whole() && f.usable() == nil
 	}
 	return l.journal.file(id).whole
 }
@@ -122,7 +122,7 @@ func (l *Layer) Detach(f *File) error {
 	}
 	b := f.backing
 	f.backing = nil
-	if l.journal != nil && (f.Whole() || f.untouched()) {
+	if l.journal != nil && (f.Whole() && f.usable() == nil || f.untouched()) {
 		delete(l.files, f.id.ID) // the journal tells all there is
 	}
 	return b.Close()

@@ -331,6 +331,9 @@ func (f *File) Truncate(size int64) error {
 	defer f.syncing.Unlock()
 	f.cut.Lock()
 	defer f.cut.Unlock()
+	if f.isWhole.Load() { // meanwhile: the journal cuts nothing of it any more
+		return f.backing.Truncate(size)
+	}
 	if f.layer.journal == nil {
 		if err := f.backing.Truncate(size); err != nil {
 			return err

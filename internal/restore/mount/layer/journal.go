@@ -129,6 +129,9 @@ func (j *Journal) take(r []byte) bool {
 	if id >= maxFiles || chunk >= maxChunks {
 		return false
 	}
+	if r[0] >= kindLocal && r[0] <= kindDone && j.whole(id) {
+		return true // it is an ordinary file, of which this says nothing
+	}
 	switch r[0] {
 	case kindLocal:
 		j.of(id).set(int(chunk), value)
@@ -277,6 +280,9 @@ func (j *Journal) beginCut(id uint32, size int64) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.whole(id) {
+		return nil
+	}
 	k := j.of(id)
 	k.isCut, k.cutting, k.limit = true, true, size
 	return nil

@@ -171,15 +171,8 @@ func (r *repoCheck) mend(ctx context.Context, repository *repo.Repository, progr
 
 // putBack heals what a check has found, and looks again.
 func (r *repoCheck) putBack(ctx context.Context, w *workspace.Workspace, repository *repo.Repository, name string, o repo.CheckOptions, out *checked) error {
-	from, closeAll := w.Siblings(ctx, repository, name)
-	defer closeAll()
-	view, closeView := w.Rebuilt(ctx, repository, name)
-	defer closeView()
-	if view != nil {
-		from = append([]*repo.Repository{view}, from...)
-	}
 	var err error
-	out.CheckReport, out.Healed, err = repository.PutBack(ctx, from, out.CheckReport, func() (*repo.CheckReport, error) { return repository.Check(ctx, o) })
+	out.CheckReport, out.Healed, err = w.PutBack(ctx, repository, name, out.CheckReport, func() (*repo.CheckReport, error) { return repository.Check(ctx, o) })
 	return err
 }
 

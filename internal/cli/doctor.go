@@ -120,6 +120,7 @@ func (e *examination) run(ctx context.Context, w *workspace.Workspace) error {
 	}
 	e.repository(ctx, s)
 	e.evidence(w, s)
+	e.scrubbed(w, s)
 	e.recoverable(ctx, s)
 	e.database(ctx, s)
 	return ctx.Err()
@@ -147,6 +148,29 @@ func (e *examination) repository(ctx context.Context, s workspace.System) {
 			"add an offline one: holdfast key add break-glass age1…")
 	default:
 		e.ok("%s open the repository", count(len(slots), "key"))
+	}
+}
+
+// scrubbed looks whether the bytes of each replica are read again.
+func (e *examination) scrubbed(w *workspace.Workspace, s workspace.System) {
+	for _, rep := range w.Config.CopiesOf(s.System) {
+		one, err := (&repoScrub{}).stands(w, s.Repository, rep)
+		switch {
+		case err != nil:
+			e.fail(err)
+		case one.Never && rep.Scrub.Budget.Off():
+			e.warn("nothing reads again what is stored at site "+rep.Site, "scrub is off there: in a bucket or on another host reading may be billed",
+				"docs/cost.md has the price; then set repositories."+s.Repository+".replicas[].scrub.budget, or run holdfast repo scrub --once from a timer")
+		case one.Never:
+			e.warn("what is stored at site "+rep.Site+" was not read again from here yet", "its scrub budget is "+one.Budget, "see that holdfast agent runs")
+		case len(one.Left) > 0:
+			e.fail(dr.Fail(fmt.Sprintf("%s at site %s damaged or missing", count(len(one.Left), "object"), rep.Site), errors.New(one.Left[0].Object+": "+one.Left[0].Reason),
+				"holdfast repo scrub --status names them; restores read what others have"))
+		case one.By == "" && one.Late():
+			e.warn("bytes at site "+rep.Site+" are overdue to be read again", shareOf(one.Overdue, one.Bytes)+" were not for "+days(one.Window)+" or longer", "see that holdfast agent runs; or choose a larger scrub.budget")
+		default:
+			e.ok("%s of the bytes at site %s were read again within %s", shareOf(one.Verified, one.Bytes), rep.Site, days(one.Window))
+		}
 	}
 }
 

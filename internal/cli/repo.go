@@ -15,7 +15,7 @@ import (
 
 func newRepoCommand(a *app) *cobra.Command {
 	return group("repo", "Make, check and clean repositories",
-		newRepoInitCommand(a), newRepoCheckCommand(a), newRepoStatsCommand(a), newRepoOptimizeCommand(a), newRepoPruneCommand(a), newRepoLockCommand(a))
+		newRepoInitCommand(a), newRepoCheckCommand(a), newRepoStatsCommand(a), newRepoOptimizeCommand(a), newRepoPruneCommand(a), newRepoLockCommand(a), newRepoScrubCommand(a))
 }
 
 // repoInit makes a repository.

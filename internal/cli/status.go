@@ -39,6 +39,7 @@ type systemStatus struct {
 	Objective time.Duration   `json:"rpoObjectiveNs,omitempty"`
 	Problem   string          `json:"problem,omitempty"`
 	Standby   *standby.Status `json:"standby,omitempty"` // on this host
+	Scrubs    scrubs          `json:"scrubs,omitempty"`  // of the replicas that this host has read over and over
 }
 
 type statuses []systemStatus
@@ -58,7 +59,14 @@ func (l statuses) writeText(w io.Writer) error {
 	if err := table(w, []string{"SYSTEM", "SNAPSHOTS", "NEWEST", "RECOVERABLE TO (UTC)", "RPO NOW", "OBJECTIVE", "PROBLEM"}, rows); err != nil {
 		return err
 	}
+	told := map[string]bool{}
 	for _, s := range l {
+		for _, x := range s.Scrubs {
+			if where := x.Repository + " at " + x.Site; !told[where] {
+				told[where] = true
+				fmt.Fprintf(w, "%s: %s of the bytes were read again within %s, %s are younger; oldest: %s\n", where, shareOf(x.Verified, x.Bytes), days(x.Window), shareOf(x.Young, x.Bytes), oldestOf(x.Statement))
+			}
+		}
 		if st := s.Standby; st != nil {
 			fmt.Fprintf(w, "the standby of %s in %s is %s, %s and %s behind the repository\n", s.System, st.Directory, st.Phase, st.Lag.Round(time.Millisecond), st.LagBytes)
 		}
@@ -83,6 +91,9 @@ func (a *app) status(ctx context.Context, systems []string) error {
 			s, err := w.System(ctx, name)
 			if err == nil {
 				out[i], err = statusOf(ctx, s, time.Now())
+			}
+			if err == nil {
+				out[i].scrubbed(w, s)
 			}
 			if warm, ok, askErr := standby.Ask(ctx, w, name); askErr == nil && ok && warm.Phase != standby.PhasePromoted {
 				out[i].Standby = &warm

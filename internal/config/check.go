@@ -37,6 +37,9 @@ func (c *Config) complete(r *report, root *yaml.Node) {
 	}
 	for name, repo := range c.Repositories {
 		repo.Name = name
+		for i := range repo.Replicas {
+			repo.Replicas[i].completeScrub()
+		}
 		c.Repositories[name] = repo
 	}
 	for name, p := range c.Policies {
@@ -49,6 +52,37 @@ func (c *Config) complete(r *report, root *yaml.Node) {
 			s.Postgres.Slot = slotFor(name)
 		}
 		c.Systems[name] = s
+	}
+}
+
+const (
+	// defaultScrub is the share of a directory that is read in a day. Elsewhere nothing is, since reading may be billed.
+	defaultScrub = 0.05
+	// DefaultWindow is in how much time every byte is to be read where the budget is in bytes.
+	DefaultWindow = 30 * 24 * time.Hour
+)
+
+// completeScrub puts in what depends on the place, and on the budget.
+func (r *Replica) completeScrub() {
+	if r.Scrub.Budget.IsZero() {
+		share := 0.0
+		if strings.HasPrefix(string(r.URL), "file:") {
+			share = defaultScrub
+		}
+		r.Scrub.Budget = dr.Daily(share)
+	}
+	if r.Scrub.Window == 0 && !r.Scrub.Budget.Off() {
+		if r.Scrub.Window = max(r.Scrub.Budget.Round(), time.Hour); r.Scrub.Budget.Round() == 0 {
+			r.Scrub.Window = DefaultWindow
+		}
+	}
+}
+
+// checkScrub refuses a promise that cannot be kept.
+func checkScrub(r *report, path string, s Scrub) {
+	if round := s.Budget.Round(); round > 0 && s.Window < round {
+		r.addAt(path+".window", "a scrub window of "+printDuration(s.Window)+" is too short for its budget",
+			fmt.Sprintf("with %s everything is read in %s", s.Budget, printDuration(round.Round(time.Hour))), "choose a longer window, or a larger budget")
 	}
 }
 
@@ -99,6 +133,7 @@ func (c *Config) checkRepository(r *report, repo Repository) {
 			r.addAt(index(path+".replicas", i)+".parity", "parity of "+Fraction(rep.Parity).String(), "from 1% to 90% of the stored bytes can be kept", `write "5%", or keep a replica at another site`)
 		}
 		checkLock(r, index(path+".replicas", i), rep)
+		checkScrub(r, index(path+".replicas", i)+".scrub", rep.Scrub)
 	}
 	k := repo.Keys
 	switch {

@@ -33,6 +33,13 @@ type Replica struct {
 	URL    Location
 	Parity Share // of the stored bytes, kept beside them; 0: none
 	Lock   Lock
+	Scrub  Scrub
+}
+
+// Scrub says how the agent reads a replica's bytes over and over.
+type Scrub struct {
+	Budget dr.Pace       // never zero: off where nothing is read
+	Window time.Duration // in which each byte shall be read; 0 where nothing is read
 }
 
 // Lock says that what is in a replica cannot be removed for a time. The zero value is none.

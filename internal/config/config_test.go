@@ -101,19 +101,49 @@ func TestLoadFull(t *testing.T) {
 	if diff := cmp.Diff(wantSystem, s); diff != "" {
 		t.Errorf("system (-want +got):\n%s", diff)
 	}
+	gigabytes, err := dr.ParsePace("20GiB/day")
+	if err != nil {
+		t.Fatal(err)
+	}
 	wantRepo := Repository{
 		Name: "main", Cache: "/var/cache/holdfast",
 		Replicas: []Replica{
-			{Site: "frankfurt", URL: "s3://backups/pg?region=eu-central-1&endpoint=https://s3.example.com&path-style=true", Lock: Lock{LockCompliance, 30 * 24 * time.Hour}},
-			{Site: "zurich", URL: "file:///mnt/zurich/holdfast"},
+			{Site: "frankfurt", URL: "s3://backups/pg?region=eu-central-1&endpoint=https://s3.example.com&path-style=true", Lock: Lock{LockCompliance, 30 * 24 * time.Hour}, Scrub: Scrub{gigabytes, DefaultWindow}},
+			{Site: "zurich", URL: "file:///mnt/zurich/holdfast", Scrub: Scrub{dr.Daily(0.1), 12 * 24 * time.Hour}},
 		},
 		Keys: Keys{PassphraseFile: "/etc/holdfast/passphrase", IdentityFiles: []string{"/etc/holdfast/age.key"}},
 	}
-	if diff := cmp.Diff(wantRepo, c.RepositoryOf(s)); diff != "" {
+	if diff := cmp.Diff(wantRepo, c.RepositoryOf(s), cmp.AllowUnexported(dr.Pace{})); diff != "" {
 		t.Errorf("repository (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(Agent{"0.0.0.0:9847", "/srv/holdfast", 512 << 20, true}, c.Agent); diff != "" {
 		t.Errorf("agent (-want +got):\n%s", diff)
+	}
+}
+
+// Directories are read over and over unless somebody says no, and nothing else is unless somebody says so.
+func TestWhatIsScrubbed(t *testing.T) {
+	c, err := Parse("holdfast.yaml", []byte(`version: 1
+sites: {a: {}, b: {}, c: {}, d: {}, e: {}}
+repositories:
+  main:
+    replicas:
+      - {site: a, url: "file:///mnt/a"}
+      - {site: b, url: "s3://bucket/b?region=eu-central-1"}
+      - {site: c, url: "file:///mnt/c", scrub: {budget: off}}
+      - {site: d, url: "sftp://x@y/d", scrub: {budget: 1%/day}}
+      - {site: e, url: "file:///mnt/e", scrub: {window: 40d}}
+    keys: {passphrase-file: /etc/holdfast/passphrase}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	want := []Scrub{{dr.Daily(0.05), 20 * day}, {dr.Daily(0), 0}, {dr.Daily(0), 0}, {dr.Daily(0.01), 100 * day}, {dr.Daily(0.05), 40 * day}}
+	for i, r := range c.Repositories["main"].Replicas {
+		if r.Scrub != want[i] {
+			t.Errorf("%s: %+v, want %+v", r.URL, r.Scrub, want[i])
+		}
 	}
 }
 

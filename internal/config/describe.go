@@ -47,6 +47,15 @@ var replica = object[Replica]{
 		"Reed-Solomon parity to keep beside what is stored, of its bytes: so much damage heals without another site. 0%, or 1% to 90%.").or("0%"),
 	key("lock", lock, func(r *Replica) *Lock { return &r.Lock },
 		"That nothing can be removed from a bucket with versioning and Object Lock (docs/credentials.md), not with the credentials of the database's host either. Left out, everything can.").or("{}"),
+	key("scrub", scrub, func(r *Replica) *Scrub { return &r.Scrub },
+		"How the agent reads everything over and over, to find damage while another copy is good.").or("{}"),
+}
+
+var scrub = object[Scrub]{
+	key("budget", pace, func(s *Scrub) *dr.Pace { return &s.Budget },
+		"How much is read: a share of the replica such as 5%/day, bytes such as 50GiB/day or 20MiB/s, or off. Left out, 5%/day in a directory, and off elsewhere, where reading may be billed (docs/cost.md)."),
+	key("window", window(), func(s *Scrub) *time.Duration { return &s.Window },
+		"In how much time every byte is to be read again: what is told is measured against it. Left out, as long as the budget takes, or 30 days where that is in bytes."),
 }
 
 var lock = object[Lock]{

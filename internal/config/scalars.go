@@ -201,6 +201,19 @@ func objective() scalar[time.Duration] {
 	return s
 }
 
+// window is a long duration that may be left out.
+func window() scalar[time.Duration] {
+	s := objective()
+	s.parse = func(text string) (time.Duration, error) {
+		d, err := parseDuration(text)
+		if most := 10 * 366 * 24 * time.Hour; err == nil && (d < time.Hour || d > most) {
+			err = fmt.Errorf("%s is not between 1h and %s", quote(text), printDuration(most))
+		}
+		return d, err
+	}
+	return s
+}
+
 // parseDuration reads what time.ParseDuration does, and whole days and weeks: "7d", "2w".
 func parseDuration(s string) (time.Duration, error) {
 	for unit, length := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
@@ -286,6 +299,14 @@ var share = scalar[Share]{
 	},
 	print: func(s Share) string { return Fraction(s).String() },
 	json:  jsonSchema{"type": "string", "pattern": `^[0-9.]+ *%$`},
+}
+
+// pace is a pace that may be left out.
+var pace = scalar[dr.Pace]{
+	noun: "pace", like: "such as 5%/day, 50GiB/day, 20MiB/s or off",
+	parse: dr.ParsePace,
+	print: dr.Pace.String,
+	json:  jsonSchema{"type": "string", "examples": []string{"5%/day", "50GiB/day", "20MiB/s", "off"}},
 }
 
 // String returns f as a percentage.

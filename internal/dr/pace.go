@@ -74,5 +74,5 @@ func (p Pace) Round() time.Duration {
 	if p.share == 0 {
 		return 0
 	}
-	return time.Duration(float64(day) / p.share)
+	return time.Duration(float64(day) / p.share).Round(time.Second)
 }

@@ -101,8 +101,9 @@ func (s *Scrub) survey(ctx context.Context) error {
 	if err := s.again(ctx, healed.Healed); err != nil {
 		return err
 	}
-	s.surveyed = report.Problems
+	s.surveyed = nil
 	for _, p := range report.Problems {
+		s.surveyed = append(s.surveyed, Damage{p.Object, p.Reason, p.SnapshotCount})
 		if k := keyOf(p.Object); s.l.objects[k].size > 0 {
 			s.mark(item{name: p.Object}, true)
 		}
@@ -132,16 +133,16 @@ func (s *Scrub) mendAgain(ctx context.Context) error {
 }
 
 // left returns what stays damaged.
-func (s *Scrub) left() []repo.Problem {
+func (s *Scrub) left() []Damage {
 	out := slices.Clone(s.surveyed)
 	for _, name := range slices.Sorted(maps.Keys(s.problems)) {
-		i := slices.IndexFunc(out, func(p repo.Problem) bool { return p.Object == name })
+		i := slices.IndexFunc(out, func(p Damage) bool { return p.Object == name })
 		if i < 0 {
-			out = append(out, repo.Problem{Object: name, Reason: s.problems[name]})
+			out = append(out, Damage{Object: name, Reason: s.problems[name]})
 		}
 	}
 	if out == nil {
-		out = []repo.Problem{}
+		out = []Damage{}
 	}
 	return out
 }

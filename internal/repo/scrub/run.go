@@ -97,7 +97,7 @@ func (s *Scrub) one(ctx context.Context, now time.Time) (time.Duration, error) {
 		before := s.l.balance
 		err := s.survey(ctx)
 		if s.o.Once {
-			s.l.balance = before + float64(s.l.cost)/2 // of which half is spent: bytes are read in any case
+			s.l.balance = before + float64(s.l.cost) // it comes on top: who reads a day's budget wants these bytes
 		}
 		return 0, err
 	}
@@ -111,7 +111,7 @@ func (s *Scrub) one(ctx context.Context, now time.Time) (time.Duration, error) {
 		s.stale = true
 		return 0, nil
 	case len(s.plan) == 0:
-		return doze, nil // everything was read lately
+		return doze, s.keep() // everything was read lately
 	}
 	next := s.plan[0]
 	s.plan = s.plan[1:]
@@ -241,7 +241,7 @@ func (s *Scrub) mark(i item, damaged bool) {
 	if x.damaged = damaged; !damaged {
 		x.read = stamp(s.o.now())
 		delete(s.problems, i.name)
-		s.surveyed = slices.DeleteFunc(s.surveyed, func(p repo.Problem) bool { return p.Object == i.name })
+		s.surveyed = slices.DeleteFunc(s.surveyed, func(p Damage) bool { return p.Object == i.name })
 	}
 	if x.size == 0 {
 		x.size = uint32(min(i.size, 1<<32-1))

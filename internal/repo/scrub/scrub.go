@@ -21,6 +21,7 @@ import (
 // Options say how a replica is read.
 type Options struct {
 	Dir    string // of the ledger, on this host
+	Place  string // where the replica is: what is known of another place does not count. Empty: as its store says
 	Pace   dr.Pace
 	Window time.Duration
 	Meter  *meter.Meter // counts what the replica's store, and those of Helpers, are asked
@@ -53,7 +54,7 @@ type Scrub struct {
 	stale    bool                // the plan is to be made anew
 	all      int64               // bytes of the replica
 	problems map[string]string   // objects that were found damaged, and why
-	surveyed []repo.Problem      // of the last survey, that stay
+	surveyed []Damage            // of the last survey, that stay
 	mended   time.Time           // when it was last tried to put back what stays
 	saved    time.Time           // when the ledger was
 	kept     int64               // bytes that had been read then
@@ -90,6 +91,9 @@ func Open(r *repo.Repository, o Options) (*Scrub, error) {
 	if o.Helpers == nil {
 		o.Helpers = func(context.Context) ([]*repo.Repository, func()) { return nil, func() {} }
 	}
+	if o.Place == "" {
+		o.Place = r.Store().String()
+	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, dr.Fail("scrub "+r.Store().String(), err, "set agent.state to a directory that this user may write")
 	}
@@ -97,7 +101,7 @@ func Open(r *repo.Repository, o Options) (*Scrub, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := openLedger(filepath.Join(o.Dir, ledgerName), r.Store().String(), o.now())
+	l, err := openLedger(filepath.Join(o.Dir, ledgerName), o.Place, o.now())
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -108,8 +112,9 @@ func Open(r *repo.Repository, o Options) (*Scrub, error) {
 		for _, p := range last.Left {
 			s.told[p.Object] = struct{}{}
 		}
+		s.said.Error, s.said.Failing = last.Error, last.Failing // until something is read
 	}
-	s.say("")
+	s.say(s.said.Error)
 	return s, nil
 }
 

@@ -1,10 +1,6 @@
 package scrub
 
-import (
-	"time"
-
-	"github.com/holdfast-dr/holdfast/internal/repo"
-)
+import "time"
 
 // Statement is what is known about when the bytes of a replica were last read. The arithmetic is explained in docs/decisions/0030-scrub.md.
 type Statement struct {
@@ -32,14 +28,21 @@ type Statement struct {
 	// Surveyed is when it was last looked whether everything is there that is named.
 	Surveyed time.Time `json:"surveyed,omitzero"`
 
-	Read    int64          `json:"readBytes"`         // by this run
-	Found   int64          `json:"found"`             // objects that it found damaged or missing
-	Healed  int64          `json:"healed"`            // of these, put back
-	Left    []repo.Problem `json:"left"`              // what stays damaged or missing
-	Error   string         `json:"error,omitempty"`   // why nothing can be read at the moment
-	Failing time.Time      `json:"failing,omitzero"`  // since when
-	By      string         `json:"by,omitempty"`      // the host that reads this replica instead of this one
-	Repairs []string       `json:"repairs,omitempty"` // the last objects that were put back
+	Read    int64     `json:"readBytes"`         // by this run
+	Found   int64     `json:"found"`             // objects that it found damaged or missing
+	Healed  int64     `json:"healed"`            // of these, put back
+	Left    []Damage  `json:"left"`              // what stays damaged or missing
+	Error   string    `json:"error,omitempty"`   // why nothing can be read at the moment
+	Failing time.Time `json:"failing,omitzero"`  // since when
+	By      string    `json:"by,omitempty"`      // the host that reads this replica instead of this one
+	Repairs []string  `json:"repairs,omitempty"` // the last objects that were put back
+}
+
+// Damage is an object that is not as it was stored, or is missing.
+type Damage struct {
+	Object    string `json:"object"`
+	Reason    string `json:"reason"`
+	Snapshots int    `json:"snapshots,omitempty"` // that it touches, as far as that was looked at
 }
 
 // Unseen is the chance that damage which struck a byte so long ago, each byte with the same chance, is not seen yet.
@@ -71,7 +74,7 @@ var ages = []float64{0.05, 0.25, 0.5, 1}
 
 // state computes the statement of a ledger.
 func (l *ledger) state(now time.Time, window time.Duration) Statement {
-	s := Statement{At: now.UTC(), Window: window, Listed: l.listed, Begun: l.began, Surveyed: l.surveyed, Left: []repo.Problem{}}
+	s := Statement{At: now.UTC(), Window: window, Listed: l.listed, Begun: l.began, Surveyed: l.surveyed, Left: []Damage{}}
 	before, unread := make([]int64, len(ages)), make([]int64, len(ages))
 	oldest, sum := now.Unix(), 0.0
 	for _, x := range l.objects {

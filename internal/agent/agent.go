@@ -71,7 +71,9 @@ type agent struct {
 	share   share
 	keepers []*keeper
 	locks   []*os.File
-	warm    standbys
+
+	scrubbers []*scrubber
+	warm      standbys
 }
 
 func newAgent(cfg Config) (*agent, error) {
@@ -171,6 +173,7 @@ func (a *agent) add(s config.System) error {
 		}
 	}
 	a.keepers = append(a.keepers, k)
+	a.addScrubbers(s)
 	return nil
 }
 
@@ -209,6 +212,12 @@ func (a *agent) run(ctx context.Context, listener net.Listener) error {
 	beside.Go(func() { a.serve(side, listener) })
 	beside.Go(func() { a.warm.watch(side, a.cfg.Workspace, a.keepers) })
 	beside.Go(func() { a.cfg.Systemd.keepAlive(side, func() string { return a.Status().sentence() }) })
+
+	scrubbing, end := context.WithCancel(ctx) // also where no system is left
+	defer end()
+	for _, s := range a.scrubbers {
+		beside.Go(func() { s.run(scrubbing) })
+	}
 
 	ended := make(chan error, len(a.keepers))
 	for _, k := range a.keepers {
@@ -263,6 +272,12 @@ func (a *agent) Status() Status {
 	for _, k := range a.keepers {
 		sys := k.status(now)
 		sys.Standby = a.warm.of(k.system.Name)
+		if sys.Scrubs = a.scrubs(k.system); len(sys.Scrubs) > 0 {
+			for _, x := range sys.Scrubs {
+				sys.Reasons = append(sys.Reasons, x.illness(now)...)
+			}
+			sys.Healthy = len(sys.Reasons) == 0
+		}
 		s.Healthy = s.Healthy && sys.Healthy
 		s.Systems = append(s.Systems, sys)
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"runtime"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -72,6 +73,31 @@ var metrics = []metric{
 			}
 		},
 	},
+	scrubbing("holdfast_scrub_bytes", "Bytes of a replica by how they were read: verified within the window, young, overdue, damaged.", prometheus.GaugeValue, "state",
+		func(s ScrubStatus, emit func(float64, string)) {
+			if !s.Listed.IsZero() {
+				emit(float64(s.Verified), "verified")
+				emit(float64(s.Young), "young")
+				emit(float64(s.Overdue), "overdue")
+				emit(float64(s.Damaged), "damaged")
+			}
+		}),
+	scrubbing("holdfast_scrub_unseen_ratio", "Chance that damage is not seen yet, by its age in windows.", prometheus.GaugeValue, "age",
+		func(s ScrubStatus, emit func(float64, string)) {
+			for _, u := range s.Unseen {
+				emit(u.Share, strconv.FormatFloat(float64(u.Age)/float64(s.Window), 'g', 3, 64))
+			}
+		}),
+	scrubbed("holdfast_scrub_oldest_timestamp_seconds", "When the byte was read for which that is longest ago, or written if never.", prometheus.GaugeValue,
+		func(s ScrubStatus) (float64, bool) { return seconds(s.Oldest.UnixNano()), !s.Oldest.IsZero() }),
+	scrubbed("holdfast_scrub_left", "Objects that are damaged or missing, and could not be put back.", prometheus.GaugeValue,
+		func(s ScrubStatus) (float64, bool) { return float64(len(s.Left)), true }),
+	scrubbed("holdfast_scrub_read_bytes_total", "Bytes that were read again since the agent was started.", prometheus.CounterValue,
+		func(s ScrubStatus) (float64, bool) { return float64(s.Read), true }),
+	scrubbed("holdfast_scrub_found_total", "Objects found damaged or missing since the agent was started.", prometheus.CounterValue,
+		func(s ScrubStatus) (float64, bool) { return float64(s.Found), true }),
+	scrubbed("holdfast_scrub_healed_total", "Objects put back since the agent was started.", prometheus.CounterValue,
+		func(s ScrubStatus) (float64, bool) { return float64(s.Healed), true }),
 	warm("holdfast_standby_following", "1 while the standby on this host follows the repository's log, otherwise 0.",
 		func(s *standby.Status) (float64, bool) {
 			return truth(s.Phase == standby.PhaseFollowing && s.Problem == ""), s.Phase != standby.PhasePromoted
@@ -226,6 +252,26 @@ func replica(name, help string, kind prometheus.ValueType, read func(ReplicaStat
 	return metric{name, help, kind, []string{"repository", "site"}, func(s SystemStatus, emit func(float64, ...string)) {
 		for _, r := range s.Replicas {
 			emit(read(r), s.Repository, r.Site)
+		}
+	}}
+}
+
+// scrubbing is one of a replica that is read over and over, by another label.
+func scrubbing(name, help string, kind prometheus.ValueType, by string, read func(ScrubStatus, func(float64, string))) metric {
+	return metric{name, help, kind, []string{"repository", "site", by}, func(s SystemStatus, emit func(float64, ...string)) {
+		for _, x := range s.Scrubs {
+			read(x, func(v float64, of string) { emit(v, s.Repository, x.Site, of) })
+		}
+	}}
+}
+
+// scrubbed is one of a replica that is read over and over; read says whether the value is known.
+func scrubbed(name, help string, kind prometheus.ValueType, read func(ScrubStatus) (float64, bool)) metric {
+	return metric{name, help, kind, []string{"repository", "site"}, func(s SystemStatus, emit func(float64, ...string)) {
+		for _, x := range s.Scrubs {
+			if v, known := read(x); known {
+				emit(v, s.Repository, x.Site)
+			}
 		}
 	}}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/repo"
+	"github.com/holdfast-dr/holdfast/internal/repo/scrub"
 	"github.com/holdfast-dr/holdfast/internal/standby"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
 )
@@ -37,6 +38,10 @@ func fullStatus() Status {
 		},
 		Stream:   &StreamStatus{Connected: true, Received: 0x2_9A000028, Durable: 0x2_9A000000, Lag: 40, SlotRetained: 100, SlotLimit: 1 << 30, Copies: &CopiesStatus{Sync: 2, Sites: []SiteStatus{{Site: "here", Member: true}}, GaveUp: true}},
 		Replicas: []ReplicaStatus{{Site: "there", RecoveryPoint: at, Failures: 2, Since: at, Error: "cut"}},
+		Scrubs: []ScrubStatus{{"here", scrub.Statement{
+			Listed: at, Oldest: at, Window: 20 * time.Hour, Verified: 900, Young: 60, Overdue: 30, Damaged: 10, Read: 5000, Found: 3, Healed: 2,
+			Left: []scrub.Damage{{Object: "packs/x", Reason: "missing"}}, Unseen: []scrub.Unseen{{Age: 5 * time.Hour, Share: 0.75}},
+		}}},
 		Standby:  &standby.Status{Phase: standby.PhaseFollowing, LastCommit: at, Lag: 1500 * time.Millisecond, LagBytes: 30, LogFrom: standby.FromPrimary},
 		Failures: newFailures(),
 		Store:    &meter.Totals{Requests: []meter.Requests{{Operation: "put", Result: "ok", Count: 7}}, Sent: 700, Received: 70},
@@ -125,6 +130,9 @@ func TestMetricsText(t *testing.T) {
 		`holdfast_snapshot_missed_pages{system="orders-db"} 4`,
 		`holdfast_store_requests_total{operation="put",repository="main",result="ok",system="orders-db"} 7`,
 		`holdfast_store_bytes_total{direction="received",repository="main",system="orders-db"} 70`,
+		`holdfast_scrub_bytes{repository="main",site="here",state="overdue",system="orders-db"} 30`,
+		`holdfast_scrub_unseen_ratio{age="0.25",repository="main",site="here",system="orders-db"} 0.75`,
+		`holdfast_scrub_left{repository="main",site="here",system="orders-db"} 1`,
 		`# TYPE holdfast_failures_total counter`,
 	} {
 		if !strings.Contains(body.Body.String(), line+"\n") {

@@ -43,6 +43,7 @@ type SystemStatus struct {
 	State    State            `json:"state"`
 	Stream   *StreamStatus    `json:"stream,omitempty"`   // nil where the policy streams no log
 	Replicas []ReplicaStatus  `json:"replicas,omitempty"` // at other sites
+	Scrubs   []ScrubStatus    `json:"scrubs,omitempty"`   // of the replicas that are read over and over
 	Standby  *standby.Status  `json:"standby,omitempty"`  // on this host, as who keeps it says; nil where there is none
 	Failures map[string]int64 `json:"failures"`           // since the agent was started, by kind
 	Store    *meter.Totals    `json:"store,omitempty"`    // what the agent asked of the store since it was started

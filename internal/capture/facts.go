@@ -46,5 +46,8 @@ func (s *snapshot) facts(ctx context.Context, result cluster.Result, stopTimelin
 		return nil, err
 	}
 	s.report.Unseen = f.Audit.Unseen()
+	if s.cfg.Figures != nil {
+		f.Figures = s.cfg.Figures(ctx)
+	}
 	return json.Marshal(f)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
+	"github.com/holdfast-dr/holdfast/internal/pg/figure"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 )
@@ -44,6 +45,7 @@ type SnapshotConfig struct {
 	WaitLog func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error
 	// Evidence is what the snapshot tells of the log of evidence about the system; may be nil.
 	Evidence *repo.EvidencePoint
+	Figures func(context.Context) *figure.Recorded // asks the source for what is kept beside the snapshot; nil: nothing
 	Progress dr.ProgressFunc
 	Log      *slog.Logger
 }

@@ -203,6 +203,7 @@ func (c *Config) checkSystem(r *report, s System) {
 		c.undeclared(r, path+".policy", "policy", s.Policy, slices.Sorted(maps.Keys(c.Policies)))
 	}
 	c.checkCopies(r, s)
+	c.checkAssertions(r, s)
 }
 
 // checkCopies refuses a policy that asks for more sites than its systems have.

@@ -73,6 +73,7 @@ type System struct {
 	Jurisdictions []string
 	Policy        string
 	Postgres      Postgres
+	Verify        SystemVerify
 }
 
 // Postgres is a PostgreSQL cluster.
@@ -111,6 +112,7 @@ type Policy struct {
 	Copies     Copies
 	Retention  dr.Retention
 	Check      Check
+	Verify     Verify
 	Optimize   Optimize
 	Objectives dr.Objective
 }

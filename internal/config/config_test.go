@@ -77,13 +77,14 @@ func TestLoadFull(t *testing.T) {
 	if got := p.Timing(); got.Schedule.String() != "every 30m" || got.Jitter != 90*time.Second || len(got.Windows) != 2 {
 		t.Errorf("timing is %+v", got)
 	}
-	p.Schedule, p.Windows, p.Check.Schedule = dr.Schedule{}, nil, dr.Schedule{}
+	p.Schedule, p.Windows, p.Check.Schedule, p.Verify.Schedule = dr.Schedule{}, nil, dr.Schedule{}, dr.Schedule{}
 	want := Policy{
 		Name: "gold", Jitter: 90 * time.Second,
 		Log:        Log{Stream: true, Interval: 500 * time.Millisecond, Acknowledge: AcknowledgeSpool, SpoolLimit: 40e9},
 		Copies:     Copies{Min: 1, Sync: 1, Patience: 30 * time.Second},
 		Retention:  dr.Retention{KeepLast: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6},
 		Check:      Check{Sample: 0.025},
+		Verify:     Verify{Depth: VerifyQuery, At: VerifyRecorded, Sample: 0.03, Sandbox: "/var/tmp", Memory: 2 << 30, Timeout: 5 * time.Minute},
 		Optimize:   Optimize{Budget: 1},
 		Objectives: dr.Objective{RPO: time.Minute, RTO: 15 * time.Minute, MTD: 48 * time.Hour},
 	}
@@ -97,6 +98,12 @@ func TestLoadFull(t *testing.T) {
 			DataDirectory: "/var/lib/postgresql/15/main", BinDirectory: "/usr/lib/postgresql/15/bin",
 			Slot: "holdfast", Checkpoint: CheckpointSpread,
 		},
+		Verify: SystemVerify{Preload: []string{"timescaledb"}, Superuser: "admin", Assertions: []Assertion{
+			{Name: "many-orders", Database: "shop", SQL: "SELECT count(*) FROM orders", AtLeast: "1000", AtMost: "2e9"},
+			{Name: "fresh", Database: "shop", SQL: "SELECT max(created) FROM orders", NewerThan: time.Hour},
+			{Name: "balance", Database: "postgres", SQL: "SELECT sum(amount) FROM ledger", Equals: "0"},
+			{Name: "same-orders", Database: "shop", Table: "public.orders", EqualsSource: true},
+		}},
 	}
 	if diff := cmp.Diff(wantSystem, s); diff != "" {
 		t.Errorf("system (-want +got):\n%s", diff)

@@ -85,6 +85,8 @@ var system = object[System]{
 		"The policy by which the system is protected.").or("standard"),
 	key("postgres", postgres, func(s *System) *Postgres { return &s.Postgres },
 		"The PostgreSQL cluster.").must(),
+	key("verify", systemVerify, func(s *System) *SystemVerify { return &s.Verify },
+		"What restore tests need to know of the system.").or("{}"),
 }
 
 var postgres = object[Postgres]{
@@ -115,6 +117,8 @@ var policy = object[Policy]{
 		"Which snapshots are kept: the newest of each of the last N hours, days, … in UTC that have one. All zero keeps everything. The log is kept as far as the kept snapshots need it.").or("{}"),
 	key("check", check, func(p *Policy) *Check { return &p.Check },
 		"How often stored bytes are read back and checked.").or("{}"),
+	key("verify", verify, func(p *Policy) *Verify { return &p.Verify },
+		"How often and how deep it is tested that systems can be recovered.").or("{}"),
 	key("optimize", optimize, func(p *Policy) *Optimize { return &p.Optimize },
 		"How the agent bounds the fragmentation that many small changes leave.").or("{}"),
 	key("objectives", objectives, func(p *Policy) *dr.Objective { return &p.Objectives },

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/holdfast-dr/holdfast/internal/pg/figure"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 )
 
@@ -29,6 +30,7 @@ type Facts struct {
 	Settings     map[string]string `json:"settings,omitempty"` // those that a standby must not undercut, such as max_connections
 	DataDir      string            `json:"dataDir,omitempty"`  // at the source
 	History      string            `json:"history,omitempty"`  // content of the timeline's history file; empty for timeline 1
+	Figures      *figure.Recorded  `json:"figures,omitempty"`  // that the source gave while the snapshot was taken; nil: none were asked for
 	Audit        *Audit            `json:"audit,omitempty"`    // nil where a holdfast took it that told nothing of it
 }
 

@@ -94,7 +94,7 @@ func (t *test) start(ctx context.Context, box *sandbox, binDir string) (*boot.Se
 	server, report, err := boot.Start(ctx, box.data(), t.plan, boot.Options{
 		BinDir: binDir, Owner: box.owner, Superuser: t.opts.Superuser, SocketDir: socket, Ending: ending,
 		Access: boot.KeepOthersOut, Settings: boot.KeepSettings, LogFile: filepath.Join(box.dir, "log"),
-		Session: t.session(0), Log: t.repo, Progress: t.opts.Progress,
+		Session: t.session(), Log: t.repo, Progress: t.opts.Progress,
 		Confine: &confine.Options{Dirs: []string{box.dir, socket}, Name: filepath.Base(box.dir), Memory: t.opts.Memory},
 	})
 	if ctx.Err() != nil {
@@ -166,13 +166,13 @@ func (t *test) settings() string {
 }
 
 // session are the settings of our sessions: what the cluster says for our role or for a database does not overrule them.
-func (t *test) session(limit time.Duration) map[string]string {
+func (t *test) session() map[string]string {
 	set := map[string]string{
 		"search_path": "pg_catalog", "session_preload_libraries": "", "local_preload_libraries": "", "role": "none",
 		"zero_damaged_pages": "off", "ignore_checksum_failure": "off", "row_security": "off", "default_transaction_read_only": "off",
 		"default_tablespace": "", "temp_tablespaces": "", "jit": "off", "client_min_messages": "warning", "DateStyle": "ISO",
 		"max_parallel_workers_per_gather": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0",
-		"statement_timeout": fmt.Sprint(limit.Milliseconds()),
+		"statement_timeout": fmt.Sprint(t.opts.Timeout.Milliseconds()),
 	}
 	if t.plan.Snapshot.Facts.Major() >= 17 {
 		set["event_triggers"] = "off"
@@ -186,12 +186,12 @@ var preloadLine = regexp.MustCompile(`(?im)^\s*shared_preload_libraries\s*=?\s*'
 
 // notLoaded says which libraries the source's server had loaded that this one has not.
 func (t *test) notLoaded(had string) {
-	lines := preloadLine.FindAllStringSubmatch(had, -1)
-	if len(lines) == 0 {
-		return
+	list := t.plan.Snapshot.Facts.Settings["shared_preload_libraries"]
+	if lines := preloadLine.FindAllStringSubmatch(had, -1); len(lines) > 0 && list == "" {
+		list = lines[len(lines)-1][1]
 	}
 	var left []string
-	for name := range strings.SplitSeq(lines[len(lines)-1][1], ",") {
+	for name := range strings.SplitSeq(list, ",") {
 		name = strings.Trim(strings.TrimSpace(name), `"`)
 		if name != "" && !slices.Contains(t.opts.Preload, name) {
 			left = append(left, name)
@@ -231,10 +231,17 @@ func (t *test) ask(ctx context.Context, s *boot.Server) error {
 		return err
 	}
 	t.result.Figures.Databases = len(names)
+	beyond, err := t.comparable(ctx, s)
+	if err != nil {
+		return err
+	}
 	if err := t.libraries(ctx, s, names); err != nil || !t.opts.Depth.Includes(Check) {
 		return err
 	}
-	return t.check(ctx, s, names)
+	if err := t.check(ctx, s, names); err != nil || !t.opts.Depth.Includes(Query) {
+		return err
+	}
+	return t.query(ctx, s, beyond)
 }
 
 // libraries names what the databases need and this machine does not have.

@@ -15,6 +15,9 @@ import (
 // Random is a point that Choose chooses by chance: of all moments that can be recovered each is as likely as any other.
 const Random = "random"
 
+// Recorded is the newest point for which figures of the source were recorded, so that they can be compared.
+const Recorded = "recorded"
+
 // Chosen is a point to be tested.
 type Chosen struct {
 	Plan   *points.Plan
@@ -22,7 +25,7 @@ type Chosen struct {
 	Took   time.Duration // to find it
 }
 
-// Choose finds the point that at names: Random, or what points.ParseTarget reads.
+// Choose finds the point that at names: Random, Recorded, or what points.ParseTarget reads.
 func Choose(ctx context.Context, r *repo.Repository, system, at string) (*Chosen, error) {
 	began := time.Now()
 	v, err := points.Load(ctx, r, system)
@@ -32,9 +35,12 @@ func Choose(ctx context.Context, r *repo.Repository, system, at string) (*Chosen
 	c := &Chosen{Unread: v.Unread}
 	var target points.Target
 	var tl points.Timeline
-	if at == Random {
+	switch at {
+	case Random:
 		target, tl, err = randomPoint(ctx, v)
-	} else {
+	case Recorded:
+		target, err = recordedPoint(ctx, v)
+	default:
 		target, err = points.ParseTarget(at)
 	}
 	if err != nil {
@@ -84,4 +90,25 @@ func randomPoint(ctx context.Context, v *points.View) (points.Target, points.Tim
 		return points.Target{Kind: points.AtLSN, LSN: s.r.From}, points.Timeline{Number: s.r.Timeline}, nil
 	}
 	return points.Target{Kind: points.AtTime, Time: t}, points.Timeline{Number: s.r.Timeline}, nil
+}
+
+// recordedPoint returns the newest position of recorded figures that can be recovered.
+func recordedPoint(ctx context.Context, v *points.View) (points.Target, error) {
+	ranges, err := v.Ranges(ctx)
+	if err != nil {
+		return points.Target{}, err
+	}
+	for _, s := range slices.Backward(v.Snapshots) {
+		if s.Facts.Figures == nil || s.Facts.Figures.LSN() == 0 {
+			continue
+		}
+		at := s.Facts.Figures.LSN()
+		if slices.ContainsFunc(ranges, func(r points.Range) bool { return r.Snapshot == s.Manifest.ID && r.Usable && r.From <= at && at < r.To }) {
+			return points.Target{Kind: points.AtLSN, LSN: at}, nil
+		}
+	}
+	return points.Target{}, &dr.Failure{
+		What: fmt.Sprintf("verify %s: there is no point for which figures of the source were recorded", v.System), Reason: "the agent records them with each snapshot, for assertions with equals-source",
+		Next: "write such an assertion, and take a snapshot; or choose another moment with --at",
+	}
 }

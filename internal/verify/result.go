@@ -26,7 +26,7 @@ const (
 )
 
 // Depths are all of them, in their order.
-var Depths = []Depth{Objects, Pages, Boot, Check}
+var Depths = []Depth{Objects, Pages, Boot, Check, Query}
 
 // Includes tells whether a test of depth d does what one of depth o does.
 func (d Depth) Includes(o Depth) bool { return slices.Index(Depths, d) >= slices.Index(Depths, o) }
@@ -84,6 +84,9 @@ type Result struct {
 	Notes        []string  `json:"notes,omitempty"`
 	Covered      []string  `json:"covered"`
 	NotCovered   []string  `json:"notCovered"`
+
+	moment repo.SnapshotID // see Summary
+	sample float64         // as in Summary
 }
 
 // Figures count what a test has read and looked at.
@@ -132,6 +135,3 @@ func (r *Result) prove(d Depth) {
 func (r *Result) phase(name string, began time.Time) {
 	r.Phases = append(r.Phases, boot.Phase{Name: name, Took: time.Since(began)})
 }
-
-// AssertionResult is what became of one assertion.
-type AssertionResult struct{}

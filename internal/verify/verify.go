@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/boot"
@@ -32,6 +33,8 @@ type Options struct {
 	Superuser      string        // of the cluster; empty: postgres
 	Memory         dr.Bytes      // that the server may take, where control groups are; 0: no bound
 	Preload        []string      // libraries that it loads at its start
+	Timeout        time.Duration // of each statement; 0: none
+	Assertions     []config.Assertion
 	PlanTook       time.Duration // how long it took to find the point: it is a part of the RTO
 }
 
@@ -47,7 +50,11 @@ func Run(ctx context.Context, r *repo.Repository, p *points.Plan, o Options) (*R
 	t := &test{repo: r, plan: p, opts: o, result: &Result{
 		System: p.System, Snapshot: p.Snapshot.Manifest.ID, Target: p.Target, Timeline: p.Way.Timeline, Site: o.Site,
 		Depth: o.Depth, Outcome: Failed, Started: time.Now().UTC(), Notes: p.Notes,
+		moment: p.Snapshot.Manifest.Moment(),
 	}}
+	if o.Sample < 1 {
+		t.result.sample = o.Sample
+	}
 	for _, err := range o.Unread {
 		t.result.problem(Objects, "a snapshot", "%v", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
+	"github.com/holdfast-dr/holdfast/internal/pg/figure"
 	"github.com/holdfast-dr/holdfast/internal/pg/page"
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
@@ -63,6 +64,8 @@ type world struct {
 	dir  string // of the repository
 	base string
 	bin  string // this test's binary, where the server's user can run it
+
+	figures func(context.Context) *figure.Recorded
 }
 
 func newWorld(t testing.TB, o pgtest.Options) *world {
@@ -111,6 +114,7 @@ func (w *world) snapshot() *repo.Manifest {
 	report, err := capture.Snapshot(w.t.Context(), w.r, capture.SnapshotConfig{
 		System: system, Connection: w.s.ConnString(""), DataDir: w.s.DataDir, Checkpoint: cluster.FastCheckpoint, Codec: page.NewCodec(),
 		WaitLog: func(context.Context, wal.TimelineID, wal.LSN, wal.LSN) error { return nil },
+		Figures: w.figures,
 	})
 	if err != nil {
 		w.t.Fatal(err)

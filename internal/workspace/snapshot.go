@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dr/holdfast/internal/capture"
@@ -14,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/pg/cluster"
+	"github.com/holdfast-dr/holdfast/internal/pg/figure"
 	"github.com/holdfast-dr/holdfast/internal/pg/stream"
 	"github.com/holdfast-dr/holdfast/internal/pg/wal"
 	"github.com/holdfast-dr/holdfast/internal/repo"
@@ -125,10 +127,33 @@ func (w *Workspace) SnapshotConfig(s System, o SnapshotOptions) capture.Snapshot
 	return capture.SnapshotConfig{
 		System: string(s.Name), Group: s.Group(), Connection: s.Postgres.Connection.DSN(), DataDir: s.Postgres.DataDirectory,
 		Checkpoint: cluster.CheckpointMode(checkpoint == config.CheckpointFast), ForceCheckpoint: o.Checkpoint != "", Scan: o.Scan, Codec: w.codec,
-		Progress: o.Progress, Log: w.log, Evidence: w.evidencePoint(s),
+		Progress: o.Progress, Log: w.log, Evidence: w.evidencePoint(s), Figures: figures(s),
 		WaitLog: func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error {
 			return waitLog(ctx, s.Repo.Log(string(s.Name)), tl, start, end, func() error { return nil })
 		},
+	}
+}
+
+// askFor bounds how long the source is asked for figures after a snapshot, which does not exist before.
+const askFor = 5 * time.Minute
+
+// figures returns how the source is asked for what restore tests compare with it; nil where nothing is compared.
+func figures(s System) func(context.Context) *figure.Recorded {
+	var questions []figure.Question
+	for _, a := range s.Verify.Assertions {
+		if a.EqualsSource {
+			questions = append(questions, figure.Question{Name: a.Name, Database: a.Database, SQL: a.SQL, Table: a.Table})
+		}
+	}
+	if len(questions) == 0 {
+		return nil
+	}
+	return func(ctx context.Context) *figure.Recorded {
+		ctx, cancel := context.WithTimeout(ctx, askFor)
+		defer cancel()
+		return figure.Record(ctx, questions, min(s.Policy.Verify.Timeout, askFor), func(ctx context.Context, database string) (*pgx.Conn, error) {
+			return cluster.ConnectTo(ctx, s.Postgres.Connection.DSN(), database)
+		})
 	}
 }
 

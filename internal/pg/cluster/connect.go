@@ -22,9 +22,17 @@ const maxMessage = 16 << 20
 // variables, password and service files hold). Timeouts that the role or the database set are switched off: a
 // backup's session is idle for hours.
 func Connect(ctx context.Context, connString string) (*pgx.Conn, error) {
+	return ConnectTo(ctx, connString, "")
+}
+
+// ConnectTo is Connect to another database of the same server; empty: to that of the connection string.
+func ConnectTo(ctx context.Context, connString, database string) (*pgx.Conn, error) {
 	cfg, err := pgx.ParseConfig(connString)
 	if err != nil {
 		return nil, badConnString(err)
+	}
+	if database != "" {
+		cfg.Database = database
 	}
 	return connect(ctx, cfg)
 }

@@ -29,6 +29,9 @@ type Config struct {
 	Version   string   // of the program, for the build's metric
 	Systemd   Systemd
 	Log       *slog.Logger
+	// RestoreCommand returns the restore_command of a system for the servers of restore tests, which are served their log by the
+	// agent itself; see restore.Settings. nil: no tests are run.
+	RestoreCommand func(system string) (string, error)
 
 	// The rest is for tests.
 	listening func(net.Addr)               // is told where we listen
@@ -74,10 +77,11 @@ type agent struct {
 
 	scrubbers []*scrubber
 	warm      standbys
+	one       chan struct{} // a place for the one restore test that runs at a time
 }
 
 func newAgent(cfg Config) (*agent, error) {
-	a := &agent{cfg: cfg, config: cfg.Workspace.Config, log: cfg.Log, started: time.Now()}
+	a := &agent{cfg: cfg, config: cfg.Workspace.Config, log: cfg.Log, started: time.Now(), one: make(chan struct{}, 1)}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -147,6 +151,12 @@ func (a *agent) add(s config.System) error {
 	}
 	if a.cfg.retry != 0 {
 		k.plan.retry = a.cfg.retry
+	}
+	if a.cfg.RestoreCommand != nil {
+		k.tester = &tester{
+			open: func() *workspace.Workspace { return open("") }, system: s, policy: policy, command: a.cfg.RestoreCommand, dir: dir, one: a.one, log: log,
+			timing: dr.Timing{Schedule: policy.Verify.Schedule, Jitter: policy.Jitter}, retry: k.plan.retry,
+		}
 	}
 	if a.cfg.snapshots != nil {
 		k.plan.snapshots = a.cfg.snapshots(policy)

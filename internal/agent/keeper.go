@@ -51,6 +51,7 @@ type keeper struct {
 	ops    operations
 	stream logStream // nil where the policy streams no log
 	copies []*mirror // to other sites
+	tester *tester   // nil where no restore tests are run
 	heavy  chan struct{}
 	now    func() time.Time
 	log    *slog.Logger
@@ -72,10 +73,11 @@ const (
 	failureStream = "stream"
 	failureState  = "state"
 	failureDamage = "damage" // objects that checks found
+	failureVerify = "verify" // restore tests that could not be run
 )
 
 func newFailures() map[string]int64 {
-	f := map[string]int64{failureStream: 0, failureState: 0, failureDamage: 0}
+	f := map[string]int64{failureStream: 0, failureState: 0, failureDamage: 0, failureVerify: 0}
 	for _, t := range tasks {
 		f[string(t)] = 0
 	}
@@ -104,8 +106,18 @@ func (k *keeper) run(ctx context.Context) error {
 	for _, m := range k.copies {
 		g.Go(func() error { m.run(ctx); return nil })
 	}
+	if k.tester != nil {
+		g.Go(func() error { k.tester.run(ctx, k.since); return nil })
+	}
 	g.Go(func() error { k.loop(ctx); return nil })
 	return g.Wait()
+}
+
+// since returns when the state was begun; zero before it was read.
+func (k *keeper) since() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.state.Since
 }
 
 // loop does what is due until ctx ends.
@@ -310,6 +322,9 @@ func (k *keeper) status(now time.Time) SystemStatus {
 		if m.site != k.site {
 			s.Replicas = append(s.Replicas, m.read())
 		}
+	}
+	if s.Tests = k.tester.status(); s.Tests != nil {
+		s.Failures[failureVerify] = s.Tests.total
 	}
 	s.MinCopies = k.policy.Copies.Min
 	s.Reasons = illnesses(s, refused, now)

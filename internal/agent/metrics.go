@@ -3,11 +3,13 @@ package agent
 import (
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/holdfast-dr/holdfast/internal/standby"
+	"github.com/holdfast-dr/holdfast/internal/verify"
 )
 
 // metric is one of ours. docs/metrics.md describes each, and a test compares.
@@ -184,6 +186,59 @@ var metrics = []metric{
 				if at := s.State.run(t).Succeeded; !at.IsZero() {
 					emit(seconds(at.UnixNano()), string(t))
 				}
+			}
+		},
+	},
+	{
+		"holdfast_restore_test_last_timestamp_seconds", "When the last restore test that could be run was finished.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Tests != nil && s.Tests.Last != nil {
+				emit(seconds(s.Tests.Last.Finished.UnixNano()))
+			}
+		},
+	},
+	{
+		"holdfast_restore_test_last_success", "1 where it passed, otherwise 0.", prometheus.GaugeValue,
+		[]string{"depth"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Tests != nil && s.Tests.Last != nil {
+				emit(truth(s.Tests.Last.Outcome == verify.Passed), string(s.Tests.Last.Depth))
+			}
+		},
+	},
+	{
+		"holdfast_restore_test_proven_timestamp_seconds", "When the newest restore test was finished that passed a depth, or a deeper one.", prometheus.GaugeValue,
+		[]string{"depth"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Tests == nil {
+				return
+			}
+			for i, p := range s.Tests.Proven { // in the order of the depths, of which none is missing before one that is there
+				emit(seconds(p.Finished.UnixNano()), string(verify.Depths[i]))
+			}
+		},
+	},
+	{
+		"holdfast_restore_test_rto_seconds", "Recovery time that the newest restore test with a server measured.", prometheus.GaugeValue, nil,
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Tests != nil && s.Tests.Booted != nil {
+				emit(s.Tests.Booted.RTO.Seconds())
+			}
+		},
+	},
+	{
+		"holdfast_restore_test_phase_seconds", "Its phases, those that are no part of a recovery among them.", prometheus.GaugeValue,
+		[]string{"phase"},
+		func(s SystemStatus, emit func(float64, ...string)) {
+			if s.Tests == nil || s.Tests.Booted == nil {
+				return
+			}
+			sum := map[string]time.Duration{} // a server may have been started twice
+			for _, p := range s.Tests.Booted.Phases {
+				sum[p.Name] += p.Took
+			}
+			for name, took := range sum {
+				emit(took.Seconds(), name)
 			}
 		},
 	},

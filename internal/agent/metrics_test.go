@@ -20,8 +20,10 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/repo/scrub"
+	"github.com/holdfast-dr/holdfast/internal/restore/boot"
 	"github.com/holdfast-dr/holdfast/internal/standby"
 	"github.com/holdfast-dr/holdfast/internal/store/meter"
+	"github.com/holdfast-dr/holdfast/internal/verify"
 )
 
 // fullStatus has a value for every metric.
@@ -42,7 +44,12 @@ func fullStatus() Status {
 			Listed: at, Oldest: at, Window: 20 * time.Hour, Verified: 900, Young: 60, Overdue: 30, Damaged: 10, Read: 5000, Found: 3, Healed: 2,
 			Left: []scrub.Damage{{Object: "packs/x", Reason: "missing"}}, Unseen: []scrub.Unseen{{Age: 5 * time.Hour, Share: 0.75}},
 		}}},
-		Standby:  &standby.Status{Phase: standby.PhaseFollowing, LastCommit: at, Lag: 1500 * time.Millisecond, LagBytes: 30, LogFrom: standby.FromPrimary},
+		Standby: &standby.Status{Phase: standby.PhaseFollowing, LastCommit: at, Lag: 1500 * time.Millisecond, LagBytes: 30, LogFrom: standby.FromPrimary},
+		Tests: &TestStatus{
+			Last:   &verify.Summary{Finished: at, Outcome: verify.Passed, Depth: verify.Boot},
+			Proven: []verify.Summary{{Finished: at}, {Finished: at}, {Finished: at}},
+			Booted: &verify.Summary{RTO: 3 * time.Second, Phases: []boot.Phase{{Name: "start", Took: time.Second}, {Name: "start", Took: time.Second}}},
+		},
 		Failures: newFailures(),
 		Store:    &meter.Totals{Requests: []meter.Requests{{Operation: "put", Result: "ok", Count: 7}}, Sent: 700, Received: 70},
 	}}}

@@ -41,12 +41,13 @@ type SystemStatus struct {
 	Task     string           `json:"task,omitempty"` // what is being done at the moment
 	Phase    *dr.Progress     `json:"progress,omitempty"`
 	State    State            `json:"state"`
-	Stream   *StreamStatus    `json:"stream,omitempty"`   // nil where the policy streams no log
-	Replicas []ReplicaStatus  `json:"replicas,omitempty"` // at other sites
-	Scrubs   []ScrubStatus    `json:"scrubs,omitempty"`   // of the replicas that are read over and over
-	Standby  *standby.Status  `json:"standby,omitempty"`  // on this host, as who keeps it says; nil where there is none
-	Failures map[string]int64 `json:"failures"`           // since the agent was started, by kind
-	Store    *meter.Totals    `json:"store,omitempty"`    // what the agent asked of the store since it was started
+	Stream   *StreamStatus    `json:"stream,omitempty"`       // nil where the policy streams no log
+	Replicas []ReplicaStatus  `json:"replicas,omitempty"`     // at other sites
+	Scrubs   []ScrubStatus    `json:"scrubs,omitempty"`       // of the replicas that are read over and over
+	Standby  *standby.Status  `json:"standby,omitempty"`      // on this host, as who keeps it says; nil where there is none
+	Tests    *TestStatus      `json:"restoreTests,omitempty"` // nil where none are run
+	Failures map[string]int64 `json:"failures"`               // since the agent was started, by kind
+	Store    *meter.Totals    `json:"store,omitempty"`        // what the agent asked of the store since it was started
 }
 
 // StreamStatus is how a system's log stream stands.
@@ -200,6 +201,7 @@ func illnesses(s SystemStatus, refused error, now time.Time) []string {
 	for _, r := range s.Replicas {
 		out = append(out, r.illness(s, now)...)
 	}
+	out = append(out, s.Tests.illness()...)
 	if n := s.recoverable(now); n < s.MinCopies && !s.RecoveryPoint.IsZero() {
 		add("it can be recovered from %d sites, and its policy asks for %d", n, s.MinCopies)
 	}

@@ -45,7 +45,7 @@ type SnapshotConfig struct {
 	WaitLog func(ctx context.Context, tl wal.TimelineID, start, end wal.LSN) error
 	// Evidence is what the snapshot tells of the log of evidence about the system; may be nil.
 	Evidence *repo.EvidencePoint
-	Figures func(context.Context) *figure.Recorded // asks the source for what is kept beside the snapshot; nil: nothing
+	Figures  func(context.Context) *figure.Recorded // asks the source for what is kept beside the snapshot; nil: nothing
 	Progress dr.ProgressFunc
 	Log      *slog.Logger
 }

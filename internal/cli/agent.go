@@ -45,6 +45,7 @@ func (r *runAgent) run(ctx context.Context) error {
 	defer w.Close() //nolint:errcheck // the agent opens its own
 	return agent.Run(ctx, agent.Config{
 		Workspace: w, Systems: r.systems, Listen: r.listen, Version: version, Systemd: systemd(), Log: r.app.logger(),
+		RestoreCommand: func(system string) (string, error) { return r.app.restoreCommand(system, nil) },
 	})
 }
 

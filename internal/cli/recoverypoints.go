@@ -5,21 +5,56 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
+	"github.com/holdfast-dr/holdfast/internal/verify"
+	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
 // recoverable is what recovery-points prints.
 type recoverable struct {
-	System string         `json:"system"`
-	Newest time.Time      `json:"newest,omitzero"` // the newest moment that can be recovered
-	Ranges []points.Range `json:"ranges"`
-	Unread []string       `json:"unread,omitempty"`
+	System string        `json:"system"`
+	Newest time.Time     `json:"newest,omitzero"` // the newest moment that can be recovered
+	Ranges []provenRange `json:"ranges"`
+	Unread []string      `json:"unread,omitempty"`
 	broken int
+}
+
+// provenRange is a range with the newest restore test that passed of all that this host knows of its snapshot, the deepest of
+// them; nil: there is none.
+type provenRange struct {
+	points.Range
+	Proven *verify.Summary `json:"proven,omitempty"`
+}
+
+// prove finds the tests of the ranges.
+func (a *app) prove(w *workspace.Workspace, v *points.View, ranges []points.Range) []provenRange {
+	tests, err := verify.Tests(w.SystemPath(v.System))
+	if err != nil {
+		a.logger().Warn("which recovery points are proven is not known", dr.KeyError, err)
+	}
+	moments := map[repo.SnapshotID]repo.SnapshotID{}
+	for _, s := range v.Snapshots {
+		moments[s.Manifest.ID] = s.Manifest.Moment()
+	}
+	var out []provenRange
+	for _, rg := range ranges {
+		p := provenRange{Range: rg}
+		for _, d := range slices.Backward(verify.Depths) {
+			if t, ok := verify.Deepest(tests, d, func(s verify.Summary) bool { return s.Moment == moments[rg.Snapshot] }); ok {
+				p.Proven = &t
+				break
+			}
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 func newRecoveryPointsCommand(a *app) *cobra.Command {
@@ -30,7 +65,8 @@ func newRecoveryPointsCommand(a *app) *cobra.Command {
 		Long: `Shows, for every snapshot and timeline, from where to where it can be recovered: from the moment at which it is
 consistent to the end of the unbroken log. What interrupts the log is named. Nothing is assumed: the log is what
 the repository lists, and its end is compared with the high-water mark that the writer signed. What was in flight to this
-replica when whoever wrote it was lost is told apart from what is missing.
+replica when whoever wrote it was lost is told apart from what is missing. PROVEN is the
+deepest restore test that the snapshot has passed on this host, and when: see holdfast verify.
 
 Exit code 3 means that something is missing: a gap, a log that ends below its mark, an unreadable snapshot.`,
 		Args: cobra.ExactArgs(1),
@@ -57,9 +93,11 @@ func (a *app) recoveryPoints(ctx context.Context, glass *breakGlass, system stri
 		return err
 	}
 	out := recoverable{System: system}
-	if out.Ranges, err = v.Ranges(ctx); err != nil {
+	ranges, err := v.Ranges(ctx)
+	if err != nil {
 		return err
 	}
+	out.Ranges = a.prove(w, v, ranges)
 	for _, e := range v.Unread {
 		out.Unread = append(out.Unread, e.Error())
 	}
@@ -97,10 +135,10 @@ func (r recoverable) writeText(w io.Writer) error {
 			note = fmt.Sprintf("LOST: the log once reached %s", rg.Mark)
 		}
 		rows = append(rows, []string{
-			string(rg.Snapshot), fmt.Sprint(rg.Timeline), stamp(rg.FromTime), stamp(rg.ToTime), rg.From.String(), rg.To.String(), note,
+			string(rg.Snapshot), fmt.Sprint(rg.Timeline), stamp(rg.FromTime), stamp(rg.ToTime), rg.From.String(), rg.To.String(), provenBy(rg.Proven), note,
 		})
 	}
-	if err := table(w, []string{"SNAPSHOT", "TIMELINE", "FROM (UTC)", "TO (UTC)", "FROM LSN", "TO LSN", ""}, rows); err != nil {
+	if err := table(w, []string{"SNAPSHOT", "TIMELINE", "FROM (UTC)", "TO (UTC)", "FROM LSN", "TO LSN", "PROVEN", ""}, rows); err != nil {
 		return err
 	}
 	for _, u := range r.Unread {
@@ -110,6 +148,14 @@ func (r recoverable) writeText(w io.Writer) error {
 		fmt.Fprintf(w, "the newest moment of %s that can be recovered is %s\n", r.System, stamp(r.Newest))
 	}
 	return nil
+}
+
+// provenBy says how deep and when, in a cell of a table.
+func provenBy(t *verify.Summary) string {
+	if t == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%s %s", t.Proven, t.Finished.UTC().Format("2006-01-02 15:04"))
 }
 
 func stamp(t time.Time) string {

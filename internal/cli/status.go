@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
 	"github.com/holdfast-dr/holdfast/internal/standby"
+	"github.com/holdfast-dr/holdfast/internal/verify"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
 
@@ -22,7 +24,8 @@ func newStatusCommand(a *app) *cobra.Command {
 		Use:   "status [SYSTEM …]",
 		Short: "Show each system's newest snapshot and recovery point against its objectives",
 		Long: `Reads the repositories and shows, for each system, its newest snapshot, the newest moment that can be recovered
-now, and how much would be lost if the disaster were now (the RPO as measured). Exit code 3 means that an objective
+now, how much would be lost if the disaster were now (the RPO as measured), and the deepest restore test that was passed
+on this host, and when. Exit code 3 means that an objective
 is missed or something cannot be recovered.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.status(c.Context(), args) },
 	}
@@ -40,6 +43,27 @@ type systemStatus struct {
 	Problem   string          `json:"problem,omitempty"`
 	Standby   *standby.Status `json:"standby,omitempty"` // on this host
 	Scrubs    scrubs          `json:"scrubs,omitempty"`  // of the replicas that this host has read over and over
+	// Test is the last restore test on this host, and Proven the deepest and then newest one that passed.
+	Test   *verify.Summary `json:"lastRestoreTest,omitempty"`
+	Proven *verify.Summary `json:"proven,omitempty"`
+}
+
+// tests reads what this host knows of restore tests.
+func (s *systemStatus) tests(w *workspace.Workspace) {
+	all, err := verify.Tests(w.SystemPath(s.System))
+	if err != nil || len(all) == 0 {
+		return
+	}
+	s.Test = &all[len(all)-1]
+	for _, d := range slices.Backward(verify.Depths) {
+		if t, ok := verify.Deepest(all, d, nil); ok {
+			s.Proven = &t
+			break
+		}
+	}
+	if s.Problem == "" && s.Test.Outcome == verify.Failed {
+		s.Problem = "the last restore test failed: " + s.Test.First
+	}
 }
 
 type statuses []systemStatus
@@ -54,9 +78,9 @@ func (l statuses) writeText(w io.Writer) error {
 		if s.Objective > 0 {
 			objective = s.Objective.String()
 		}
-		rows = append(rows, []string{s.System, fmt.Sprint(s.Snapshots), string(s.Newest), stamp(s.Point), rpo, objective, s.Problem})
+		rows = append(rows, []string{s.System, fmt.Sprint(s.Snapshots), string(s.Newest), stamp(s.Point), rpo, objective, provenBy(s.Proven), s.Problem})
 	}
-	if err := table(w, []string{"SYSTEM", "SNAPSHOTS", "NEWEST", "RECOVERABLE TO (UTC)", "RPO NOW", "OBJECTIVE", "PROBLEM"}, rows); err != nil {
+	if err := table(w, []string{"SYSTEM", "SNAPSHOTS", "NEWEST", "RECOVERABLE TO (UTC)", "RPO NOW", "OBJECTIVE", "PROVEN", "PROBLEM"}, rows); err != nil {
 		return err
 	}
 	told := map[string]bool{}
@@ -66,6 +90,9 @@ func (l statuses) writeText(w io.Writer) error {
 				told[where] = true
 				fmt.Fprintf(w, "%s: %s of the bytes were read again within %s, %s are younger; oldest: %s\n", where, shareOf(x.Verified, x.Bytes), days(x.Window), shareOf(x.Young, x.Bytes), oldestOf(x.Statement))
 			}
+		}
+		if t := s.Proven; t != nil && t.RTO > 0 {
+			fmt.Fprintf(w, "%s was recovered in %s by %s, in the restore test of %s\n", s.System, round(t.RTO), t.Way, stamp(t.Finished))
 		}
 		if st := s.Standby; st != nil {
 			fmt.Fprintf(w, "the standby of %s in %s is %s, %s and %s behind the repository\n", s.System, st.Directory, st.Phase, st.Lag.Round(time.Millisecond), st.LagBytes)
@@ -95,6 +122,7 @@ func (a *app) status(ctx context.Context, systems []string) error {
 			if err == nil {
 				out[i].scrubbed(w, s)
 			}
+			out[i].tests(w)
 			if warm, ok, askErr := standby.Ask(ctx, w, name); askErr == nil && ok && warm.Phase != standby.PhasePromoted {
 				out[i].Standby = &warm
 			}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,6 +41,9 @@ func newVerifyCommand(a *app) *cobra.Command {
   pages    every page is as PostgreSQL accepts it (its checksum, where the cluster has data checksums), pg_control fits
   boot     the server's own programs start on it in a sandbox, replay to the point, and answer: a measured RTO
   check    amcheck finds every B-tree, with every row of its table, and every table of every database to be sound
+  query    the system's assertions in holdfast.yaml hold: values, ranges, ages, the figures that the source had
+
+--at recorded tests the newest moment for which figures of the source were recorded, so that they can be compared.
 
 The sandbox's server has no network, archives nothing, follows nobody, and believes nothing of the configuration that the
 snapshot has; run as root it has a user that nobody else has. It takes as much room as the system, for as long as the test
@@ -68,10 +73,10 @@ Exit code 3 means that the point was tested and something is wrong with it; 1 th
 	}
 	v.depth = choice{value: string(verify.Pages), of: depths}
 	f := c.Flags()
-	f.StringVar(&v.at, "at", "latest", "`moment`: latest, random, immediate, a time (UTC, or with its zone), an LSN, or name:RESTORE_POINT")
+	f.StringVar(&v.at, "at", "latest", "`moment`: latest, random, recorded, immediate, a time (UTC, or with its zone), an LSN, or name:RESTORE_POINT")
 	f.Var(&v.depth, "depth", "how deep: "+strings.Join(depths, ", "))
 	f.StringVar(&v.sample, "sample", "100%", "how much of the files' content is read for objects and pages: a `part`, chosen anew each time")
-	f.StringVar(&v.sandbox, "sandbox", "", "`directory` for the throw-away recovery, which takes as much room as the system")
+	f.StringVar(&v.sandbox, "sandbox", "", "`directory` for the throw-away recovery, which takes as much room as the system (default: as configured, else that of temporary files)")
 	f.StringVar(&v.owner, "owner", "", "`user` who runs the sandbox's server, when run as root (default: one that nobody else has)")
 	f.StringVar(&v.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
 	f.BoolVar(&v.cleanup, "cleanup", false, "only remove what tests have left whose process was killed")
@@ -97,6 +102,15 @@ func (t tested) writeText(w io.Writer) error {
 	}
 	for _, c := range t.NotCovered {
 		fmt.Fprintln(w, "not covered:", c)
+	}
+	for _, a := range t.Asserted {
+		state := "holds"
+		if a.Left != "" {
+			state = "not compared"
+		} else if !a.Holds {
+			state = "DOES NOT HOLD"
+		}
+		fmt.Fprintf(w, "assertion %s: %s\n", a.Name, state)
 	}
 	for _, p := range t.Phases {
 		fmt.Fprintf(w, "  %-24s %10s\n", p.Name, round(p.Took))
@@ -128,14 +142,20 @@ func (c cleaned) writeText(w io.Writer) error {
 }
 
 func (v *verifyFlags) clean(ctx context.Context) error {
-	return v.app.emit(cleaned{verify.Cleanup(ctx, v.sandbox)})
+	in := map[string]bool{v.sandbox: true}
+	if c, err := v.app.config(); err == nil && v.sandbox == "" { // without one, what is in the usual place
+		for _, p := range c.Policies {
+			in[p.Verify.Sandbox] = true
+		}
+	}
+	var out cleaned
+	for _, dir := range slices.Sorted(maps.Keys(in)) {
+		out.Removed = append(out.Removed, verify.Cleanup(ctx, dir)...)
+	}
+	return v.app.emit(out)
 }
 
 func (v *verifyFlags) run(ctx context.Context, system string) error {
-	sample, err := parsePart(v.sample)
-	if err != nil {
-		return usage(fmt.Errorf("--sample %q: %w", v.sample, err))
-	}
 	w, err := v.app.workspace(&v.glass)
 	if err != nil {
 		return err
@@ -145,7 +165,6 @@ func (v *verifyFlags) run(ctx context.Context, system string) error {
 	if err != nil {
 		return err
 	}
-	o.Sample = sample
 	r, err := v.app.repositoryOf(ctx, w, system)
 	if err != nil {
 		return err
@@ -162,6 +181,7 @@ func (v *verifyFlags) run(ctx context.Context, system string) error {
 	if err != nil {
 		return err
 	}
+	v.keep(w, system, result)
 	if err := v.app.emit(tested{result}); err != nil {
 		return err
 	}
@@ -172,15 +192,29 @@ func (v *verifyFlags) run(ctx context.Context, system string) error {
 	return nil
 }
 
-// options are those of the flags and of the configuration.
-func (v *verifyFlags) options(w *workspace.Workspace, system string) (verify.Options, error) {
-	o := verify.Options{Depth: verify.Depth(v.depth.value), Sandbox: v.sandbox, User: v.owner, BinDir: v.binDir, Site: v.glass.site}
-	if s, err := w.Config.System(system); err == nil && o.BinDir == "" {
-		o.BinDir = s.Postgres.BinDirectory
+// options are those of the configuration, and of the flags.
+func (v *verifyFlags) options(w *workspace.Workspace, system string) (o verify.Options, err error) {
+	if s, err := w.Config.System(system); err == nil {
+		o = verify.FromConfig(s, w.Config.PolicyOf(s))
 	}
-	var err error
+	o.Depth, o.User, o.Site = verify.Depth(v.depth.value), v.owner, v.glass.site
+	for to, given := range map[*string]string{&o.Sandbox: v.sandbox, &o.BinDir: v.binDir} {
+		if given != "" {
+			*to = given
+		}
+	}
+	if o.Sample, err = parsePart(v.sample); err != nil {
+		return o, usage(fmt.Errorf("--sample %q: %w", v.sample, err))
+	}
 	o.RestoreCommand, err = v.app.restoreCommand(system, &v.glass)
 	return o, err
+}
+
+// keep keeps what a test found on this host. A person who may not write there has the result all the same.
+func (v *verifyFlags) keep(w *workspace.Workspace, system string, r *verify.Result) {
+	if err := verify.Keep(w.SystemPath(system), r.Summary()); err != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("this test is not kept, so that status and recovery-points do not show it: %v", err))
+	}
 }
 
 // parsePart reads "5%".

@@ -155,7 +155,11 @@ func provenBy(t *verify.Summary) string {
 	if t == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%s %s", t.Proven, t.Finished.UTC().Format("2006-01-02 15:04"))
+	depth := string(t.Proven)
+	if t.Sample > 0 {
+		depth += fmt.Sprintf(" (%.3g%%)", t.Sample*100)
+	}
+	return fmt.Sprintf("%s %s", depth, t.Finished.UTC().Format("2006-01-02 15:04"))
 }
 
 func stamp(t time.Time) string {

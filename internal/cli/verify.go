@@ -122,6 +122,9 @@ func (t tested) writeText(w io.Writer) error {
 	if t.Proven != "" {
 		proven = "proven to the depth " + string(t.Proven)
 	}
+	if sample := t.Summary().Sample; t.Proven != "" && sample > 0 {
+		proven += fmt.Sprintf(", of a sample of %.3g%%", sample*100)
+	}
 	_, err := fmt.Fprintf(w, "%s of %s, snapshot %s: %s, %s; took %s\n", t.Target, t.System, t.Snapshot, strings.ToUpper(string(t.Outcome)), proven, round(t.Took))
 	return err
 }

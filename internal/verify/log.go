@@ -69,6 +69,7 @@ type logReading struct {
 	records *record.Reader // nil once it has stopped
 	stopped *record.StopError
 	at      wal.LSN // up to where the log was handed to records
+	reached wal.LSN // up to where it was read
 	past    bool    // the point is a time, and what follows is later
 	n       int64
 }
@@ -124,6 +125,7 @@ func (l *logReading) extent(ctx context.Context, s stretch, e repo.Extent) error
 	l.result.Figures.Log += dr.Bytes(len(b))
 	l.mu.Unlock()
 	l.feed(s, wal.LSN(e.Start), b)
+	l.reached = max(l.reached, min(wal.LSN(e.End), s.to))
 	l.past = l.beyond(clock)
 	return nil
 }
@@ -173,7 +175,7 @@ func (l *logReading) end() error {
 	r := l.result
 	r.Figures.Records = l.n
 	if l.past {
-		r.To = l.at
+		r.To = l.reached
 	}
 	switch s := l.stopped; {
 	case l.sample < 1:

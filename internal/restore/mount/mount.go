@@ -2,6 +2,7 @@ package mount
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -117,6 +118,9 @@ func Begin(ctx context.Context, r *repo.Repository, p *points.Plan, dir string, 
 		Version: 1, Claimed: true, System: p.System, Snapshot: p.Snapshot.Manifest.ID, Root: p.Snapshot.Manifest.Root, Target: p.Target, Timeline: o.Timeline,
 		Loss: p.Loss, Phase: Laying, Areas: []string{dir}, Begun: time.Now().UTC(),
 	}
+	if _, err := rand.Read(m.state.ID[:]); err != nil {
+		return nil, err
+	}
 	if err := m.lay(ctx, p); err != nil {
 		return nil, err
 	}
@@ -134,7 +138,11 @@ func (m *Mount) lay(ctx context.Context, p *points.Plan) (err error) {
 		Lazy: &restore.Lazy{
 			Is: lazy, Control: controlName, Beside: StateDir, Sparse: m.opts.ThrowAway,
 			Lay: func(f *os.File, path string, e *repo.Entry, n uint32) error {
-				return fusefs.SetIdent(f, layer.Ident{ID: n, Size: e.Size, Path: path})
+				id := layer.Ident{ID: n, Size: e.Size, Path: path}
+				if err := id.Check(); err != nil {
+					return err
+				}
+				return fusefs.SetIdent(f, id)
 			},
 		},
 	})
@@ -238,7 +246,10 @@ func (m *Mount) serve(ctx context.Context) (err error) {
 	m.ended, m.end = context.WithCancel(context.WithoutCancel(ctx))
 	m.aheadSlot = make(chan struct{}, aheadAtOnce)
 	if !m.opts.ThrowAway {
-		if m.journal, err = layer.OpenJournal(m.areas[0]); err != nil {
+		if m.journal, err = layer.OpenJournal(m.areas[0], m.state.ID); err != nil {
+			return err
+		}
+		if err := m.areas[0].sync(); err != nil { // that there is a journal
 			return err
 		}
 		if err := m.recut(ctx); err != nil {
@@ -364,28 +375,6 @@ func (m *Mount) Close() error {
 		errs = append(errs, m.lock.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// settling is a sync that goes on behind the first steps.
-type settling struct {
-	done chan struct{} // nil: there is none
-	err  error
-}
-
-func (s *settling) begin(sync func() error) {
-	s.done = make(chan struct{})
-	go func() {
-		defer close(s.done)
-		s.err = sync()
-	}()
-}
-
-func (s *settling) wait() error {
-	if s.done == nil {
-		return nil
-	}
-	<-s.done
-	return s.err
 }
 
 // Hydrated returns how many bytes of files are whole.

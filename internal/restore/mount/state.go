@@ -60,7 +60,8 @@ type State struct {
 	Bytes       int64             `json:"bytes"`
 	Begun       time.Time         `json:"begun"`
 	// Claimed says that nothing else was in the areas when they were taken: only then may what is in them be removed.
-	Claimed bool `json:"claimed"`
+	Claimed bool          `json:"claimed"`
+	ID      layer.MountID `json:"id"` // which the journal has, too
 }
 
 // ReadState returns the state of the mount below a directory, nil where there is none. Where something is mounted over it, that hides

@@ -37,7 +37,7 @@ func TestAFailedSyncIsNotForgotten(t *testing.T) {
 	} {
 		rnd := rand.New(rand.NewPCG(1, 1))
 		d := newDisk(rnd)
-		j, err := OpenJournal(d)
+		j, err := OpenJournal(d, MountID{1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func TestAFailedSyncIsNotForgotten(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got, err := OpenJournal(d); err != nil || got.file(1).whole || name != "cut" && len(got.file(1).pages) != 0 {
+		if got, err := OpenJournal(d, MountID{1}); err != nil || got.file(1).whole || name != "cut" && len(got.file(1).pages) != 0 {
 			t.Errorf("%s: the journal says of it %+v, %v", name, got.file(1), err)
 		}
 	}

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -26,8 +27,10 @@ const (
 // JournalNames are those of all files that a journal may leave on its disk.
 func JournalNames() []string { return []string{journalName, journalNext} }
 
-// The journal is records of 24 bytes, little-endian: kind (1), zeros (3), file (4), chunk (4), value (8), and the CRC-32C of the
-// 20 before it. It ends before the first that is not whole: what was synced lies before that.
+// The journal is records of 24 bytes, little-endian: kind (1), the batch (3), file (4), chunk (4), value (8), and the CRC-32C of the
+// 20 before it. The first is the head, whose last 16 bytes before the checksum are the mount's own number. Records are synced in batches,
+// each before the next is written; the batch's number counts on, and its highest bit is set in the batch's last record. The journal ends
+// before the first record that is not whole, as the last batch may have come to the disk in part.
 const (
 	recordSize = 24
 
@@ -35,6 +38,9 @@ const (
 	kindWhole byte = 2 // the file is whole
 	kindCut   byte = 3 // the file is being cut to value bytes
 	kindDone  byte = 4 // the last cut of the file is done
+	kindHead  byte = 5
+
+	batchEnd = 1 << 23 // of the batch: this is its last record
 
 	compactFrom = 8 << 20 // bytes of a journal that are worth writing it anew, when it is opened
 )
@@ -49,6 +55,8 @@ type Journal struct {
 	log     Backing
 	end     int64 // of the file
 	broken  error // the first failure: after it nobody knows what is durable
+	mount   MountID
+	batch   uint32 // number of the one that is written next, below batchEnd
 
 	mu     sync.Mutex // guards what follows
 	next   *batch     // that records are added to
@@ -72,13 +80,31 @@ type known struct {
 	pages   []uint64 // by chunk
 }
 
-// OpenJournal reads the journal of a disk, or begins one.
-func OpenJournal(d Disk) (*Journal, error) {
+// MountID is a number that no other mount has: the files of each are counted from 1 on, and what the journal of one says is wrong for
+// another's.
+type MountID [16]byte
+
+// MarshalText implements encoding.TextMarshaler.
+func (id MountID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, id[:]), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *MountID) UnmarshalText(b []byte) error {
+	raw, err := hex.DecodeString(string(b))
+	if err != nil || len(raw) != len(id) {
+		return fmt.Errorf("%q is no number of a mount", b)
+	}
+	copy(id[:], raw)
+	return nil
+}
+
+// OpenJournal reads the journal of a mount, or begins one. That of another mount is an error, and so is damage: what is behind it was
+// promised to be durable.
+func OpenJournal(d Disk, mount MountID) (*Journal, error) {
 	f, err := d.Open(journalName)
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{log: f, next: &batch{}, known: map[uint32]*known{}}
+	j := &Journal{log: f, mount: mount, next: &batch{}, known: map[uint32]*known{}}
 	if err := j.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the mount's journal: %w", err), f.Close())
 	}
@@ -91,61 +117,24 @@ func OpenJournal(d Disk) (*Journal, error) {
 	return j, nil
 }
 
-func (j *Journal) load() error {
-	size, err := j.log.Size()
-	if err != nil {
-		return err
-	}
-	b := make([]byte, 1<<20/recordSize*recordSize)
-	for j.end+recordSize <= size {
-		piece := b[:min(int64(len(b)), (size-j.end)/recordSize*recordSize)]
-		if _, err := j.log.ReadAt(piece, j.end); err != nil {
-			return err
-		}
-		for r := range slices.Chunk(piece, recordSize) {
-			if !j.take(r) {
-				return j.cutOff(size)
-			}
-			j.end += recordSize
-		}
-	}
-	return j.cutOff(size)
+func (j *Journal) head() []byte {
+	return record(nil, kindHead, binary.LittleEndian.Uint32(j.mount[:]), binary.LittleEndian.Uint32(j.mount[4:]), binary.LittleEndian.Uint64(j.mount[8:]))
 }
 
-// cutOff removes what nobody was told to be durable.
-func (j *Journal) cutOff(size int64) error {
-	if j.end == size {
-		return nil
+// stamp makes the records of b the journal's next batch.
+func (j *Journal) stamp(b []byte) {
+	for at := 0; at < len(b); at += recordSize {
+		batch := j.batch
+		if at+recordSize == len(b) {
+			batch |= batchEnd
+		}
+		r := b[at : at+recordSize]
+		binary.LittleEndian.PutUint32(r, uint32(r[0])|batch<<8)
+		binary.LittleEndian.PutUint32(r[20:], crc32.Checksum(r[:20], castagnoli))
 	}
-	return errors.Join(j.log.Truncate(j.end), j.log.Sync())
-}
-
-// take counts in a record, and tells whether it is one.
-func (j *Journal) take(r []byte) bool {
-	if crc32.Checksum(r[:20], castagnoli) != binary.LittleEndian.Uint32(r[20:]) {
-		return false
+	if len(b) > 0 {
+		j.batch = (j.batch + 1) % batchEnd
 	}
-	id, chunk, value := binary.LittleEndian.Uint32(r[4:]), binary.LittleEndian.Uint32(r[8:]), binary.LittleEndian.Uint64(r[12:])
-	if id >= maxFiles || chunk >= maxChunks {
-		return false
-	}
-	if r[0] >= kindLocal && r[0] <= kindDone && j.whole(id) {
-		return true // it is an ordinary file, of which this says nothing
-	}
-	switch r[0] {
-	case kindLocal:
-		j.of(id).set(int(chunk), value)
-	case kindWhole:
-		j.isWhole(id)
-	case kindCut:
-		k := j.of(id)
-		k.isCut, k.cutting, k.limit = true, true, int64(value)
-	case kindDone:
-		j.of(id).cutting = false
-	default:
-		return false
-	}
-	return true
 }
 
 // isWhole notes that a file is whole: nothing else of it counts any more. It needs mu.
@@ -177,6 +166,14 @@ const (
 	maxChunks = 1 << 23
 	maxFiles  = 1 << 28
 )
+
+// Check refuses a file that a journal cannot tell of.
+func (id Ident) Check() error {
+	if id.ID >= maxFiles || id.Size > maxChunks*ChunkSize {
+		return fmt.Errorf("%s is file %d of the snapshot and has %d bytes; a mount has at most %d files, of at most %d bytes each: restore the snapshot instead", id.Path, id.ID, id.Size, maxFiles-1, int64(maxChunks)*ChunkSize)
+	}
+	return nil
+}
 
 func (k *known) set(chunk int, m uint64) {
 	if chunk >= len(k.pages) {
@@ -228,13 +225,13 @@ func (j *Journal) DoneCut(c Cut) error {
 	return j.commit(nil)
 }
 
+// record adds one, which stamp completes.
 func record(b []byte, kind byte, id uint32, chunk uint32, value uint64) []byte {
-	at := len(b)
 	b = append(b, kind, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, id)
 	b = binary.LittleEndian.AppendUint32(b, chunk)
 	b = binary.LittleEndian.AppendUint64(b, value)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[at:], castagnoli))
+	return append(b, 0, 0, 0, 0)
 }
 
 // local says that pages of a file are local. They are durable already.
@@ -322,6 +319,7 @@ func (j *Journal) commit(records []byte) error {
 }
 
 func (j *Journal) write(b []byte) error {
+	j.stamp(b)
 	if _, err := j.log.WriteAt(b, j.end); err != nil {
 		return fmt.Errorf("write the mount's journal: %w", err)
 	}
@@ -330,51 +328,6 @@ func (j *Journal) write(b []byte) error {
 		return fmt.Errorf("sync the mount's journal: %w", err)
 	}
 	return nil
-}
-
-// compact writes the journal anew, with what still counts.
-func (j *Journal) compact(d Disk) error {
-	next, err := d.Open(journalNext)
-	if err != nil {
-		return err
-	}
-	old := j.log
-	j.log, j.end = next, 0
-	if err := next.Truncate(0); err != nil {
-		return errors.Join(err, old.Close())
-	}
-	var b []byte
-	for id := range uint32(len(j.wholes) * 64) {
-		if j.whole(id) {
-			b = record(b, kindWhole, id, 0, 0)
-		}
-	}
-	for id, k := range j.known {
-		b = k.records(b, id)
-		if len(b) >= 1<<20 {
-			if _, err := next.WriteAt(b, j.end); err != nil {
-				return errors.Join(err, old.Close())
-			}
-			j.end += int64(len(b))
-			b = b[:0]
-		}
-	}
-	return errors.Join(j.write(b), d.Rename(journalNext, journalName), old.Close())
-}
-
-func (k *known) records(b []byte, id uint32) []byte {
-	for chunk, m := range k.pages {
-		if m != 0 {
-			b = record(b, kindLocal, id, uint32(chunk), m)
-		}
-	}
-	if k.isCut {
-		b = record(b, kindCut, id, 0, uint64(k.limit))
-		if !k.cutting {
-			b = record(b, kindDone, id, 0, 0)
-		}
-	}
-	return b
 }
 
 // Close closes the journal.

@@ -118,7 +118,7 @@ func newHistory(t *testing.T, n uint64) *history {
 
 // open opens the layer as a mount does.
 func (h *history) open() error {
-	j, err := OpenJournal(h.disk)
+	j, err := OpenJournal(h.disk, MountID{1})
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func TestCutOfAFileThatBecomesWhole(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(1, 1))
 	d := newDisk(rnd)
-	j, err := OpenJournal(d)
+	j, err := OpenJournal(d, MountID{1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestCutOfAFileThatBecomesWhole(t *testing.T) {
 	if size, err := f.Size(); err != nil || size != PageSize {
 		t.Errorf("it has %d bytes, %v", size, err)
 	}
-	again, err := OpenJournal(d)
+	again, err := OpenJournal(d, MountID{1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestCutOfAFileThatBecomesWhole(t *testing.T) {
 	if err := j.commit(record(nil, kindCut, 1, 0, PageSize)); err != nil {
 		t.Fatal(err)
 	}
-	if again, err = OpenJournal(d); err != nil || len(again.Cuts()) != 0 {
+	if again, err = OpenJournal(d, MountID{1}); err != nil || len(again.Cuts()) != 0 {
 		t.Errorf("the journal would cut %v again, %v", again.Cuts(), err)
 	}
 }

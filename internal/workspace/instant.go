@@ -29,6 +29,7 @@ type Instant struct {
 
 	w     *Workspace
 	boot  boot.Options
+	asked map[string]string // settings, without those that the mount needs
 	major int
 	help  func()
 
@@ -81,7 +82,7 @@ func (w *Workspace) Instantly(ctx context.Context, r *repo.Repository, system st
 		return nil, err
 	}
 	out.Notes = append(out.Notes, notes...)
-	i.major, i.boot = plan.Snapshot.Facts.Major(), *o.Boot
+	i.major, i.boot, i.asked = plan.Snapshot.Facts.Major(), *o.Boot, o.Boot.Config
 	i.boot.Owner, i.boot.Ending, i.boot.Progress, i.boot.Log = owner, ending, o.Progress, r
 	began := time.Now()
 	if i.Resumed && restore.RunningServer(o.To) == 0 {
@@ -105,11 +106,11 @@ func (w *Workspace) Instantly(ctx context.Context, r *repo.Repository, system st
 	}
 	if i.Mount.Writes() == fusefs.Passthrough && i.boot.Config["wal_sync_method"] == "" {
 		// The log is written below us then, and so it is synced where it is written so: another way of syncing would ask us.
-		i.boot.Config = maps.Clone(i.boot.Config)
-		if i.boot.Config == nil {
-			i.boot.Config = map[string]string{}
-		}
-		i.boot.Config["wal_sync_method"] = "open_datasync"
+		i.configure("wal_sync_method", "open_datasync")
+	}
+	if i.major >= 14 && i.boot.Config["recovery_init_sync_method"] == "" {
+		// After a crash the server syncs all its files. syncfs, the other way to do it, never reaches a file system that a process serves.
+		i.configure("recovery_init_sync_method", "fsync")
 	}
 	out.phase("mount", began)
 	behind, stop := context.WithCancel(ctx)
@@ -123,6 +124,15 @@ func (w *Workspace) Instantly(ctx context.Context, r *repo.Repository, system st
 		})
 	}
 	return i, i.start(ctx, plan)
+}
+
+// configure sets what the server needs while it runs on the mount.
+func (i *Instant) configure(name, value string) {
+	i.boot.Config = maps.Clone(i.boot.Config)
+	if i.boot.Config == nil {
+		i.boot.Config = map[string]string{}
+	}
+	i.boot.Config[name] = value
 }
 
 // start starts the server, and sees its recovery through where that is not over.
@@ -199,7 +209,7 @@ func (i *Instant) Finish(ctx context.Context) error {
 		return err
 	}
 	if ran {
-		delete(i.boot.Config, "wal_sync_method")
+		i.boot.Config = i.asked
 		i.Recovery.Server, err = boot.Run(ctx, i.Mount.Dir, i.major, i.boot)
 	}
 	return err

@@ -201,12 +201,29 @@ func (i *Instant) Finish(ctx context.Context) error {
 	if !i.Hydration().Whole {
 		return i.Mount.Finish(ctx) // says so
 	}
+	switch whole, err := i.Mount.Whole(ctx); { // before the server is stopped: a sync may have failed since
+	case err != nil:
+		return err
+	case !whole:
+		return i.Mount.Finish(ctx) // says so
+	}
 	ran, err := i.StopServer(ctx)
 	if err != nil {
 		return err
 	}
 	if err := i.Mount.Finish(ctx); err != nil {
-		return err
+		if !ran {
+			return err
+		}
+		if !i.Mount.Serves() {
+			return fmt.Errorf("the server was stopped, and is not started again before the mount is finished: %w", err)
+		}
+		server, startErr := boot.Run(ctx, i.Mount.Dir, i.major, i.boot)
+		if startErr != nil {
+			return fmt.Errorf("the server was stopped and does not start again: %w", errors.Join(err, startErr))
+		}
+		i.Recovery.Server = server
+		return err // the server runs on the mount, as before
 	}
 	if ran {
 		i.boot.Config = i.asked

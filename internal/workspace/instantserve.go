@@ -3,7 +3,9 @@ package workspace
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
+	"sync"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/restore"
@@ -41,18 +43,28 @@ type MountAnswer struct {
 // Serve answers requests until one ends the mount, or ctx does: then the server is stopped, the mount taken away, and all of it can be
 // resumed.
 func (i *Instant) Serve(ctx context.Context) error {
-	finished := false
+	var deeds sync.Mutex // guards finished and ended
+	finished, ended := false, false
 	err := sidecar.Serve(ctx, sidecar.Place{Dir: i.Mount.Control()}, math.MaxInt64, func(_ context.Context, q MountRequest) (a MountAnswer, stop bool) {
 		ctx := context.WithoutCancel(ctx) // what was begun is done
 		var err error
+		if q.Do != MountStatus { // one after the other
+			deeds.Lock()
+			defer deeds.Unlock()
+			if ended {
+				a = i.status()
+				a.Error = &dr.Failure{What: fmt.Sprintf("%s the mount over %q", q.Do, i.Mount.Dir), Reason: "another request has ended it", Next: "holdfast mount list shows what is left"}
+				return a, true
+			}
+		}
 		switch q.Do {
 		case MountFinish:
 			err = i.Finish(ctx)
 			finished = err == nil
-			stop = finished
+			stop, ended = finished, finished
 		case MountEnd:
 			_, err = i.StopServer(ctx)
-			stop = err == nil
+			stop, ended = err == nil, err == nil
 		}
 		a = i.status()
 		if err != nil {

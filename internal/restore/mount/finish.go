@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +48,10 @@ func (m *Mount) Finish(ctx context.Context) error {
 	if err := m.settled.wait(); err != nil {
 		return err
 	}
-	for _, a := range m.areas {
+	for _, a := range slices.Backward(m.areas) { // as Close does
+		if a.mount == nil {
+			continue // by an earlier try
+		}
 		if err := a.mount.Unmount(); err != nil {
 			return dr.Fail(fmt.Sprintf("unmount %q", a.path), err, "stop what runs on it: fuser -m "+a.path+" shows that")
 		}
@@ -61,6 +65,11 @@ func (m *Mount) Finish(ctx context.Context) error {
 		return err
 	}
 	return FinishUnmounted(ctx, m.Dir)
+}
+
+// Serves tells whether all of it is mounted.
+func (m *Mount) Serves() bool {
+	return !m.closed && !slices.ContainsFunc(m.areas, func(a *area) bool { return a.mount == nil })
 }
 
 // FinishUnmounted does the last steps of Finish, where they were interrupted.

@@ -138,6 +138,12 @@ func (m *Mount) lay(ctx context.Context, p *points.Plan) (err error) {
 		Lazy: &restore.Lazy{
 			Is: lazy, Control: controlName, Beside: StateDir, Sparse: m.opts.ThrowAway,
 			Lay: func(f *os.File, path string, e *repo.Entry, n uint32) error {
+				if path == controlName || strings.HasPrefix(path, StateDir+"/") {
+					return &dr.Failure{
+						What: fmt.Sprintf("mount snapshot %s", p.Snapshot.Manifest.ID), Reason: path + " has a name that a mount keeps for itself",
+						Next: "restore it without --instant, or remove that file from the system and take another snapshot",
+					}
+				}
 				id := layer.Ident{ID: n, Size: e.Size, Path: path}
 				if err := id.Check(); err != nil {
 					return err

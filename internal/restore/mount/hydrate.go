@@ -292,8 +292,9 @@ func isDamage(err error) bool {
 	return errors.As(err, &c) || errors.As(err, &d)
 }
 
-// fill brings what a file lacks.
+// fill brings what a file lacks, and says at the end what of it is damaged.
 func (h *hydrator) fill(ctx context.Context, rd *repo.Reader, f *layer.File) error {
+	var damage []error
 	for n := range repo.ListCount(f.Ident().Size) {
 		var chunks []int
 		first := n * repo.ListLen
@@ -317,7 +318,13 @@ func (h *hydrator) fill(ctx context.Context, rd *repo.Reader, f *layer.File) err
 			}
 			err := rd.PartPieces(ctx, p, some, func(chunk int, pieces [][]byte) error {
 				return putPieces(func(at int, b []byte) error { return f.Put(first+chunk, at, b) })(chunk, pieces)
-			}, nil)
+			}, func(_ int, err error) error {
+				if !isDamage(err) {
+					return err
+				}
+				damage = append(damage, err) // the rest of the file is worth having
+				return nil
+			})
 			if err != nil {
 				return err
 			}
@@ -328,7 +335,7 @@ func (h *hydrator) fill(ctx context.Context, rd *repo.Reader, f *layer.File) err
 			}
 		}
 	}
-	return nil
+	return errors.Join(damage...)
 }
 
 // yield lets those go first who wait for a read, and keeps to the rate.

@@ -101,7 +101,7 @@ func TestWhatWasInFlightIsNoLoss(t *testing.T) {
 	if f == nil || fmt.Sprintf("%016x", position(t, f.From)) != end || f.Bytes <= 0 || f.Last.Before(disaster.Add(-time.Minute)) || len(f.Held) != 1 || f.Held[0].Site != "here" {
 		t.Fatalf("in flight was %+v, want from %s on", f, end)
 	}
-	if r.Recovery.RPO <= 0 || r.Recovery.RPO > time.Minute || !strings.Contains(strings.Join(r.Notes, "\n"), "site here had acknowledged everything up to") {
+	if r.Recovery.RPO <= 0 || r.Recovery.RPO > time.Minute || !strings.Contains(strings.Join(r.Notes, "\n"), `site "here" had acknowledged everything up to`) {
 		t.Errorf("RPO %s, notes %q", r.Recovery.RPO, r.Notes)
 	}
 	gone := l.missing(t, &r, disaster)

@@ -38,9 +38,9 @@ func (f Flight) String() string {
 func (f Flight) heldBy() string {
 	var all []string
 	for _, h := range f.Held {
-		name := "site " + h.Site
+		name := fmt.Sprintf("site %q", h.Site) // the part says so: it is not trusted
 		if h.Site == "" {
-			name = "replica " + h.Replica
+			name = fmt.Sprintf("replica %q", h.Replica)
 		}
 		all = append(all, fmt.Sprintf("%s had acknowledged everything up to %s", name, wal.LSN(h.Upto)))
 	}
@@ -57,6 +57,12 @@ func (f Flight) heldBy() string {
 //
 // It is told of a high-water mark by nobody: where that lies behind the start there is a hole.
 func Judge(ctx context.Context, log *repo.Log, start wal.LSN, behind []repo.Extent) (f *Flight, lost string, err error) {
+	if len(behind) == 0 {
+		return nil, "what was behind it has gone: look again", nil
+	}
+	if stores := log.Lent(); len(stores) > 0 {
+		return nil, "this replica does not answer, and what it had is not known: this is what " + strings.Join(stores, " and ") + " has", nil
+	}
 	replica, err := log.Replica(ctx)
 	if err != nil {
 		return nil, "the name of the replica cannot be read: " + err.Error(), ctx.Err()

@@ -112,11 +112,20 @@ func TestGapAtTheEnd(t *testing.T) {
 			t.Errorf("%s: to %s, notes %q, -want +got\n%s", c.name, p.Range.To, p.Notes, d)
 		}
 		if c.name == "never whole" && p.Notes[0] != "the log ends at 0/1400000: what follows, up to 0/1500000, was on its way to this replica when whoever wrote it was lost, and never came. "+
-			"2.0 MiB of log from 0/1500000 to 0/1800000, written from 1970-01-01 00:00:22 UTC to 1970-01-01 00:00:24 UTC, came behind it and cannot be used; site lost had acknowledged everything up to 0/1700000" {
+			"2.0 MiB of log from 0/1500000 to 0/1800000, written from 1970-01-01 00:00:22 UTC to 1970-01-01 00:00:24 UTC, came behind it and cannot be used; site \"lost\" had acknowledged everything up to 0/1700000" {
 			t.Errorf("the note is %q", p.Notes[0])
 		}
 		if p, err := v.Plan(t.Context(), Target{Kind: AtLSN, LSN: 10 * mib}, Timeline{}, RefuseLoss); err != nil || p.Flight() != nil || len(p.Notes) > 0 {
 			t.Errorf("%s: to a target: %+v, %v", c.name, p, err)
 		}
+	}
+}
+
+// Without anything behind it nothing says that a gap was never whole.
+func TestNothingBehindAGapIsNoFlight(t *testing.T) {
+	t.Parallel()
+	log := repotest.Init(t, storetest.NewMemory(), repo.Options{}).Log("orders-db")
+	if f, lost, err := Judge(t.Context(), log, mib, nil); f != nil || lost == "" || err != nil {
+		t.Errorf("%+v, %q, %v", f, lost, err)
 	}
 }

@@ -152,6 +152,9 @@ func (m *promoting) end(ctx context.Context) (view, error) {
 			v.Next = 0
 		}
 	}
+	if more := v.unsent(); more != "" {
+		m.out.Notes = append(m.out.Notes, more)
+	}
 	missing, note, err := x.tail.missing(asked, v)
 	switch {
 	case ctx.Err() != nil:
@@ -172,6 +175,14 @@ func (m *promoting) end(ctx context.Context) (view, error) {
 		m.out.Notes = append(m.out.Notes, note)
 	}
 	return v, nil
+}
+
+// unsent says what the primary had on the timeline that is served, which never came.
+func (v view) unsent() string {
+	if v.Way == nil || v.Session != v.Way.Timeline || v.PrimaryEnd <= v.End {
+		return ""
+	}
+	return fmt.Sprintf("the primary said that its log goes to %s, and what lies behind %s did not come", v.PrimaryEnd, v.End)
 }
 
 // lost notes what is missing.

@@ -50,7 +50,7 @@ func (r *replaying) look(s sample, v view) (done bool, why error) {
 	}
 	asked := v.Way == nil || v.Session != 0 // otherwise nobody knows on which timeline it is
 	// Where no repository has answered, what was received is the end.
-	if off == nil && asked && s.replayed >= r.end && (v.Way != nil || s.waiting || s.replayed >= s.received) {
+	if off == nil && v.Refused == "" && asked && s.replayed >= r.end && (v.Way != nil || s.waiting || s.replayed >= s.received) {
 		return true, nil
 	}
 	if r.still < hinderAfter {
@@ -98,7 +98,7 @@ func (m *promoting) replay(ctx context.Context, frozen view) error {
 			if _, err := w.conn.Exec(ctx, "SELECT pg_wal_replay_resume()"); err != nil {
 				return err
 			}
-		case s.waiting && s.received >= r.end && r.still > fewLooks && v.Way != nil:
+		case s.waiting && s.received >= r.end && r.still > fewLooks && v.Way != nil && v.Refused == "":
 			// The log's last bytes are most often a part of a record, whose rest was never stored. Where a whole one follows, a
 			// busy machine may not have let the server look at it yet.
 			whole, err := boot.RecordFollows(x.o.Dir, v.Way, x.tail.system.SegmentSize, s.replayed, r.end)

@@ -59,3 +59,30 @@ func TestWhatStandsBeforeTheEndOfALog(t *testing.T) {
 }
 
 func abs(n int) int { return max(n, -n) }
+
+// What is refused is not the end of the log, although all that was sent is replayed; and what the primary had more is told.
+func TestRefusedLogIsNoEnd(t *testing.T) {
+	t.Parallel()
+	v := view{Way: &wal.Timelines{Timeline: 1}, Session: 1, End: 800, PrimaryEnd: 900, Refused: "it is damaged"}
+	s := sample{recovering: true, waiting: true, replayed: 800, received: 800}
+	r := replaying{end: 800}
+	for range hinderAfter + 2 {
+		done, why := r.look(s, v)
+		if done {
+			t.Fatal("it is done")
+		}
+		if why != nil {
+			v.Refused = ""
+			break
+		}
+	}
+	if done, why := r.look(s, v); !done || v.Refused != "" {
+		t.Errorf("done %t, %v", done, why)
+	}
+	if v.unsent() == "" {
+		t.Error("nothing is told of the rest")
+	}
+	if v.PrimaryEnd = 800; v.unsent() != "" {
+		t.Error(v.unsent())
+	}
+}

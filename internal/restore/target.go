@@ -108,6 +108,14 @@ func checkCluster(ctx context.Context, what, to string, p *points.Plan) error {
 	}
 }
 
+// hasEnded tells whether a process has ended, and only its parent has not heard of it.
+func hasEnded(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	// Its name comes in brackets, and may hold some itself; the state follows (proc_pid_stat(5)).
+	_, after, ok := bytes.Cut(b[bytes.LastIndexByte(b, ')')+1:], []byte(" "))
+	return err == nil && ok && bytes.HasPrefix(after, []byte("Z"))
+}
+
 // RunningServer returns the process that postmaster.pid names, where it lives and may be a server of this
 // directory; otherwise 0. A number that the kernel has given to another program since is told by its working
 // directory, which is the data directory for every server process.
@@ -121,7 +129,7 @@ func RunningServer(dir string) int {
 	if err != nil || pid <= 0 {
 		return 0
 	}
-	if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) || hasEnded(pid) {
 		return 0
 	}
 	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))

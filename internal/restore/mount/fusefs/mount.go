@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -102,6 +103,9 @@ func Serve(path string, dir *os.File, l *layer.Layer, o Options) (*Mount, error)
 		return nil, explain(path, err)
 	}
 	m.server = server
+	if err := keepDevice(); err != nil {
+		return nil, errors.Join(err, m.Unmount())
+	}
 	if f.passthrough && server.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH == 0 {
 		// The kernel is new enough, and was built without. It has not been asked for anything yet.
 		if err := m.Unmount(); err != nil {
@@ -111,6 +115,22 @@ func Serve(path string, dir *os.File, l *layer.Layer, o Options) (*Mount, error)
 		return Serve(path, dir, l, o)
 	}
 	return m, nil
+}
+
+// keepDevice keeps the descriptors of mounts from the programs that this process starts: a server that had one would keep the mount
+// waiting for answers after this process has died.
+func keepDevice() error {
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		fd, err := strconv.Atoi(e.Name())
+		if to, linkErr := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && linkErr == nil && to == "/dev/fuse" {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 func explain(path string, err error) error {

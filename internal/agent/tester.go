@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/evidence"
 	"github.com/holdfast-dr/holdfast/internal/verify"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
@@ -143,7 +144,7 @@ func (t *tester) test(ctx context.Context) (result *verify.Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	o := verify.FromConfig(t.system, t.policy)
+	o := verify.FromConfig(t.system, t.policy, t.log)
 	if o.RestoreCommand, err = t.command(string(t.system.Name)); err != nil {
 		return nil, err
 	}
@@ -155,6 +156,9 @@ func (t *tester) test(ctx context.Context) (result *verify.Result, err error) {
 	if result, err = verify.Run(ctx, sys.Repo, point.Plan, o); err != nil {
 		return nil, err
 	}
+	st := result.Statement()
+	st.Subjects = []evidence.Subject{workspace.SnapshotSubject(point.Plan.Snapshot.Manifest)}
+	ws.Record(ctx, sys.Repo, st)
 	return result, verify.Keep(t.dir, result.Summary())
 }
 

@@ -12,7 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/evidence"
 	"github.com/holdfast-dr/holdfast/internal/verify"
 	"github.com/holdfast-dr/holdfast/internal/workspace"
 )
@@ -23,6 +25,7 @@ type verifyFlags struct {
 	glass   breakGlass
 	at      string
 	depth   choice
+	way     choice
 	sample  string
 	sandbox string
 	owner   string
@@ -71,11 +74,13 @@ Exit code 3 means that the point was tested and something is wrong with it; 1 th
 	for _, d := range verify.Depths {
 		depths = append(depths, string(d))
 	}
+	v.way = choice{of: []string{string(config.VerifyRestore), string(config.VerifyMount)}}
 	v.depth = choice{value: string(verify.Pages), of: depths}
 	f := c.Flags()
 	f.StringVar(&v.at, "at", "latest", "`moment`: latest, random, recorded, immediate, a time (UTC, or with its zone), an LSN, or name:RESTORE_POINT")
 	f.Var(&v.depth, "depth", "how deep: "+strings.Join(depths, ", "))
-	f.StringVar(&v.sample, "sample", "100%", "how much of the files' content is read for objects and pages: a `part`, chosen anew each time")
+	f.StringVar(&v.sample, "sample", "", "how much of the files' content is read for objects and pages: a `part`, chosen anew each time (default 100%; with a server on a mount 1%)")
+	f.Var(&v.way, "way", "how the files come into the sandbox: restore writes all of them; mount fetches what the server asks for (default: as configured)")
 	f.StringVar(&v.sandbox, "sandbox", "", "`directory` for the throw-away recovery, which takes as much room as the system (default: as configured, else that of temporary files)")
 	f.StringVar(&v.owner, "owner", "", "`user` who runs the sandbox's server, when run as root (default: one that nobody else has)")
 	f.StringVar(&v.binDir, "bin-directory", "", "`directory` of PostgreSQL's programs (default: as configured, else where packages put them)")
@@ -116,6 +121,9 @@ func (t tested) writeText(w io.Writer) error {
 		fmt.Fprintf(w, "  %-24s %10s\n", p.Name, round(p.Took))
 	}
 	if t.RTO > 0 {
+		if t.Figures.Fetched < t.Figures.Bytes {
+			fmt.Fprintf(w, "the server ran on %s that were fetched of its %s\n", t.Figures.Fetched, t.Figures.Bytes)
+		}
 		fmt.Fprintf(w, "RTO %s by %s, RPO %s (newest commit %s UTC)\n", round(t.RTO), t.Way, round(t.RPO), stamp(t.NewestCommit))
 	}
 	proven := "nothing is proven"
@@ -185,6 +193,9 @@ func (v *verifyFlags) run(ctx context.Context, system string) error {
 		return err
 	}
 	v.keep(w, system, result)
+	st := result.Statement()
+	st.Subjects = []evidence.Subject{workspace.SnapshotSubject(point.Plan.Snapshot.Manifest)}
+	w.Record(ctx, r, st)
 	if err := v.app.emit(tested{result}); err != nil {
 		return err
 	}
@@ -198,7 +209,10 @@ func (v *verifyFlags) run(ctx context.Context, system string) error {
 // options are those of the configuration, and of the flags.
 func (v *verifyFlags) options(w *workspace.Workspace, system string) (o verify.Options, err error) {
 	if s, err := w.Config.System(system); err == nil {
-		o = verify.FromConfig(s, w.Config.PolicyOf(s))
+		o = verify.FromConfig(s, w.Config.PolicyOf(s), v.app.logger())
+	}
+	if v.way.value != "" {
+		o.Opener = verify.OpenerOf(config.VerifyWay(v.way.value), v.app.logger())
 	}
 	o.Depth, o.User, o.Site = verify.Depth(v.depth.value), v.owner, v.glass.site
 	for to, given := range map[*string]string{&o.Sandbox: v.sandbox, &o.BinDir: v.binDir} {
@@ -206,7 +220,14 @@ func (v *verifyFlags) options(w *workspace.Workspace, system string) (o verify.O
 			*to = given
 		}
 	}
-	if o.Sample, err = parsePart(v.sample); err != nil {
+	sample := v.sample
+	if sample == "" {
+		sample = "100%"
+		if o.Depth.Includes(verify.Boot) && o.Opener != nil && !o.Opener.Whole() {
+			sample = "1%" // what the server asks for is read besides
+		}
+	}
+	if o.Sample, err = parsePart(sample); err != nil {
 		return o, usage(fmt.Errorf("--sample %q: %w", v.sample, err))
 	}
 	o.RestoreCommand, err = v.app.restoreCommand(system, &v.glass)

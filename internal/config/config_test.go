@@ -84,7 +84,7 @@ func TestLoadFull(t *testing.T) {
 		Copies:     Copies{Min: 1, Sync: 1, Patience: 30 * time.Second},
 		Retention:  dr.Retention{KeepLast: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6},
 		Check:      Check{Sample: 0.025},
-		Verify:     Verify{Depth: VerifyQuery, At: VerifyRecorded, Sample: 0.03, Sandbox: "/var/tmp", Memory: 2 << 30, Timeout: 5 * time.Minute},
+		Verify:     Verify{Depth: VerifyQuery, At: VerifyRecorded, Way: VerifyMount, Sample: 0.03, Sandbox: "/var/tmp", Memory: 2 << 30, Timeout: 5 * time.Minute},
 		Optimize:   Optimize{Budget: 1},
 		Objectives: dr.Objective{RPO: time.Minute, RTO: 15 * time.Minute, MTD: 48 * time.Hour},
 	}

@@ -16,6 +16,7 @@ type Verify struct {
 	Schedule dr.Schedule
 	Depth    VerifyDepth
 	At       VerifyAt
+	Way      VerifyWay
 	Sample   Fraction      // of the content that the depths objects and pages read
 	Sandbox  string        // directory of the sandboxes; empty: that of temporary files
 	Memory   dr.Bytes      // of a sandbox's server; 0: no bound
@@ -43,6 +44,15 @@ const (
 	VerifyLatest   VerifyAt = "latest"
 	VerifyRandom   VerifyAt = "random"
 	VerifyRecorded VerifyAt = "recorded"
+)
+
+// VerifyWay is how the files come into a sandbox.
+type VerifyWay string
+
+// The ways.
+const (
+	VerifyRestore VerifyWay = "restore"
+	VerifyMount   VerifyWay = "mount"
 )
 
 // SystemVerify is what tests need to know of one system.
@@ -73,8 +83,10 @@ var verify = object[Verify]{
 		"How deep it goes, each depth with those before it: objects and pages read back what is stored; boot starts a server on it in a sandbox, which takes as much room as the system; check runs amcheck; query the system's assertions. none: no tests.").or("pages"),
 	key("at", oneOf("moment", VerifyLatest, VerifyRandom, VerifyRecorded), func(v *Verify) *VerifyAt { return &v.At },
 		"Which moment is tested: latest; random, of all that can be recovered; or recorded, the newest for which figures of the source were recorded.").or("latest"),
+	key("way", oneOf("way", VerifyRestore, VerifyMount), func(v *Verify) *VerifyWay { return &v.Way },
+		"How the files come into the sandbox: restore writes all of them; mount fetches what the server asks for, which takes root and /dev/fuse.").or("restore"),
 	key("sample", fraction, func(v *Verify) *Fraction { return &v.Sample },
-		"How much of the snapshot's content is read where nothing deeper than pages is asked for, chosen anew each time.").or(`"10%"`),
+		"How much of the snapshot's content is read where nothing deeper than pages is asked for, or the way is mount, chosen anew each time.").or(`"10%"`),
 	key("sandbox", absolutePath, func(v *Verify) *string { return &v.Sandbox },
 		"Directory in which sandboxes are made. Left out, the directory of temporary files."),
 	key("memory", bytesOrNone(), func(v *Verify) *dr.Bytes { return &v.Memory },

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/boot"
 	"github.com/holdfast-dr/holdfast/internal/restore/confine"
@@ -38,6 +39,7 @@ func (t *test) sandboxed(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
+	defer func() { t.result.Figures.Fetched = dr.Bytes(opened.Fetched()) }()
 	x := t.reading()
 	if t.opts.Opener.Whole() {
 		x.restored = box.data()

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,4 +85,37 @@ func nothingLeft(t *testing.T, w *world) {
 			t.Errorf("process %s is left in %s", filepath.Base(p), cwd)
 		}
 	}
+}
+
+func mountable() bool {
+	_, err := os.Stat("/dev/fuse")
+	return err == nil && os.Geteuid() == 0
+}
+
+// On a mount a test that boots fetches little of a database whose log is short, and proves a sample of it.
+func TestBootOnAMount(t *testing.T) {
+	if !mountable() {
+		t.Skip("to mount for a server takes root and /dev/fuse")
+	}
+	w := newWorld(t, pgtest.Options{Version: "15", Checksums: true})
+	w.s.Exec("", "CREATE TABLE orders AS SELECT i, md5(i::text) AS note, repeat('x', 200) AS padding FROM generate_series(1, 200000) AS i", "CHECKPOINT")
+	w.snapshot()
+	w.s.Exec("", "INSERT INTO orders VALUES (0)")
+	w.archive()
+	_, p := w.plan(w.r, "latest")
+	r, err := Run(t.Context(), w.r, p, Options{
+		Depth: Boot, Sample: 0.01, Sandbox: w.base, RestoreCommand: w.restoreCommand(), BinDir: w.s.BinDir, Opener: Mount{Log: slog.New(slog.DiscardHandler)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Outcome != Passed || r.Proven != Boot || r.Way != "instant mount" || r.Figures.Fetched == 0 {
+		t.Fatalf("%+v", r)
+	}
+	t.Logf("%s of %s were fetched, %s read for the sample; RTO %s: %v", r.Figures.Fetched, r.Figures.Bytes, r.Figures.Read, r.RTO, r.Phases)
+	// Half of this cluster are the catalogs of its databases, as of any small one.
+	if r.Figures.Fetched > r.Figures.Bytes/4 {
+		t.Errorf("%s of %s were fetched", r.Figures.Fetched, r.Figures.Bytes)
+	}
+	nothingLeft(t, w)
 }

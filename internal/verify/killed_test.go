@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +21,8 @@ import (
 )
 
 // verifyMain is a test of a repository that waits for ever in a phase, to be killed there: args are the repository, the directory of
-// sandboxes, the restore command, the server's programs and the phase.
-func verifyMain(repository, sandboxes, command, bin, phase string) error {
+// sandboxes, the restore command, the server's programs, the phase and the way.
+func verifyMain(repository, sandboxes, command, bin, phase, way string) error {
 	ctx := context.Background()
 	st, err := local.Open(repository, local.Options{})
 	if err != nil {
@@ -39,7 +40,11 @@ func verifyMain(repository, sandboxes, command, bin, phase string) error {
 	if err != nil {
 		return err
 	}
-	_, err = Run(ctx, r, c.Plan, Options{Depth: Boot, Sandbox: sandboxes, RestoreCommand: command, BinDir: bin, Progress: func(p dr.Progress) {
+	var opener Opener = FullRestore{}
+	if way == "mount" {
+		opener = Mount{Log: slog.New(slog.DiscardHandler)}
+	}
+	_, err = Run(ctx, r, c.Plan, Options{Depth: Boot, Sample: 0.5, Opener: opener, Sandbox: sandboxes, RestoreCommand: command, BinDir: bin, Progress: func(p dr.Progress) {
 		if p.Phase == phase && p.Done > 0 {
 			fmt.Println("here")
 			select {}
@@ -55,8 +60,12 @@ func TestKilledTest(t *testing.T) {
 	w.snapshot()
 	w.s.Exec("", "INSERT INTO orders SELECT generate_series(1, 1000)")
 	w.archive()
-	for _, phase := range []string{"writing files", "replaying the log"} {
-		cmd := exec.Command(w.binary(), w.dir, w.base, w.restoreCommand(), w.s.BinDir, phase)
+	for _, c := range []struct{ phase, way string }{{"writing files", "restore"}, {"replaying the log", "restore"}, {"replaying the log", "mount"}} {
+		if c.way == "mount" && !mountable() {
+			continue
+		}
+		phase := c.phase
+		cmd := exec.Command(w.binary(), w.dir, w.base, w.restoreCommand(), w.s.BinDir, c.phase, c.way)
 		cmd.Env, cmd.Stderr = append(os.Environ(), roleEnv+"=verify"), os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {

@@ -3,10 +3,14 @@ package verify
 import (
 	"context"
 	"errors"
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/repo"
 	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/mount"
 	"github.com/holdfast-dr/holdfast/internal/restore/points"
 )
 
@@ -32,6 +36,8 @@ type OpenOptions struct {
 type Opened interface {
 	// Notes are what a person should know.
 	Notes() []string
+	// Fetched returns how many bytes of files have come from the repository so far.
+	Fetched() int64
 	// Close takes away what holds the directory in place, such as a mount; the files themselves are the sandbox's.
 	Close() error
 }
@@ -59,6 +65,7 @@ func (FullRestore) Open(ctx context.Context, r *repo.Repository, p *points.Plan,
 type restored struct{ *restore.Result }
 
 func (r restored) Notes() []string { return r.Result.Notes }
+func (r restored) Fetched() int64  { return r.Bytes }
 func (restored) Close() error      { return nil }
 
 // lostFiles makes problems of what a restore could not bring back; false: the error says something else.
@@ -74,4 +81,51 @@ func lostFiles(r *Result, err error) bool {
 		r.problem(Objects, f.File, "%d bytes from byte %d on: %s", f.Length, f.Offset, f.Reason)
 	}
 	return true
+}
+
+// Mount is an Opener that mounts the snapshot: what the server asks for is fetched as it asks, and what it writes is thrown away.
+type Mount struct{ Log *slog.Logger }
+
+var _ Opener = Mount{}
+
+// Way is "instant mount".
+func (Mount) Way() string { return "instant mount" }
+
+// Whole is false: what nobody has asked for was not read.
+func (Mount) Whole() bool { return false }
+
+// Open mounts, and fetches ahead what the replay will read.
+func (o Mount) Open(ctx context.Context, r *repo.Repository, p *points.Plan, to string, opts OpenOptions) (Opened, error) {
+	m, err := mount.Begin(ctx, r, p, to, mount.Options{Settings: opts.Settings, Owner: opts.Owner, ThrowAway: true, Progress: opts.Progress, Log: o.Log})
+	if err != nil {
+		return nil, err
+	}
+	out := &mounted{Mount: m}
+	ahead, stop := context.WithCancel(ctx)
+	out.stop = stop
+	out.ahead.Go(func() error {
+		// What it cannot fetch the server asks for itself.
+		_ = m.Foresee(ahead, p)
+		return nil
+	})
+	return out, nil
+}
+
+// mounted is a snapshot that is mounted.
+type mounted struct {
+	*mount.Mount
+	stop  context.CancelFunc
+	ahead errgroup.Group
+}
+
+func (m *mounted) Notes() []string {
+	if m.Files == nil {
+		return nil
+	}
+	return m.Files.Notes
+}
+
+func (m *mounted) Close() error {
+	m.stop()
+	return errors.Join(m.ahead.Wait(), m.Mount.Close())
 }

@@ -91,10 +91,11 @@ type Result struct {
 
 // Figures count what a test has read and looked at.
 type Figures struct {
-	Files     int64    `json:"files"`     // of the snapshot
-	Bytes     dr.Bytes `json:"bytes"`     // of these
-	Read      dr.Bytes `json:"readBytes"` // of these, how many were decoded and proven
-	Log       dr.Bytes `json:"logBytes"`  // that were read
+	Files     int64    `json:"files"`                  // of the snapshot
+	Bytes     dr.Bytes `json:"bytes"`                  // of these
+	Read      dr.Bytes `json:"readBytes"`              // of these, how many were decoded and proven
+	Fetched   dr.Bytes `json:"fetchedBytes,omitempty"` // of files, so that the server could run
+	Log       dr.Bytes `json:"logBytes"`               // that were read
 	Records   int64    `json:"logRecords,omitempty"`
 	Pages     int64    `json:"pages,omitempty"` // that were looked at
 	NewPages  int64    `json:"newPages,omitempty"`

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/dr"
 	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/confine"
+	"github.com/holdfast-dr/holdfast/internal/restore/mount"
 	"github.com/holdfast-dr/holdfast/internal/restore/rights"
 )
 
@@ -173,7 +174,9 @@ func Cleanup(ctx context.Context, in string) (notes []string) {
 		if err != nil {
 			continue // somebody works in it
 		}
-		err = endThoseIn(ctx, filepath.Join(dir, "data"))
+		data := filepath.Join(dir, "data")
+		_, err = mount.Clear(ctx, data) // it ends those who run on it
+		err = errors.Join(err, endThoseIn(ctx, data))
 		confine.RemoveGroup(filepath.Base(dir))
 		if err == nil {
 			err = removeSandbox(dir)

@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 		os.Exit(r.ExitCode())
 	}
 	if os.Getenv(roleEnv) == "verify" {
-		if err := verifyMain(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
+		if err := verifyMain(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -12,9 +12,11 @@ func (r *Result) Statement() evidence.Statement {
 		Kind: evidence.RestoreTest, System: r.System, Outcome: evidence.Succeeded, Started: r.Started, Finished: r.Started.Add(r.Took), Site: r.Site,
 		Covered: r.Covered, NotCovered: r.NotCovered,
 		Facts: []evidence.Fact{
-			{Name: "snapshot", Text: string(r.Snapshot)}, {Name: "point", Text: r.Target.String()},
+			{Name: "snapshot", Text: string(r.Snapshot)},
+			{Name: "point", Text: r.Target.String()},
 			{Name: "log", Text: fmt.Sprintf("%s to %s on timeline %d", r.From, r.To, r.Timeline)},
-			{Name: "depth", Text: string(r.Depth)}, {Name: "proven", Text: string(r.Proven)},
+			{Name: "depth", Text: string(r.Depth)},
+			{Name: "proven", Text: string(r.Proven)},
 		},
 	}
 	if r.Outcome == Failed {
@@ -40,8 +42,15 @@ func (r *Result) Statement() evidence.Statement {
 		name, unit string
 		value      float64
 	}{
-		{"size", "bytes", float64(f.Bytes)}, {"read", "bytes", float64(f.Read)}, {"log", "bytes", float64(f.Log)}, {"pages", "1", float64(f.Pages)},
-		{"indexes", "1", float64(f.Indexes)}, {"tables", "1", float64(f.Tables)}, {"problems", "1", float64(r.ProblemCount)}, {"RTO", "s", r.RTO.Seconds()}, {"RPO", "s", r.RPO.Seconds()},
+		{"size", "bytes", float64(f.Bytes)},
+		{"read", "bytes", float64(f.Read)},
+		{"log", "bytes", float64(f.Log)},
+		{"pages", "1", float64(f.Pages)},
+		{"indexes", "1", float64(f.Indexes)},
+		{"tables", "1", float64(f.Tables)},
+		{"problems", "1", float64(r.ProblemCount)},
+		{"RTO", "s", r.RTO.Seconds()},
+		{"RPO", "s", r.RPO.Seconds()},
 	} {
 		s.Figures = append(s.Figures, evidence.Figure{Name: n.name, Value: n.value, Unit: n.unit})
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -69,6 +70,10 @@ func (w *world) watched() restore.Settings {
 func childMain(role string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	go func() { // not by a death signal: that comes when the thread ends which has started us, and hydration's threads end
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}()
 	st, err := local.Open(os.Getenv(repoEnv), local.Options{})
 	if err != nil {
 		return err
@@ -128,9 +133,11 @@ func (w *world) mounting(role, dir string) *child {
 	c := &child{t: w.t, cmd: exec.Command(os.Args[0]), err: &strings.Builder{}}
 	c.cmd.Env = append(os.Environ(), roleEnv+"="+role, repoEnv+"="+w.dir, toEnv+"="+dir, logEnv+"="+w.path("wal"))
 	c.cmd.Stderr = c.err
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := c.cmd.StdoutPipe()
 	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := c.cmd.StdinPipe(); err != nil { // is closed when this process ends, however that comes
 		w.t.Fatal(err)
 	}
 	if err := c.cmd.Start(); err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("layer.seeds", 25, "how many random histories the layer is put through")
+	seeds = flag.Int("layer.seeds", 8, "how many random histories the layer is put through")
 	seed  = flag.Uint64("layer.seed", 0, "the one history to run")
 )
 

@@ -108,8 +108,11 @@ func checkCluster(ctx context.Context, what, to string, p *points.Plan) error {
 	}
 }
 
-// hasEnded tells whether a process has ended, and only its parent has not heard of it.
-func hasEnded(pid int) bool {
+// Ended tells whether a process has ended, also where its parent has not heard of it yet.
+func Ended(pid int) bool {
+	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return true
+	}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	// Its name comes in brackets, and may hold some itself; the state follows (proc_pid_stat(5)).
 	_, after, ok := bytes.Cut(b[bytes.LastIndexByte(b, ')')+1:], []byte(" "))
@@ -129,7 +132,7 @@ func RunningServer(dir string) int {
 	if err != nil || pid <= 0 {
 		return 0
 	}
-	if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) || hasEnded(pid) {
+	if Ended(pid) {
 		return 0
 	}
 	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/internal/dr"
+	"github.com/holdfast-dr/holdfast/internal/restore"
 	"github.com/holdfast-dr/holdfast/internal/restore/mount/fusefs"
 )
 
@@ -116,8 +117,15 @@ func endServers(ctx context.Context, dir string) (n int, err error) {
 	killed := map[int]bool{}
 	for {
 		left, err := serversIn(dir)
-		if err != nil || len(left) == 0 {
+		if err != nil {
 			return len(killed), err
+		}
+		ending := false // it lets its directory go before it has ended
+		for pid := range killed {
+			ending = ending || !restore.Ended(pid)
+		}
+		if len(left) == 0 && !ending {
+			return len(killed), nil
 		}
 		for _, pid := range left {
 			killed[pid] = true

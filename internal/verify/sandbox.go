@@ -218,7 +218,7 @@ func ownerOf(dir string) (uid int, ok bool) {
 // endThoseIn kills the processes that work in a data directory, where all of PostgreSQL's do. The kernel has killed them already
 // where they had a namespace of their own.
 func endThoseIn(ctx context.Context, data string) error {
-	here, err := os.Lstat(data)
+	here, err := filepath.EvalSymlinks(data)
 	if err != nil {
 		return nil //nolint:nilerr // no server was started
 	}
@@ -233,8 +233,9 @@ func endThoseIn(ctx context.Context, data string) error {
 			return err
 		}
 		for _, proc := range procs {
-			there, err := os.Stat(filepath.Join(proc, "cwd"))
-			if err != nil || !os.SameFile(here, there) {
+			// The name alone: a process elsewhere may work in a mount that answers nobody, and whoever looks into it waits for ever.
+			there, err := os.Readlink(filepath.Join(proc, "cwd"))
+			if err != nil || there != here {
 				continue
 			}
 			if pid, err := strconv.Atoi(filepath.Base(proc)); err == nil {

@@ -93,7 +93,7 @@ func TestCrashChild(t *testing.T) {
 	crashLog(t, dir, step, os.Getenv(crashSpool) != "", os.Stdout)
 }
 
-var crashStride = flag.Int("crash.stride", 4, "die before every n-th change on disk; 1 tries all, in minutes")
+var crashStride = flag.Int("crash.stride", 7, "die before every n-th change on disk; 1 tries all, in minutes")
 
 // The process kills itself before the changes that it makes on disk, one after the other. What it acknowledged is
 // stored after the next run, and nothing has other bytes than were written.

@@ -369,7 +369,7 @@ func TestStreamAsSynchronousStandby(t *testing.T) {
 func TestStreamKeepsUpWithPgbench(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("pgbench runs for ten seconds")
+		t.Skip("pgbench runs for seconds")
 	}
 	s := pgtest.Start(t, pgtest.Options{Conf: map[string]string{"wal_keep_size": "4GB", "max_wal_size": "4GB"}})
 	r, log := logRepository(t, openLocal(t))
@@ -381,8 +381,8 @@ func TestStreamKeepsUpWithPgbench(t *testing.T) {
 			t.Fatalf("pgbench: %v\n%s", err, out)
 		}
 	}
-	run("-i", "-s", "20", "-q")
-	run("-c", "4", "-T", "10", "-n")
+	run("-i", "-s", "5", "-q")
+	run("-c", "4", "-T", "5", "-n")
 	end, began := flushed(t, s), time.Now()
 	str.untilStored(1, end)
 	st := str.Status()

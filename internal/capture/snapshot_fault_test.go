@@ -28,7 +28,7 @@ func snapshotEveryFault(t *testing.T, scan capture.Scan) {
 	// The server keeps its log: without it each snapshot would wait some seconds for what may come into the repository.
 	s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: true, InitArgs: []string{"--wal-segsize=1"}, Conf: map[string]string{"wal_keep_size": "2GB"}})
 	s.Exec("", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i", "CHECKPOINT")
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
+	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package capture_test
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,18 +52,32 @@ func snapshotConfig(s *pgtest.Server, local bool) capture.SnapshotConfig {
 // tree reads a whole snapshot into memory.
 func tree(t *testing.T, r *repo.Repository, m *repo.Manifest) map[string][]byte {
 	t.Helper()
+	return contents{}.tree(t, r, m)
+}
+
+// contents are of files that were read, by the IDs of what they were read from: files that have the same are equal.
+type contents map[string][]byte
+
+// tree is tree, but reads nothing again that the snapshot before had, too. Nobody may write to what it returns.
+func (c contents) tree(t *testing.T, r *repo.Repository, m *repo.Manifest) map[string][]byte {
+	t.Helper()
 	root, err := m.RootID()
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := map[string][]byte{}
+	out, has := map[string][]byte{}, contents{}
 	walk, data := r.Reader(), r.Reader()
 	err = walk.Walk(t.Context(), root, "", func(path string, e *repo.Entry) error {
 		if e.Type != repo.TypeFile {
 			out[path+"/"] = nil
 			return nil
 		}
-		content := []byte{}
+		ids := fmt.Sprintf("%d %x %x", e.Size, e.Chunks, e.Lists)
+		if content, ok := c[ids]; ok {
+			has[ids], out[path] = content, content
+			return nil
+		}
+		content := make([]byte, 0, e.Size)
 		for n := range repo.ListCount(e.Size) {
 			p, err := data.FilePart(t.Context(), e, n)
 			if err != nil {
@@ -73,12 +89,14 @@ func tree(t *testing.T, r *repo.Repository, m *repo.Manifest) map[string][]byte 
 				}
 			}
 		}
-		out[path] = content
+		has[ids], out[path] = content, content
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	clear(c)
+	maps.Copy(c, has)
 	return out
 }
 

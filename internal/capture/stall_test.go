@@ -85,7 +85,7 @@ func TestSnapshotFromAStoreThatHangs(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Start(t, pgtest.Options{Version: "15", Checksums: true})
 	s.Exec("", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i", "CHECKPOINT")
-	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 10)
+	to, err := seal.PassphraseRecipient("test", "correct horse battery staple", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

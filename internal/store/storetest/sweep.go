@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -21,7 +22,7 @@ type Sweep struct {
 	Check func(t *testing.T, s store.Store, err error)
 	// Kind is that of the injected errors. store.Retry absorbs Busy.
 	Kind store.Kind
-	// Moments limits the moments; nil is all that differ for a call.
+	// Moments limits the moments of those that differ for a call; nil is all of them.
 	Moments []Moment
 }
 
@@ -49,18 +50,16 @@ func EachFault(t *testing.T, sweep Sweep) {
 
 // moments returns the moments at which the failure of a call makes a difference.
 func (w Sweep) moments(op string) []Moment {
-	if w.Moments != nil {
-		return w.Moments
-	}
+	differ := []Moment{Before} // get and stat give nothing when they fail, whenever they do
 	switch op {
 	case "put", "create", "list":
-		return []Moment{Before, Middle, After}
+		differ = []Moment{Before, Middle, After}
 	case "delete":
-		return []Moment{Before, After}
+		differ = []Moment{Before, After}
 	case "range":
-		return []Moment{Before, Middle}
+		differ = []Moment{Before, Middle}
 	}
-	return []Moment{Before} // get and stat give nothing when they fail, whenever they do
+	return slices.DeleteFunc(differ, func(m Moment) bool { return w.Moments != nil && !slices.Contains(w.Moments, m) })
 }
 
 func (w Sweep) once(t *testing.T, fault *Fault) []Call {

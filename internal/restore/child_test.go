@@ -2,6 +2,7 @@ package restore_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,8 +66,20 @@ func restoreMain() int {
 	return 0
 }
 
-// digest lists a directory: names, sizes and contents.
+// digest lists a directory: names and contents.
 func digest(dir string) (map[string]string, error) {
+	return digestOf(dir, func(b []byte) string { return string(b) })
+}
+
+// short is a content for digestOf that tells what is large from all else, and can be printed.
+func short(b []byte) string {
+	if len(b) <= 100 {
+		return string(b)
+	}
+	return fmt.Sprintf("%s… %d bytes, %x", b[:100], len(b), sha256.Sum256(b))
+}
+
+func digestOf(dir string, content func([]byte) string) (map[string]string, error) {
 	out := map[string]string{}
 	return out, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -87,7 +100,7 @@ func digest(dir string) (map[string]string, error) {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}
-			out[rel] = string(b)
+			out[rel] = content(b)
 			return err
 		}
 		return nil

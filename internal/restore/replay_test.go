@@ -42,6 +42,9 @@ func TestSettingsOfTheReplayAreTakenBack(t *testing.T) {
 				{"pause", at, restore.Pause, boot.ChooseSettings},
 				{"kept", "latest", restore.Follow, boot.KeepSettings},
 			} {
+				if w.s.Version < 15 && c.name != "end" && c.name != "pause" {
+					continue // nothing is chosen for any target, and so nothing can be kept
+				}
 				t.Run(c.name, func(t *testing.T) { w.replays(t, c) })
 			}
 		})

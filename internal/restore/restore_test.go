@@ -6,8 +6,10 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/pg/pgtest"
 )
 
+// Every kind of target on one version; on the others the end of the log, and a target before it: a recovery is told of all kinds
+// in the same way.
 func TestRestoreToEveryKindOfTarget(t *testing.T) {
-	for _, v := range pgtest.Versions(t) {
+	for i, v := range pgtest.Versions(t) {
 		t.Run(v, func(t *testing.T) {
 			w := newWorld(t, pgtest.Options{Version: v, Checksums: true})
 			w.s.Tablespace("far")
@@ -21,9 +23,12 @@ func TestRestoreToEveryKindOfTarget(t *testing.T) {
 			lsn := w.s.Query("", "SELECT pg_current_wal_insert_lsn()")
 			w.s.Exec("", "INSERT INTO t VALUES (4)", "SELECT pg_create_restore_point('before-upgrade')", "SELECT pg_switch_wal()", "INSERT INTO t VALUES (5)")
 			w.archive(w.s)
-			for _, c := range []struct{ target, max string }{
-				{"immediate", "1"}, {at, "2"}, {lsn, "3"}, {"before-upgrade", "4"}, {"latest", "5"},
+			for n, c := range []struct{ target, max string }{
+				{at, "2"}, {"latest", "5"}, {"immediate", "1"}, {lsn, "3"}, {"before-upgrade", "4"},
 			} {
+				if i > 0 && n > 1 {
+					break
+				}
 				s := w.recovered(c.target, "to-"+c.max)
 				if got := s.Query("", "SELECT max(i) FROM t"); got != c.max {
 					t.Errorf("restored to %s: max is %s, want %s", c.target, got, c.max)

@@ -145,7 +145,7 @@ func newWorld(t testing.TB, o pgtest.Options) *world {
 // keys returns who signs, and who may open a repository: everybody with the passphrase.
 func keys(t testing.TB) (*seal.Signer, seal.Recipient) {
 	t.Helper()
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
+	to, err := seal.PassphraseRecipient("test", passphrase, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func TestRotatedAwayIsNoTheft(t *testing.T) {
 	t.Parallel()
 	v := newVaulted(t)
 	r := v.open(t, v.st)
-	if err := r.AddRecipient(t.Context(), must(seal.PassphraseRecipient("other", "another passphrase", 10))); err != nil {
+	if err := r.AddRecipient(t.Context(), must(seal.PassphraseRecipient("other", "another passphrase", 1))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Rotate(t.Context(), func(s *seal.Slot) bool { return s.Name != "other" }); err != nil {
@@ -119,7 +119,7 @@ func TestSlotThatIsReplaced(t *testing.T) {
 	t.Parallel()
 	v := newVaulted(t)
 	r := v.open(t, v.st)
-	to := must(seal.PassphraseRecipient("other", "another passphrase", 10))
+	to := must(seal.PassphraseRecipient("other", "another passphrase", 1))
 	for range 3 {
 		if err := r.AddRecipient(t.Context(), to); err != nil {
 			t.Fatal(err)
@@ -164,7 +164,7 @@ func TestThiefsRepository(t *testing.T) {
 	v.wantAll(t, v.open(t, v.st))
 
 	// Where ours does not open, his does neither.
-	his2, err := Init(t.Context(), storetest.NewMemory(), []seal.Recipient{must(seal.PassphraseRecipient("x", "another passphrase", 10))}, testOptions(t))
+	his2, err := Init(t.Context(), storetest.NewMemory(), []seal.Recipient{must(seal.PassphraseRecipient("x", "another passphrase", 1))}, testOptions(t))
 	if err != nil {
 		t.Fatal(err)
 	}

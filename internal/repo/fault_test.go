@@ -48,7 +48,7 @@ func opened(ctx context.Context, st store.Store, fn func(r *Repository) error) e
 }
 
 func initAt(ctx context.Context, st store.Store) error {
-	to, err := seal.PassphraseRecipient("test", passphrase, 10)
+	to, err := seal.PassphraseRecipient("test", passphrase, 1)
 	if err != nil {
 		return err
 	}

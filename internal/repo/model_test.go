@@ -23,7 +23,7 @@ import (
 
 var (
 	modelSeed  = flag.Uint64("model.seed", 0, "run this one history of the collection's model test")
-	modelRuns  = flag.Int("model.runs", 4, "how many histories the collection's model test runs")
+	modelRuns  = flag.Int("model.runs", 3, "how many histories the collection's model test runs")
 	modelSteps = flag.Int("model.steps", 2000, "calls to the store in each of them")
 )
 

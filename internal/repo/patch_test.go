@@ -314,7 +314,7 @@ func TestPatchesCostWhatChanged(t *testing.T) {
 	base := &FilePart{length: ListLen * Grid, chunks: someIDs(ListLen)}
 	rnd := rand.New(rand.NewPCG(1, 1))
 	written, added := 0, 0
-	const rounds = 2000
+	const rounds = 1000
 	for n := range rounds {
 		var patches []PagePatch
 		for slot := range 10 {

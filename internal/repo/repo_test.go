@@ -23,7 +23,7 @@ var testCredentials = seal.Credentials{Passphrase: passphrase}
 
 func testRecipient(t testing.TB) seal.Recipient {
 	t.Helper()
-	r, err := seal.PassphraseRecipient("test", passphrase, 10)
+	r, err := seal.PassphraseRecipient("test", passphrase, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -191,16 +191,16 @@ func TestRollsForget(t *testing.T) {
 // Whatever fails while rolls are written or read: what is listed is what is there.
 func TestRollFaults(t *testing.T) {
 	t.Parallel()
+	prepared := storetest.NewMemory()
+	before := newRepository(t, prepared)
+	now := time.Date(2026, 4, 30, 12, 0, 0, 0, time.UTC)
+	before.opts.Now = func() time.Time { return now }
+	for range rollWorth {
+		hourlySnapshot(t, before)
+		now = now.Add(time.Hour)
+	}
 	storetest.EachFault(t, storetest.Sweep{
-		Prepare: func(t *testing.T, s store.Store) {
-			r := newRepository(t, s)
-			now := time.Date(2026, 4, 30, 12, 0, 0, 0, time.UTC)
-			r.opts.Now = func() time.Time { return now }
-			for range rollWorth {
-				hourlySnapshot(t, r)
-				now = now.Add(time.Hour)
-			}
-		},
+		New: func(*testing.T) store.Store { return prepared.Clone() },
 		Run: func(t *testing.T, s store.Store) error {
 			r, err := Open(t.Context(), s, seal.Credentials{Passphrase: passphrase}, testOptions(t))
 			if err != nil {

@@ -15,7 +15,7 @@ const Passphrase = "correct horse battery staple"
 // Init makes a repository in st, with a signer and a cache of its own where o has none. It is closed with the test.
 func Init(t testing.TB, st store.Store, o repo.Options) *repo.Repository {
 	t.Helper()
-	to, err := seal.PassphraseRecipient("test", Passphrase, 10)
+	to, err := seal.PassphraseRecipient("test", Passphrase, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

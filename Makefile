@@ -61,6 +61,9 @@ soak: setup
 	$(SOAK) -run 'TestSnapshotsOfWhatChanged|TestSnapshotsOverSwitchovers' ./internal/e2e -changed.rounds=$(ROUNDS)
 	$(SOAK) -run TestHistory ./internal/e2e -history.steps=$$(($(ROUNDS) * 20))
 	$(SOAK) -run TestChanged ./internal/capture -changed.all
+	$(SOAK) -run TestWriterKilled ./internal/capture -crash.stride=1
+	$(SOAK) -run TestEachKill ./internal/repo -kill.stride=1
+	$(SOAK) -run 'Test(Collection|Carry|Copy)Model' ./internal/repo -model.runs=$(ROUNDS)
 	$(SOAK) -run 'TestMapHolds|TestMapOverCrashes|TestMapAgrees' ./internal/pg/wal/changed -truth.rounds=$(ROUNDS)
 	$(SOAK) -run 'TestRecordsAre|TestBlocksAre' ./internal/pg/wal/record
 

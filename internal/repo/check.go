@@ -62,6 +62,7 @@ type checker struct {
 
 	private  *Repository
 	view     *view
+	listed   []string   // objects of snapshots: those that come later may be in no index that was read
 	needs    []LogRange // of the snapshots that can be read
 	packs    map[packKey]int64
 	bad      map[PackID]bool // packs that are missing, or of another size
@@ -75,7 +76,7 @@ type checker struct {
 // finds; an error means that it could not look.
 func (r *Repository) Check(ctx context.Context, opts CheckOptions) (*CheckReport, error) {
 	c := &checker{r: r, opts: opts, bad: map[PackID]bool{}, problems: map[string]*Problem{}}
-	steps := []func(context.Context) error{c.keys, c.small, c.index, c.data, c.snapshots, c.log, c.leftovers, c.versions, c.bucket}
+	steps := []func(context.Context) error{c.keys, c.small, c.list, c.index, c.data, c.snapshots, c.log, c.leftovers, c.versions, c.bucket}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return &c.report, errors.Join(err, c.close())

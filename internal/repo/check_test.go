@@ -342,3 +342,34 @@ func TestSwappedObjects(t *testing.T) {
 		})
 	}
 }
+
+// afterList does something once, when a listing of a prefix has ended.
+type afterList struct {
+	store.Store
+	prefix string
+	do     func()
+}
+
+func (s *afterList) List(ctx context.Context, prefix, after string, fn func(store.Info) error) error {
+	err := s.Store.List(ctx, prefix, after, fn)
+	if do := s.do; do != nil && prefix == s.prefix {
+		s.do = nil
+		do()
+	}
+	return err
+}
+
+// A snapshot that is committed while a check reads is not told as damaged.
+func TestCheckBesideASnapshot(t *testing.T) {
+	t.Parallel()
+	for _, prefix := range []string{prefixSystems, prefixIndex, prefixPacks, prefixSnapshots} {
+		st := storetest.NewMemory()
+		w := newRepository(t, st)
+		mustSave(t, w, littleFiles(1, nil))
+		s := &afterList{Store: st, prefix: prefix, do: func() { mustSave(t, w, littleFiles(2, nil)) }}
+		report := must(reopen(t, s).Check(t.Context(), CheckOptions{ReadData: true}))
+		if s.do != nil || len(report.Problems) > 0 || report.Snapshots < 1 {
+			t.Errorf("a snapshot after the listing of %s: %d snapshots, %+v", prefix, report.Snapshots, report.Problems)
+		}
+	}
+}

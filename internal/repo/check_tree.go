@@ -9,13 +9,15 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/store"
 )
 
+// list lists the snapshots. What they need was in the index before them, so that it is read after this.
+func (c *checker) list(ctx context.Context) (err error) {
+	c.listed, err = c.r.listSnapshots(ctx)
+	return err
+}
+
 // snapshots proves every manifest, reads every tree, and looks for every chunk.
 func (c *checker) snapshots(ctx context.Context) error {
-	names, err := c.r.listSnapshots(ctx)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
+	for _, name := range c.listed {
 		m, err := c.r.manifestObject(ctx, name)
 		if errors.Is(err, store.ErrNotExist) && isGone(err, name) {
 			continue // a tombstone, or forgotten meanwhile

@@ -296,23 +296,13 @@ func (k *keeper) status(now time.Time) SystemStatus {
 		System: k.system.Name, Repository: k.system.Repository, Site: k.site,
 		RPO: k.policy.Objectives.RPO.Seconds(), RTO: k.policy.Objectives.RTO.Seconds(),
 	}
-	var proven time.Time
-	if k.stream != nil {
-		s.Stream, proven = k.stream.status(), k.stream.recoveryPoint()
-	}
+	s.State, s.Stream, s.RecoveryPoint = k.reach()
 	k.mu.Lock()
-	s.State, s.Task, s.Phase, s.Failures = k.state, string(k.task), k.progress, maps.Clone(k.failures)
+	s.Task, s.Phase, s.Failures = string(k.task), k.progress, maps.Clone(k.failures)
 	refused := k.refused
 	k.mu.Unlock()
 	if s.Stream != nil {
 		s.Failures[failureStream] = s.Stream.Failures
-	}
-	if s.State.Last != nil {
-		// Behind a gap nothing can be recovered until there is a snapshot.
-		s.RecoveryPoint = s.State.Last.Finished
-		if !s.State.Snapshot.Pending {
-			s.RecoveryPoint = later(s.RecoveryPoint, proven)
-		}
 	}
 	if k.requests != nil {
 		totals := k.requests.Read()
@@ -332,17 +322,36 @@ func (k *keeper) status(now time.Time) SystemStatus {
 	return s
 }
 
-// home says what a mirror copies from.
+// reach says up to which moment the system can be recovered, and what that rests on.
+func (k *keeper) reach() (st State, stream *StreamStatus, point time.Time) {
+	var proven time.Time
+	if k.stream != nil {
+		stream, proven = k.stream.status(), k.stream.recoveryPoint()
+	}
+	k.mu.Lock()
+	st = k.state
+	k.mu.Unlock()
+	if st.Last != nil {
+		// Behind a gap nothing can be recovered until there is a snapshot.
+		point = st.Last.Finished
+		if !st.Snapshot.Pending {
+			point = later(point, proven)
+		}
+	}
+	return st, stream, point
+}
+
+// home says what a mirror copies from. It is asked every second or so.
 func (k *keeper) home() (seen, time.Time) {
-	s := k.status(k.now())
+	st, stream, point := k.reach()
 	out := seen{}
-	if s.State.Last != nil {
-		out.snapshot, out.site = s.State.Last.ID, s.State.Last.Site
+	if st.Last != nil {
+		out.snapshot, out.site = st.Last.ID, st.Last.Site
 	}
-	if s.Stream != nil {
-		out.timeline, out.durable = s.Stream.Timeline, s.Stream.Durable
+	if stream != nil {
+		out.timeline, out.durable = stream.Timeline, stream.Durable
 	}
-	return out, s.RecoveryPoint
+	return out, point
 }
 
 // refusedAll is the error of Run where no system is left.

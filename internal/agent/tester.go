@@ -175,11 +175,11 @@ func (t *tester) status() *TestStatus {
 		s.Last = &all[len(all)-1]
 	}
 	for _, d := range verify.Depths {
-		if p, ok := verify.Deepest(all, d, nil); ok {
+		if p, ok := verify.Newest(all, d, nil); ok {
 			s.Proven = append(s.Proven, p)
 		}
 	}
-	if b, ok := verify.Deepest(all, verify.Boot, func(s verify.Summary) bool { return s.RTO > 0 }); ok {
+	if b, ok := verify.Newest(all, verify.Boot, func(s verify.Summary) bool { return s.RTO > 0 }); ok {
 		s.Booted = &b
 	}
 	return s

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,14 +44,8 @@ func (a *app) prove(w *workspace.Workspace, v *points.View, ranges []points.Rang
 	}
 	var out []provenRange
 	for _, rg := range ranges {
-		p := provenRange{Range: rg}
-		for _, d := range slices.Backward(verify.Depths) {
-			if t, ok := verify.Deepest(tests, d, func(s verify.Summary) bool { return s.Moment == moments[rg.Snapshot] }); ok {
-				p.Proven = &t
-				break
-			}
-		}
-		out = append(out, p)
+		proven := verify.Deepest(tests, func(s verify.Summary) bool { return s.Moment == moments[rg.Snapshot] })
+		out = append(out, provenRange{Range: rg, Proven: proven})
 	}
 	return out
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,12 +54,7 @@ func (s *systemStatus) tests(w *workspace.Workspace) {
 		return
 	}
 	s.Test = &all[len(all)-1]
-	for _, d := range slices.Backward(verify.Depths) {
-		if t, ok := verify.Deepest(all, d, nil); ok {
-			s.Proven = &t
-			break
-		}
-	}
+	s.Proven = verify.Deepest(all, nil)
 	if s.Problem == "" && s.Test.Outcome == verify.Failed {
 		s.Problem = "the last restore test failed: " + s.Test.First
 	}

@@ -133,8 +133,18 @@ func likeAbove(path string) error {
 	return os.Lchown(path, int(above.Uid), int(above.Gid))
 }
 
-// Deepest returns, of tests that passed at least to the depth d, the newest one that f accepts; f may be nil.
-func Deepest(all []Summary, d Depth, f func(Summary) bool) (Summary, bool) {
+// Deepest returns, of the tests that f accepts, the newest of those that passed the deepest; nil where none passed any. f may be nil.
+func Deepest(all []Summary, f func(Summary) bool) *Summary {
+	for _, d := range slices.Backward(Depths) {
+		if s, ok := Newest(all, d, f); ok {
+			return &s
+		}
+	}
+	return nil
+}
+
+// Newest returns, of tests that passed at least to the depth d, the newest one that f accepts; f may be nil.
+func Newest(all []Summary, d Depth, f func(Summary) bool) (Summary, bool) {
 	for _, s := range slices.Backward(all) {
 		if s.Proven != "" && s.Proven.Includes(d) && (f == nil || f(s)) {
 			return s, true

@@ -189,30 +189,22 @@ func duration(least, most time.Duration) scalar[time.Duration] {
 // lockMode is a mode that may be left out.
 func lockMode() scalar[LockMode] { return oneOf("mode", LockGovernance, LockCompliance) }
 
-// objective is a duration that may be left out, which is printed as nothing.
-func objective() scalar[time.Duration] {
-	s := duration(time.Second, 366*24*time.Hour)
-	s.print = func(d time.Duration) string {
-		if d == 0 {
+// optional may be left out, which is printed as nothing.
+func optional[V comparable](s scalar[V]) scalar[V] {
+	print := s.print
+	s.print = func(v V) string {
+		if v == *new(V) {
 			return ""
 		}
-		return printDuration(d)
+		return print(v)
 	}
 	return s
 }
 
-// window is a long duration that may be left out.
-func window() scalar[time.Duration] {
-	s := objective()
-	s.parse = func(text string) (time.Duration, error) {
-		d, err := parseDuration(text)
-		if most := 10 * 366 * 24 * time.Hour; err == nil && (d < time.Hour || d > most) {
-			err = fmt.Errorf("%s is not between 1h and %s", quote(text), printDuration(most))
-		}
-		return d, err
-	}
-	return s
-}
+func objective() scalar[time.Duration] { return optional(duration(time.Second, 366*24*time.Hour)) }
+
+// window is a long duration.
+func window() scalar[time.Duration] { return optional(duration(time.Hour, 10*366*24*time.Hour)) }
 
 // parseDuration reads what time.ParseDuration does, and whole days and weeks: "7d", "2w".
 func parseDuration(s string) (time.Duration, error) {

@@ -89,7 +89,7 @@ var verify = object[Verify]{
 		"How much of the snapshot's content is read where nothing deeper than pages is asked for, or the way is mount, chosen anew each time.").or(`"10%"`),
 	key("sandbox", absolutePath, func(v *Verify) *string { return &v.Sandbox },
 		"Directory in which sandboxes are made. Left out, the directory of temporary files."),
-	key("memory", bytesOrNone(), func(v *Verify) *dr.Bytes { return &v.Memory },
+	key("memory", optional(bytesOf(64<<20, 1<<50)), func(v *Verify) *dr.Bytes { return &v.Memory },
 		"The most that a sandbox's server may take, where this process may make control groups. Left out, there is no bound."),
 	key("timeout", duration(time.Second, 24*time.Hour), func(v *Verify) *time.Duration { return &v.Timeout },
 		"How long a statement of a test may take.").or("1h"),
@@ -158,18 +158,6 @@ var number = scalar[string]{
 	},
 	print: func(s string) string { return s },
 	json:  jsonSchema{"type": "number"},
-}
-
-// bytesOrNone is an amount that may be left out, which is printed as nothing.
-func bytesOrNone() scalar[dr.Bytes] {
-	s := bytesOf(64<<20, 1<<50)
-	s.print = func(b dr.Bytes) string {
-		if b == 0 {
-			return ""
-		}
-		return printBytes(b)
-	}
-	return s
 }
 
 // checkAssertions refuses what says nothing, or two things.

@@ -154,7 +154,7 @@ func (e *examination) repository(ctx context.Context, s workspace.System) {
 // scrubbed looks whether the bytes of each replica are read again.
 func (e *examination) scrubbed(w *workspace.Workspace, s workspace.System) {
 	for _, rep := range w.Config.CopiesOf(s.System) {
-		one, err := (&repoScrub{}).stands(w, s.Repository, rep)
+		one, err := stands(w, s.Repository, rep)
 		switch {
 		case err != nil:
 			e.fail(err)

@@ -139,8 +139,7 @@ func atLeast(oldest time.Time) string {
 // scrubbed adds how the replicas of a system stand that this host reads, and what is damaged in them.
 func (s *systemStatus) scrubbed(w *workspace.Workspace, sys workspace.System) {
 	for _, rep := range w.Config.CopiesOf(sys.System) {
-		r := repoScrub{}
-		one, err := r.stands(w, sys.Repository, rep)
+		one, err := stands(w, sys.Repository, rep)
 		if err != nil || one.Never {
 			continue
 		}
@@ -194,7 +193,7 @@ func (r *repoScrub) run(ctx context.Context) error {
 	if r.status {
 		w := workspace.New(c, r.app.logger())
 		for _, rep := range replicas {
-			one, err := r.stands(w, name, rep)
+			one, err := stands(w, name, rep)
 			if err != nil {
 				return err
 			}
@@ -227,7 +226,7 @@ func (r *repoScrub) chosen(all []config.Replica) (out []config.Replica, err erro
 }
 
 // stands says how a replica stands, as this host knows.
-func (r *repoScrub) stands(w *workspace.Workspace, name string, rep config.Replica) (scrubbed, error) {
+func stands(w *workspace.Workspace, name string, rep config.Replica) (scrubbed, error) {
 	st, err := w.ScrubStatement(name, rep.Site, time.Now())
 	out := scrubbed{Repository: name, Site: rep.Site, Budget: rep.Scrub.Budget.String(), Statement: &st}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && st.Listed.IsZero() {

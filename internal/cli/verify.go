@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -215,11 +216,7 @@ func (v *verifyFlags) options(w *workspace.Workspace, system string) (o verify.O
 		o.Opener = verify.OpenerOf(config.VerifyWay(v.way.value), v.app.logger())
 	}
 	o.Depth, o.User, o.Site = verify.Depth(v.depth.value), v.owner, v.glass.site
-	for to, given := range map[*string]string{&o.Sandbox: v.sandbox, &o.BinDir: v.binDir} {
-		if given != "" {
-			*to = given
-		}
-	}
+	o.Sandbox, o.BinDir = cmp.Or(v.sandbox, o.Sandbox), cmp.Or(v.binDir, o.BinDir)
 	sample := v.sample
 	if sample == "" {
 		sample = "100%"

@@ -1,10 +1,10 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"path"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/internal/seal"
 	"github.com/holdfast-dr/holdfast/internal/store"
@@ -124,7 +124,7 @@ func (p *Prover) signed(ctx context.Context, name, purpose string, plain []byte,
 
 // plain judges what opens the repository, which has no seal.
 func (p *Prover) plain(ctx context.Context, name string, body []byte) (bool, error) {
-	if !bytes.HasPrefix([]byte(name), []byte(prefixKeys)) {
+	if !strings.HasPrefix(name, prefixKeys) {
 		return p.r.authentic(name, body), nil
 	}
 	if _, err := seal.ParseSlot(body); err != nil {

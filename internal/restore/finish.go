@@ -18,6 +18,14 @@ func Unfinished(dir string) bool {
 // IsLatest reports whether a plan goes to the end of the log.
 func IsLatest(p *points.Plan) bool { return p.Target.Kind == points.Latest || p.Target.Kind == "" }
 
+// EndingOf returns how the server of a plan ends its recovery where it is seen through: at the end of the log it is asked to.
+func EndingOf(p *points.Plan) Ending {
+	if IsLatest(p) {
+		return Follow
+	}
+	return Promote
+}
+
 // FollowToEnd takes the target out of a restored directory's settings: its server, started again, follows the
 // log to its end as a standby.
 func FollowToEnd(dir string, owner *Owner) error {

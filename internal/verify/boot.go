@@ -57,15 +57,11 @@ func (t *test) sandboxed(ctx context.Context) (err error) {
 
 // open brings the files into the sandbox; nil where some of them are lost.
 func (t *test) open(ctx context.Context, box *sandbox) (Opened, error) {
-	ending := restore.Promote
-	if restore.IsLatest(t.plan) {
-		ending = restore.Follow
-	}
 	began := time.Now()
 	t.result.Way = t.opts.Opener.Way()
 	opened, err := t.opts.Opener.Open(ctx, t.repo, t.plan, box.data(), OpenOptions{
 		Owner: box.owner, Progress: t.opts.Progress,
-		Settings: restore.Settings{RestoreCommand: t.opts.RestoreCommand, Ending: ending},
+		Settings: restore.Settings{RestoreCommand: t.opts.RestoreCommand, Ending: restore.EndingOf(t.plan)},
 	})
 	t.result.phase("files", began)
 	t.result.RTO += time.Since(began)
@@ -89,12 +85,8 @@ func (t *test) start(ctx context.Context, box *sandbox, binDir string) (*boot.Se
 	if err != nil {
 		return nil, err
 	}
-	ending := restore.Promote
-	if restore.IsLatest(t.plan) {
-		ending = restore.Follow
-	}
 	server, report, err := boot.Start(ctx, box.data(), t.plan, boot.Options{
-		BinDir: binDir, Owner: box.owner, Superuser: t.opts.Superuser, SocketDir: socket, Ending: ending,
+		BinDir: binDir, Owner: box.owner, Superuser: t.opts.Superuser, SocketDir: socket, Ending: restore.EndingOf(t.plan),
 		Access: boot.KeepOthersOut, Settings: boot.KeepSettings, LogFile: filepath.Join(box.dir, "log"),
 		Session: t.session(), Log: t.repo, Progress: t.opts.Progress,
 		Confine: &confine.Options{Dirs: []string{box.dir, socket}, Name: filepath.Base(box.dir), Memory: t.opts.Memory},

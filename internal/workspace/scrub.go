@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"time"
@@ -37,21 +38,15 @@ func (w *Workspace) Scrub(ctx context.Context, repository string, o scrub.Option
 	if o.Pace.IsZero() {
 		o.Pace = rep.Scrub.Budget
 	}
-	o.Window = scrubWindow(rep, o.Window)
+	o.Window = scrubWindow(rep)
 	o.Dir, o.Place, o.Meter, o.Log = w.scrubDir(repository, rep.Site), string(rep.URL), w.Meter, w.log
 	o.Helpers = func(ctx context.Context) ([]*repo.Repository, func()) { return w.healers(ctx, r, repository) }
 	return scrub.Open(r, o)
 }
 
 // scrubWindow returns in how much time everything is to be read.
-func scrubWindow(rep config.Replica, given time.Duration) time.Duration {
-	switch {
-	case given > 0:
-		return given
-	case rep.Scrub.Window > 0:
-		return rep.Scrub.Window
-	}
-	return config.DefaultWindow
+func scrubWindow(rep config.Replica) time.Duration {
+	return cmp.Or(rep.Scrub.Window, config.DefaultWindow)
 }
 
 // ScrubStatement returns what this host knows of a replica: fs.ErrNotExist is in the error where it never read it.
@@ -64,7 +59,7 @@ func (w *Workspace) ScrubStatement(repository, site string, now time.Time) (scru
 	if err != nil {
 		return scrub.Statement{}, err
 	}
-	return scrub.Read(w.scrubDir(repository, rep.Site), string(rep.URL), scrubWindow(rep, 0), now)
+	return scrub.Read(w.scrubDir(repository, rep.Site), string(rep.URL), scrubWindow(rep), now)
 }
 
 // healers opens what damage in a replica is put back from: its parity first, then the other replicas that can be reached.

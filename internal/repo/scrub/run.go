@@ -101,7 +101,7 @@ func (s *Scrub) one(ctx context.Context, now time.Time) (time.Duration, error) {
 		}
 		return 0, err
 	}
-	if len(s.left()) > 0 && (now.Sub(s.mended) >= mendEvery || now.Before(s.mended)) {
+	if len(s.surveyed)+len(s.problems) > 0 && (now.Sub(s.mended) >= mendEvery || now.Before(s.mended)) {
 		return 0, s.mendAgain(ctx)
 	}
 	switch {
@@ -197,7 +197,7 @@ func (s *Scrub) read(ctx context.Context, i item) error {
 	var parityErr error
 	proof, err := s.prover.Prove(ctx, i.name, func(body []byte) {
 		if has {
-			good, _, parityErr = parity.Check(ctx, s.r.Store(), i.name, body)
+			good, parityErr = parity.Check(ctx, s.r.Store(), i.name, body)
 		}
 	})
 	err = errors.Join(err, parityErr)

@@ -70,20 +70,16 @@ func Extract(ctx context.Context, r *repo.Repository, p *points.Plan, o Options)
 	}
 	defer func() { err = errors.Join(err, box.remove()) }()
 
-	ending := restore.Promote
-	if restore.IsLatest(p) {
-		ending = restore.Follow
-	}
 	files, err := restore.Run(ctx, r, p, restore.Options{
 		To: filepath.Join(box.dir, "data"), Owner: box.owner, Progress: o.Progress,
-		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: ending},
+		Settings: restore.Settings{RestoreCommand: o.RestoreCommand, Ending: restore.EndingOf(p)},
 	})
 	if err != nil {
 		return nil, err
 	}
 	result := &Result{Phases: []boot.Phase{{Name: "files", Took: files.Took}}, Notes: append(notes, files.Notes...)}
 	server, report, err := boot.Start(ctx, files.To, p, boot.Options{
-		BinDir: tools.dir, Owner: box.owner, Superuser: o.Superuser, Ending: ending, Access: boot.KeepOthersOut, Progress: o.Progress,
+		BinDir: tools.dir, Owner: box.owner, Superuser: o.Superuser, Ending: restore.EndingOf(p), Access: boot.KeepOthersOut, Progress: o.Progress,
 		LogFile: filepath.Join(box.dir, "log"), Config: sandboxConfig(), Log: r,
 		Settings: boot.KeepSettings, // the memory is that of the database beside which it runs
 	})

@@ -84,23 +84,23 @@ func Each(ctx context.Context, s store.Store, fn func(object store.Info, parity 
 }
 
 // Check reads the parity of an object of s, which is wrapped, and tells whether it is what it must be for the object's bytes to be rebuilt
-// from it, in full strength; and how many bytes it read. An error says that it could not be read.
-func Check(ctx context.Context, s store.Store, name string, object []byte) (good bool, read int64, err error) {
+// from it, in full strength. An error says that it could not be read.
+func Check(ctx context.Context, s store.Store, name string, object []byte) (good bool, err error) {
 	w, ok := s.(*wrapped)
 	if !ok {
-		return false, 0, errNone
+		return false, errNone
 	}
 	if store.CheckName(prefix+name) != nil {
-		return true, 0, nil // its name is too long to have any
+		return true, nil // its name is too long to have any
 	}
 	b, err := w.Store.Get(ctx, prefix+name, maxObject)
 	if errors.Is(err, store.ErrNotExist) || store.KindOf(err) == store.Damaged {
-		return false, 0, nil
+		return false, nil
 	}
 	if err != nil {
-		return false, 0, err
+		return false, err
 	}
-	return whole(b, object), int64(len(b)), nil
+	return whole(b, object), nil
 }
 
 // Mend makes the parity of an object of s, which is wrapped, what it is to be for the bytes that are there now.

@@ -261,7 +261,7 @@ func TestCheckAndMend(t *testing.T) {
 	}
 	check := func(want bool, body []byte) {
 		t.Helper()
-		if good, _, err := Check(ctx, s, "a/b", body); err != nil || good != want {
+		if good, err := Check(ctx, s, "a/b", body); err != nil || good != want {
 			t.Errorf("good: %v, %v; want %v", good, err, want)
 		}
 	}

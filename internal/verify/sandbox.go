@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/restore/confine"
 	"github.com/holdfast-dr/holdfast/internal/restore/mount"
 	"github.com/holdfast-dr/holdfast/internal/restore/rights"
+	"github.com/holdfast-dr/holdfast/internal/restore/scratch"
 )
 
 const sandboxPrefix = "holdfast-verify-"
@@ -35,37 +36,19 @@ type sandbox struct {
 
 func (s *sandbox) data() string { return filepath.Join(s.dir, "data") }
 
-// base is the directory of sandboxes.
-func base(dir string) string {
-	if dir == "" {
-		return os.TempDir()
-	}
-	return dir
-}
-
 // makeSandbox makes one below a directory. As root its server runs as the named user, or as one that nobody else has.
 func makeSandbox(in, name string) (_ *sandbox, err error) {
-	if err := os.MkdirAll(base(in), 0o711); err != nil { //nolint:gosec // the server's user has to pass through it
+	if err := os.MkdirAll(scratch.Base(in), 0o711); err != nil { //nolint:gosec // the server's user has to pass through it
 		return nil, fmt.Errorf("make the directory of sandboxes: %w", err)
 	}
-	for {
-		dir, err := os.MkdirTemp(base(in), sandboxPrefix)
-		if err != nil {
-			return nil, fmt.Errorf("make the sandbox: %w", err)
-		}
-		s := &sandbox{dir: dir}
-		s.lock, err = lockDir(dir, unix.LOCK_EX)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // before it was locked, somebody took it for one that was left behind
-		}
-		if err != nil {
-			return nil, errors.Join(err, os.Remove(dir))
-		}
-		if err := s.choose(name); err != nil {
-			return nil, errors.Join(err, s.remove())
-		}
-		return s, nil
+	s := &sandbox{}
+	if s.dir, s.lock, err = scratch.Make(in, sandboxPrefix); err != nil {
+		return nil, err
 	}
+	if err := s.choose(name); err != nil {
+		return nil, errors.Join(err, s.remove())
+	}
+	return s, nil
 }
 
 // choose decides who runs the server, and lets him pass.
@@ -106,7 +89,7 @@ func freeUser() (int, error) {
 		return 0, err
 	}
 	for _, p := range procs {
-		if uid, ok := ownerOf(p); ok {
+		if uid, ok := scratch.OwnerOf(p); ok {
 			taken[uid] = true
 		}
 	}
@@ -161,58 +144,18 @@ func removeSandbox(dir string) error {
 // Cleanup removes what tests have left below a directory whose process was killed: servers, mounts, sockets, control groups and
 // files, each of which may be as large as a cluster. It returns what it did, in words. A test that runs is left alone.
 func Cleanup(ctx context.Context, in string) (notes []string) {
-	dirs, err := filepath.Glob(filepath.Join(base(in), sandboxPrefix+"*")) // base may hold wildcards: then nothing is found
-	if err != nil {
-		return nil
-	}
-	for _, dir := range dirs {
-		// Others may make such directories too: what is theirs is not ours to remove.
-		if uid, ok := ownerOf(dir); !ok || uid != os.Geteuid() {
-			continue
-		}
-		lock, err := lockDir(dir, unix.LOCK_EX|unix.LOCK_NB)
-		if err != nil {
-			continue // somebody works in it
-		}
+	// Others may make such directories too: what is theirs is not ours to remove.
+	mine := func(uid int) bool { return uid == os.Geteuid() }
+	return scratch.Abandoned(in, sandboxPrefix, "a test", mine, func(dir string) error {
 		data := filepath.Join(dir, "data")
-		_, err = mount.Clear(ctx, data) // it ends those who run on it
+		_, err := mount.Clear(ctx, data) // it ends those who run on it
 		err = errors.Join(err, endThoseIn(ctx, data))
 		confine.RemoveGroup(filepath.Base(dir))
-		if err == nil {
-			err = removeSandbox(dir)
+		if err != nil {
+			return err
 		}
-		if err := errors.Join(err, lock.Close()); err != nil {
-			notes = append(notes, fmt.Sprintf("the sandbox %s of a test that was killed could not be removed: %v", dir, err))
-			continue
-		}
-		notes = append(notes, fmt.Sprintf("the sandbox %s of a test that was killed was removed", dir))
-	}
-	return notes
-}
-
-// lockDir locks a directory. Where it was removed meanwhile the error is fs.ErrNotExist.
-func lockDir(dir string, how int) (*os.File, error) {
-	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	held, err1 := f.Stat()
-	err2 := unix.Flock(int(f.Fd()), how)
-	named, err3 := os.Lstat(dir)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if !os.SameFile(held, named) {
-		return nil, errors.Join(fs.ErrNotExist, f.Close())
-	}
-	return f, nil
-}
-
-// ownerOf returns to whom a directory belongs; ok is false for what is none, also for a link to one.
-func ownerOf(dir string) (uid int, ok bool) {
-	var st unix.Stat_t
-	err := unix.Lstat(dir, &st)
-	return int(st.Uid), err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+		return removeSandbox(dir)
+	})
 }
 
 // endThoseIn kills the processes that work in a data directory, where all of PostgreSQL's do. The kernel has killed them already

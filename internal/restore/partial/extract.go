@@ -63,7 +63,7 @@ func Extract(ctx context.Context, r *repo.Repository, p *points.Plan, o Options)
 	if err != nil {
 		return nil, err
 	}
-	notes := removeAbandoned(ctx, o.sandboxBase())
+	notes := removeAbandoned(ctx, o.Sandbox)
 	box, err := o.makeSandbox()
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -12,9 +11,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/holdfast-dr/holdfast/internal/restore"
+	"github.com/holdfast-dr/holdfast/internal/restore/scratch"
 )
 
 const sandboxPrefix = "holdfast-sandbox-"
@@ -27,97 +25,39 @@ type sandbox struct {
 	lock  *os.File
 }
 
-// sandboxBase is the directory of sandboxes.
-func (o *Options) sandboxBase() string {
-	if o.Sandbox == "" {
-		return os.TempDir()
-	}
-	return o.Sandbox
-}
-
 func (o *Options) makeSandbox() (_ *sandbox, err error) {
-	for {
-		dir, err := os.MkdirTemp(o.sandboxBase(), sandboxPrefix)
-		if err != nil {
-			return nil, fmt.Errorf("make the sandbox: %w", err)
-		}
-		s := &sandbox{dir: dir}
-		switch s.lock, err = lockDir(dir, unix.LOCK_EX); {
-		case errors.Is(err, fs.ErrNotExist):
-			continue // before it was locked, somebody took it for one that was left behind
-		case err != nil:
-			return nil, errors.Join(err, os.Remove(dir))
-		}
-		if s.owner, err = restore.ChooseOwner(dir, o.User); err == nil && s.owner != nil {
-			err = os.Chown(dir, s.owner.UID, s.owner.GID)
-		}
-		if err != nil {
-			return nil, errors.Join(err, s.remove())
-		}
-		return s, nil
+	s := &sandbox{}
+	if s.dir, s.lock, err = scratch.Make(o.Sandbox, sandboxPrefix); err != nil {
+		return nil, err
 	}
+	if s.owner, err = restore.ChooseOwner(s.dir, o.User); err == nil && s.owner != nil {
+		err = os.Chown(s.dir, s.owner.UID, s.owner.GID)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.remove())
+	}
+	return s, nil
 }
 
 // remove removes the sandbox; nothing runs in it any more.
 func (s *sandbox) remove() error { return errors.Join(os.RemoveAll(s.dir), s.lock.Close()) }
 
-// lockDir locks a directory. Where it was removed meanwhile the error is fs.ErrNotExist.
-func lockDir(dir string, how int) (*os.File, error) {
-	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	held, err1 := f.Stat()
-	err2 := unix.Flock(int(f.Fd()), how)
-	named, err3 := os.Lstat(dir)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if !os.SameFile(held, named) {
-		return nil, errors.Join(fs.ErrNotExist, f.Close())
-	}
-	return f, nil
-}
-
 // removeAbandoned stops and removes what extractions have left that were killed, each of which takes as much room as its
 // cluster. It returns what it did, in words.
 func removeAbandoned(ctx context.Context, base string) (notes []string) {
-	dirs, err := filepath.Glob(filepath.Join(base, sandboxPrefix+"*")) // base may hold wildcards: then nothing is found
-	if err != nil {
-		return nil
-	}
-	for _, dir := range dirs {
-		if uid, ok := ownerOf(dir); !ok || (os.Geteuid() != 0 && uid != os.Geteuid()) {
-			continue
+	mine := func(uid int) bool { return os.Geteuid() == 0 || uid == os.Geteuid() }
+	return scratch.Abandoned(base, sandboxPrefix, "an extraction", mine, func(dir string) error {
+		if err := stopAbandoned(ctx, filepath.Join(dir, "data")); err != nil {
+			return err
 		}
-		lock, err := lockDir(dir, unix.LOCK_EX|unix.LOCK_NB)
-		if err != nil {
-			continue // somebody works in it
-		}
-		err = stopAbandoned(ctx, filepath.Join(dir, "data"))
-		if err == nil {
-			err = os.RemoveAll(dir)
-		}
-		if err := errors.Join(err, lock.Close()); err != nil {
-			notes = append(notes, fmt.Sprintf("the sandbox %s of an extraction that was killed could not be removed: %v", dir, err))
-			continue
-		}
-		notes = append(notes, fmt.Sprintf("the sandbox %s of an extraction that was killed was removed", dir))
-	}
-	return notes
-}
-
-// ownerOf returns to whom a directory belongs; ok is false for what is none, also for a link to one.
-func ownerOf(dir string) (uid int, ok bool) {
-	var st unix.Stat_t
-	err := unix.Lstat(dir, &st)
-	return int(st.Uid), err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+		return os.RemoveAll(dir)
+	})
 }
 
 // stopAbandoned stops the server of a sandbox's data directory and removes its socket's directory. Others may have made
 // all of this up, so only a process in that very directory is stopped, which is of the directory's owner.
 func stopAbandoned(ctx context.Context, data string) error {
-	uid, ok := ownerOf(data)
+	uid, ok := scratch.OwnerOf(data)
 	if !ok {
 		return nil
 	}
@@ -132,7 +72,7 @@ func stopAbandoned(ctx context.Context, data string) error {
 		}
 	}
 	socket := lines[4] // miscadmin.h: the lock file's fifth line
-	if owner, ok := ownerOf(socket); ok && owner == uid && filepath.Dir(socket) == os.TempDir() && strings.HasPrefix(filepath.Base(socket), "holdfast-") {
+	if owner, ok := scratch.OwnerOf(socket); ok && owner == uid && filepath.Dir(socket) == os.TempDir() && strings.HasPrefix(filepath.Base(socket), "holdfast-") {
 		return os.RemoveAll(socket)
 	}
 	return nil
@@ -146,7 +86,7 @@ func stopProcess(ctx context.Context, pid, uid int, dir string) error {
 	defer p.Release() //nolint:errcheck // nothing is done with it later
 	here, err1 := os.Lstat(dir)
 	there, err2 := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
-	owner, ok := ownerOf(fmt.Sprintf("/proc/%d", pid))
+	owner, ok := scratch.OwnerOf(fmt.Sprintf("/proc/%d", pid))
 	if err1 != nil || err2 != nil || !ok || owner != uid || !os.SameFile(here, there) {
 		return nil //nolint:nilerr // it has ended, and its number may be another's
 	}
